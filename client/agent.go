@@ -1,0 +1,99 @@
+package client
+
+import (
+	"time"
+
+	"github.com/millrace-ci/millrace"
+)
+
+// Agent protocol, in the order in which it happens. Every body is JSON but the console's.
+//
+//	POST /agent/v1/enroll                 EnrollRequest → EnrollResponse      once, with an enrollment token
+//	POST /agent/v1/start                  StartRequest  → StartResponse       at each start: a new host epoch
+//	POST /agent/v1/sync                   SyncRequest   → SyncResponse        for ever: observation out, orders in
+//	POST /agent/v1/vms/{vm}/jit           JITRequest    → JITResponse         while the VM's kernel boots
+//	POST /agent/v1/vms/{vm}/console?offset=N   raw bytes → 204                what the VM printed, from byte N on
+//
+// All but enroll are signed, see [Sign].
+
+// EnrollRequest turns a machine into a host.
+type EnrollRequest struct {
+	Token   string             `json:"token"`
+	Name    string             `json:"name"`
+	SignKey []byte             `json:"sign_key"` // Ed25519 public key, 32 bytes
+	SealKey []byte             `json:"seal_key"` // X25519 public key, 32 bytes
+	Facts   millrace.HostFacts `json:"facts"`
+}
+
+// EnrollResponse is the new host.
+type EnrollResponse struct {
+	HostID     millrace.HostID `json:"host_id"`
+	Org        string          `json:"org"`
+	Epoch      int64           `json:"epoch"`
+	ServerTime time.Time       `json:"server_time"`
+}
+
+// StartRequest announces an agent's start and the facts of its machine, which may have changed.
+type StartRequest struct {
+	Facts millrace.HostFacts `json:"facts"`
+}
+
+// StartResponse carries the epoch that all later requests of this process are signed in; sequence numbers start anew.
+type StartResponse struct {
+	Epoch      int64     `json:"epoch"`
+	ServerTime time.Time `json:"server_time"`
+}
+
+// SyncRequest is what the host observes: the whole list of the VMs it has, and those that ended since it last had an
+// answer. Have is the version of the list of orders that it follows; 0 at first.
+type SyncRequest struct {
+	Have int64      `json:"have"`
+	VMs  []VMReport `json:"vms"`
+}
+
+// SyncResponse is the whole list of VMs that the host should have: a level, not a queue of commands. A VM that isn't
+// in it is to be destroyed. The answer comes at once when Version differs from the request's Have, otherwise when it
+// changes, and after [millrace.Heartbeat] in any case.
+type SyncResponse struct {
+	Version    int64     `json:"version"`
+	VMs        []VMOrder `json:"vms"`
+	ServerTime time.Time `json:"server_time"`
+}
+
+// VMReport is a [millrace.Observation] on the wire; ages are in milliseconds.
+type VMReport struct {
+	ID       millrace.VMID     `json:"id"`
+	Epoch    int64             `json:"epoch"`
+	State    millrace.VMState  `json:"state"`
+	Steps    []StepReport      `json:"steps"`
+	Reason   string            `json:"reason,omitempty"`
+	ExitCode *int              `json:"exit_code,omitempty"`
+	Usage    millrace.Metering `json:"usage"`
+}
+
+// StepReport is a [millrace.Step] on the wire.
+type StepReport struct {
+	State millrace.VMState `json:"state"`
+	AgeMS int64            `json:"age_ms"`
+}
+
+// VMOrder is one VM that the host should have.
+type VMOrder struct {
+	ID        millrace.VMID `json:"id"`
+	Epoch     int64         `json:"epoch"`
+	Arch      millrace.Arch `json:"arch"`
+	MilliCPU  int           `json:"milli_cpu"`
+	MemoryMB  int           `json:"memory_mb"`
+	Burstable bool          `json:"burstable,omitempty"`
+	Zone      millrace.Zone `json:"zone"`
+}
+
+// JITRequest asks for the VM's sealed registration.
+type JITRequest struct {
+	Epoch int64 `json:"epoch"`
+}
+
+// JITResponse is the runner's JIT config, sealed to the host's X25519 key, see [Seal]. A repeat gets the same blob.
+type JITResponse struct {
+	Sealed []byte `json:"sealed"`
+}

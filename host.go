@@ -1,0 +1,97 @@
+package millrace
+
+import (
+	"slices"
+	"strings"
+	"time"
+)
+
+// Heartbeat is the longest time between two syncs of a healthy agent: a sync without news is answered after it.
+const Heartbeat = 10 * time.Second
+
+// OfflineAfter is how long a host may be silent. Three missed heartbeats: an agent's upgrade restarts the process and
+// loses one, and that must not move its VMs.
+const OfflineAfter = 3 * Heartbeat
+
+// Host is a customer's machine with our agent on it.
+type Host struct {
+	OrgID     OrgID
+	ID        HostID
+	Name      string
+	Facts     HostFacts
+	Admin     HostAdmin
+	SignKey   []byte // Ed25519 public key: who speaks
+	SealKey   []byte // X25519 public key: who may read a JIT config
+	Epoch     int64  // raised at enrollment and at each agent start
+	Desired   int64  // version of the list of VMs the host should have
+	SeenAt    time.Time
+	CreatedAt time.Time
+}
+
+// HostFacts is what an agent says of its machine. Offer is the upper bound that the host's owner set there: the
+// control plane can never place more.
+type HostFacts struct {
+	Arch     Arch     `json:"arch"`
+	VCPUs    int      `json:"vcpus"`
+	MemoryMB int      `json:"memory_mb"`
+	DiskMB   int      `json:"disk_mb"`
+	Offer    Size     `json:"offer"`
+	Labels   []string `json:"labels"`
+	Driver   string   `json:"driver"` // e.g. "qemu/kvm", "qemu/tcg", "fake"
+	Version  string   `json:"version"`
+	Kernel   string   `json:"kernel"`
+	CPUModel string   `json:"cpu_model"`
+}
+
+// HostAdmin is what an admin wants of a host.
+type HostAdmin string
+
+// The wishes: take jobs; finish what runs and take no more; take none at all.
+const (
+	HostEnabled  HostAdmin = "enabled"
+	HostDraining HostAdmin = "draining"
+	HostDisabled HostAdmin = "disabled"
+)
+
+// HostStatus is what people see of a host.
+type HostStatus string
+
+// The statuses.
+const (
+	StatusOnline   HostStatus = "online"
+	StatusOffline  HostStatus = "offline"
+	StatusDraining HostStatus = "draining"
+	StatusDisabled HostStatus = "disabled"
+)
+
+// Status is the host's status at time now.
+func (h Host) Status(now time.Time) HostStatus {
+	switch {
+	case h.Admin == HostDisabled:
+		return StatusDisabled
+	case now.Sub(h.SeenAt) >= OfflineAfter:
+		return StatusOffline
+	case h.Admin == HostDraining:
+		return StatusDraining
+	default:
+		return StatusOnline
+	}
+}
+
+// Suits reports whether the host could ever run d when empty: arch, extra labels and offer.
+func (h Host) Suits(d Demand) bool {
+	return h.HasLabels(d) && d.Size.MilliCPU <= h.Facts.Offer.MilliCPU && d.Size.MemoryMB <= h.Facts.Offer.MemoryMB
+}
+
+// HasLabels reports whether the host has d's arch and extra labels.
+func (h Host) HasLabels(d Demand) bool {
+	if d.Arch != ArchAny && d.Arch != h.Facts.Arch {
+		return false
+	}
+	for _, want := range d.Extra {
+		if !slices.ContainsFunc(h.Facts.Labels, func(l string) bool { return strings.EqualFold(l, want) }) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,36 @@
+package millrace
+
+import "time"
+
+// Installation is our GitHub App installed on one GitHub organisation or personal account, its owner. It belongs to
+// exactly one org.
+type Installation struct {
+	OrgID       OrgID
+	ID          int64 // GitHub's
+	OwnerID     int64 // GitHub's id of the account
+	OwnerLogin  string
+	OwnerType   OwnerType
+	SuspendedAt time.Time // zero: active
+}
+
+// OwnerType is GitHub's account type.
+type OwnerType string
+
+// The account types.
+const (
+	Organization OwnerType = "Organization"
+	Personal     OwnerType = "User"
+)
+
+// JITPerMinute is how many JIT configs one installation may make per minute: writes cost 5 of GitHub's 900 secondary
+// points a minute, which sustains 166 (terraform-aws-github-runner, docs/rate-limits-and-tuning.md).
+const JITPerMinute = 166
+
+// Repository is one GitHub repository of an installation.
+type Repository struct {
+	OrgID          OrgID
+	ID             int64 // GitHub's
+	InstallationID int64
+	FullName       string // owner/name, display only
+	Private        bool
+}

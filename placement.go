@@ -1,0 +1,50 @@
+package millrace
+
+import "time"
+
+// Pass is all that one placement decision for one org may look at, read in one transaction. Every list is ordered by
+// the ID of its rows, so that the same pass gives the same decision.
+type Pass struct {
+	Now           time.Time
+	Org           Org
+	Jobs          []Job // not completed
+	VMs           []VM  // live, including those that are being retired
+	Hosts         []Host
+	Installations []InstallationBudget
+}
+
+// InstallationBudget is an installation and how many JIT configs it may still make at Pass.Now.
+type InstallationBudget struct {
+	Installation
+	JITLeft float64
+}
+
+// Decision is what a placement pass changes.
+type Decision struct {
+	Bind   []Binding            // VMs that turned out to run a job, by GitHub's runner id
+	Cover  []Binding            // VMs that now stand for another job than the one they were launched for
+	Place  []Placement          // new VMs
+	Retire []Retirement         // VMs that no job needs
+	Wait   map[JobID]WaitReason // for every queued job without a VM: why
+	// NextAt is when the same facts would give another decision (a backoff ends, the JIT budget refills); zero: never.
+	NextAt time.Time
+}
+
+// Binding ties a VM to a job.
+type Binding struct {
+	VMID  VMID
+	JobID JobID
+}
+
+// Placement is a new VM for a job on a host.
+type Placement struct {
+	JobID  JobID
+	HostID HostID
+	Arch   Arch // the job's, or the host's where the job takes any
+}
+
+// Retirement is a VM to unregister and stop, and why.
+type Retirement struct {
+	VMID   VMID
+	Reason string
+}

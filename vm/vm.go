@@ -1,0 +1,43 @@
+// Package vm is the machine seam: what an agent needs of a virtual machine monitor, whichever it is. Drivers live
+// below it (vm/qemu; vm/fake for tests of everything else); they know machines, disks and networks, and nothing of
+// jobs, GitHub or the control plane. What happens inside the guest is package guest's.
+package vm
+
+import (
+	"context"
+	"io"
+
+	"github.com/millrace-ci/millrace"
+)
+
+// Spec is a machine to start.
+type Spec struct {
+	ID       string // safe as a file name: letters, digits, '_' and '-'
+	Arch     millrace.Arch
+	VCPUs    int
+	MemoryMB int
+	DiskMB   int // size of the writable root disk; 0 is the image's
+}
+
+// Driver starts machines of one kind on this host.
+type Driver interface {
+	// Name says which monitor and acceleration, e.g. "qemu/kvm", "qemu/tcg", "fake".
+	Name() string
+	// Prepare makes everything that machines share (initrd, base disk) and removes what machines of an earlier process
+	// left: processes, disks, sockets.
+	Prepare(ctx context.Context) error
+	// Start clones the disk and boots. When ctx ends the machine is killed.
+	Start(ctx context.Context, spec Spec) (Machine, error)
+}
+
+// Machine is one running guest.
+type Machine interface {
+	// Channel is the byte stream to the guest's PID 1 (virtio-serial, vsock).
+	Channel() io.ReadWriteCloser
+	// Done is closed when the monitor's process is gone and disk and sockets are removed. Err says why after that: nil
+	// when the guest powered off by itself.
+	Done() <-chan struct{}
+	Err() error
+	// Kill ends the machine at once. It returns without waiting; Done follows.
+	Kill()
+}
