@@ -56,8 +56,27 @@ type Source struct {
 	mu sync.Mutex
 }
 
-// NewID makes an ID at time now.
-func NewID[K Kind](src *Source, now time.Time) ID[K] {
+// NewUserID makes an ID at time now; so do its siblings.
+func NewUserID(src *Source, now time.Time) UserID { return newID[userKind](src, now) }
+
+// NewHostID makes a host's ID.
+func NewHostID(src *Source, now time.Time) HostID { return newID[hostKind](src, now) }
+
+// NewJobID makes a job's ID.
+func NewJobID(src *Source, now time.Time) JobID { return newID[jobKind](src, now) }
+
+// NewVMID makes a VM's ID.
+func NewVMID(src *Source, now time.Time) VMID { return newID[vmKind](src, now) }
+
+// NewAPITokenID makes an API token's ID.
+func NewAPITokenID(src *Source, now time.Time) APITokenID { return newID[apiTokenKind](src, now) }
+
+// NewEnrollmentTokenID makes an enrollment token's ID.
+func NewEnrollmentTokenID(src *Source, now time.Time) EnrollmentTokenID {
+	return newID[enrollmentTokenKind](src, now)
+}
+
+func newID[K Kind](src *Source, now time.Time) ID[K] {
 	var id ID[K]
 	src.mu.Lock()
 	r := src.Rand
@@ -99,9 +118,17 @@ func (id ID[K]) String() string {
 	return k.prefix() + "_" + string(out[:])
 }
 
-// ParseID reads what [ID.String] wrote. Another kind's prefix or a malformed text is a NotFound error: whoever asks
-// for such an ID asks for a row that doesn't exist.
-func ParseID[K Kind](s string) (ID[K], error) {
+// ParseHostID reads what [ID.String] wrote; so do its siblings. Another kind's prefix or a malformed text is a NotFound
+// error: whoever asks for such an ID asks for a row that doesn't exist.
+func ParseHostID(s string) (HostID, error) { return parseID[hostKind](s) }
+
+// ParseJobID reads a job's ID.
+func ParseJobID(s string) (JobID, error) { return parseID[jobKind](s) }
+
+// ParseVMID reads a VM's ID.
+func ParseVMID(s string) (VMID, error) { return parseID[vmKind](s) }
+
+func parseID[K Kind](s string) (ID[K], error) {
 	var id ID[K]
 	var k K
 	digits, ok := strings.CutPrefix(s, k.prefix()+"_")
@@ -125,13 +152,13 @@ func ParseID[K Kind](s string) (ID[K], error) {
 // MarshalText is [ID.String].
 func (id ID[K]) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
 
-// UnmarshalText is [ParseID]; an empty text is the zero ID.
+// UnmarshalText reads what MarshalText wrote; an empty text is the zero ID.
 func (id *ID[K]) UnmarshalText(text []byte) error {
 	if len(text) == 0 {
 		*id = ID[K]{}
 		return nil
 	}
-	parsed, err := ParseID[K](string(text))
+	parsed, err := parseID[K](string(text))
 	if err != nil {
 		return err
 	}
