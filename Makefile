@@ -1,0 +1,51 @@
+# The menu: `make` prints it.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+GUEST := scripts/guest.sh
+LINT  := go tool -modfile=tools/go.mod golangci-lint
+
+help: ## Print this menu
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+deps: ## Install and prepare what a fresh machine needs: packages, guest kernel, guest programs
+	@scripts/deps.sh
+	@$(GUEST)
+
+dev: deps ## Run the whole system on this machine, with a stand-in GitHub
+	@go build -o bin/millraced ./cmd/millraced
+	@exec bin/millraced dev $(ARGS)
+
+test: deps ## Run all tests, with the race detector
+	@scripts/test.sh
+
+e2e: deps ## Run the whole-system tests alone: a real VM, a real browser
+	go test -count=1 -v ./sim/...
+
+bench: deps ## Print the figures of docs/figures.md; fails when one misses its goal
+	@go run ./sim/bench
+
+generate: ## Make the generated files anew: templ, CSS and JS, OpenAPI, schema
+	go tool templ generate
+	cd frontend && npm ci --no-audit --no-fund && npm run build
+	go test ./api -run TestOpenAPI -update
+	go test ./store -run TestSchema -update
+
+verify: ## Fail when a generated file is stale
+	@scripts/verify.sh
+
+lint: ## Run the linters
+	go vet ./...
+	$(LINT) run ./...
+
+fmt: ## Format Go and templ
+	$(LINT) fmt ./...
+	go tool templ fmt web
+
+build: deps ## Build the three programs into bin/
+	go build -o bin/ ./cmd/millraced ./cmd/millrace-agent ./cmd/millrace
+
+clean: ## Remove what dev and build left here
+	rm -rf bin .data
+
+.PHONY: help deps dev test e2e bench generate verify lint fmt build clean

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# All tests with the race detector. One Postgres serves all packages, and packages run two at a time: real VMs and a
+# browser want a core each.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export CGO_ENABLED=1
+go vet ./...
+exec go test -race -count=1 -p 2 -timeout 20m ./...
