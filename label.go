@@ -21,8 +21,8 @@ const (
 
 // Size is what a VM gets: thousandths of a vCPU and MiB of memory.
 type Size struct {
-	MilliCPU int
-	MemoryMB int
+	MilliCPU int `json:"milli_cpu"`
+	MemoryMB int `json:"memory_mb"`
 }
 
 // String is the size in words, e.g. "4 vCPU, 16 GB".

@@ -86,6 +86,9 @@ type VMOrder struct {
 	MemoryMB  int           `json:"memory_mb"`
 	Burstable bool          `json:"burstable,omitempty"`
 	Zone      millrace.Zone `json:"zone"`
+	// State is what the server last heard of the VM. An agent that restarted, and so has lost the machine, boots anew
+	// only what was never begun.
+	State millrace.VMState `json:"state"`
 }
 
 // JITRequest asks for the VM's sealed registration.

@@ -1,0 +1,22 @@
+package client
+
+import (
+	"time"
+
+	"github.com/millrace-ci/millrace"
+)
+
+// Host is a host as the REST API shows it.
+//
+//	GET /api/v1/orgs/{org}/hosts          → List[Host]
+//	GET /api/v1/orgs/{org}/hosts/{host}   → Host
+type Host struct {
+	ID        millrace.HostID     `json:"id"`
+	Name      string              `json:"name"`
+	Status    millrace.HostStatus `json:"status"`
+	Facts     millrace.HostFacts  `json:"facts"`
+	VMs       int                 `json:"vms"`       // live ones
+	Committed millrace.Size       `json:"committed"` // their sum, to compare with facts.offer
+	SeenAt    *time.Time          `json:"seen_at"`
+	CreatedAt time.Time           `json:"created_at"`
+}
