@@ -14,7 +14,7 @@ import (
 //	POST /agent/v1/vms/{vm}/jit           JITRequest    → JITResponse         while the VM's kernel boots
 //	POST /agent/v1/vms/{vm}/console?offset=N   raw bytes → 204                what the VM printed, from byte N on
 //
-// All but enroll are signed, see [Sign].
+// All but enroll are signed, see [SignatureHeader] and [Verify].
 
 // EnrollRequest turns a machine into a host.
 type EnrollRequest struct {
@@ -96,7 +96,8 @@ type JITRequest struct {
 	Epoch int64 `json:"epoch"`
 }
 
-// JITResponse is the runner's JIT config, sealed to the host's X25519 key, see [Seal]. A repeat gets the same blob.
+// JITResponse is the runner's JIT config, sealed to the host's X25519 key, the host's ID, the VM's ID and
+// the VM's epoch, see [Seal]. A repeat gets the same blob.
 type JITResponse struct {
 	Sealed []byte `json:"sealed"`
 }

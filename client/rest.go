@@ -1,0 +1,122 @@
+package client
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/millrace-ci/millrace"
+)
+
+const restTimeout = 30 * time.Second
+
+// REST reads one org through the REST API.
+type REST struct {
+	URL   string
+	Org   string // slug
+	Token millrace.Secret
+	HTTP  *http.Client // [NewHTTP], or a test's; not nil
+}
+
+// JobQuery narrows a list of jobs; its zero value is all of them, newest first.
+type JobQuery struct {
+	Status     []millrace.JobStatus
+	Repository string
+	Cursor     string
+	Limit      int // 0: the server's choice
+}
+
+// Jobs is one page of jobs.
+func (c REST) Jobs(ctx context.Context, q JobQuery) (List[Job], error) {
+	v := url.Values{}
+	status := make([]string, 0, len(q.Status))
+	for _, s := range q.Status {
+		status = append(status, string(s))
+	}
+	set(v, "status", strings.Join(status, ","))
+	set(v, "repository", q.Repository)
+	set(v, "cursor", q.Cursor)
+	setInt(v, "limit", q.Limit)
+	return get[List[Job]](ctx, c, "jobs", v)
+}
+
+// Job is one job.
+func (c REST) Job(ctx context.Context, id millrace.JobID) (Job, error) {
+	return get[Job](ctx, c, "jobs/"+id.String(), nil)
+}
+
+// Hosts are the org's hosts.
+func (c REST) Hosts(ctx context.Context) (List[Host], error) {
+	return get[List[Host]](ctx, c, "hosts", nil)
+}
+
+// VMQuery narrows a list of VMs.
+type VMQuery struct {
+	Live   bool // not gone
+	Host   millrace.HostID
+	Cursor string
+	Limit  int
+}
+
+// VMs is one page of VMs.
+func (c REST) VMs(ctx context.Context, q VMQuery) (List[VM], error) {
+	v := url.Values{}
+	if q.Live {
+		v.Set("live", "true")
+	}
+	set(v, "host", q.Host.String())
+	set(v, "cursor", q.Cursor)
+	setInt(v, "limit", q.Limit)
+	return get[List[VM]](ctx, c, "vms", v)
+}
+
+// UsageQuery is a grouping and a window; zero times are the server's choice.
+type UsageQuery struct {
+	By       millrace.UsageBy
+	From, To time.Time
+}
+
+// Usage is the use of the org's completed jobs by group.
+func (c REST) Usage(ctx context.Context, q UsageQuery) (List[Usage], error) {
+	v := url.Values{}
+	set(v, "by", string(q.By))
+	for name, t := range map[string]time.Time{"from": q.From, "to": q.To} {
+		if !t.IsZero() {
+			v.Set(name, t.UTC().Format(time.RFC3339))
+		}
+	}
+	return get[List[Usage]](ctx, c, "usage", v)
+}
+
+func set(v url.Values, name, value string) {
+	if value != "" {
+		v.Set(name, value)
+	}
+}
+
+func setInt(v url.Values, name string, n int) {
+	if n != 0 {
+		v.Set(name, strconv.Itoa(n))
+	}
+}
+
+// get reads /api/v1/orgs/{org}/<path>?<query>.
+func get[T any](ctx context.Context, c REST, path string, query url.Values) (T, error) {
+	var out T
+	ctx, cancel := context.WithTimeout(ctx, restTimeout)
+	defer cancel()
+	u := strings.TrimSuffix(c.URL, "/") + "/api/v1/orgs/" + url.PathEscape(c.Org) + "/" + path
+	if len(query) > 0 {
+		u += "?" + query.Encode()
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, u, http.NoBody)
+	if err != nil {
+		return out, err
+	}
+	r.Header.Set("Authorization", "Bearer "+c.Token.Reveal())
+	_, err = do(c.HTTP, r, maxRESTBody, &out)
+	return out, err
+}
