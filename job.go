@@ -49,6 +49,7 @@ type Job struct {
 	Demand  Demand     // what the labels ask for; zero when they can't be parsed
 	Wait    WaitReason // why it has no VM yet; zero when it has one or needs none
 	Tries   int        // VMs launched for it that never came up
+	Failure string     // why the last of them did not, in words
 	RetryAt time.Time  // not placed before; zero: at once
 }
 
@@ -58,7 +59,7 @@ type JobEvent struct {
 	InstallationID int64
 	OwnerID        int64
 	OwnerLogin     string
-	Job            Job // OrgID, ID, ReceivedAt, Demand, Wait, Tries and RetryAt are not the event's to say
+	Job            Job // OrgID, ID, ReceivedAt, Demand, Wait, Tries, Failure and RetryAt are not the event's to say
 }
 
 // WaitCode names why a job waits. The same words stand on pages, in the API and in the CLI.

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/millrace-ci/millrace/api"
+	"github.com/millrace-ci/millrace/github"
+	"github.com/millrace-ci/millrace/store"
+	"github.com/millrace-ci/millrace/web"
+	"github.com/millrace-ci/millrace/workers"
+)
+
+func newServeCmd(environ []string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "serve",
+		Short: "Serve the dashboard, the API, webhooks and agents, and run the workers",
+		Long:  "Configured by environment only; docs/configuration.md lists the variables. Several replicas may serve one database.",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := readConfig(environ)
+			if err != nil {
+				return err
+			}
+			if err := cfg.forServing(); err != nil {
+				return err
+			}
+			log := slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil))
+			listener, err := net.Listen("tcp", cfg.Listen)
+			if err != nil {
+				return err
+			}
+			metrics, err := net.Listen("tcp", cfg.MetricsListen)
+			if err != nil {
+				return err
+			}
+			return serve(cmd.Context(), cfg, log, listener, metrics)
+		},
+	}
+}
+
+// drain is how long requests that are under way may take to end at shutdown.
+const drain = 10 * time.Second
+
+// serve runs one replica of the control plane until ctx ends or a part of it fails. It closes both listeners.
+func serve(ctx context.Context, cfg Config, log *slog.Logger, listener, metrics net.Listener) error {
+	st, err := store.Open(ctx, store.Config{
+		AppURL:    cfg.DatabaseURL,
+		SystemURL: cfg.DatabaseSystemURL,
+		BlobURL:   cfg.BlobURL,
+		Prefixes:  cfg.LabelPrefixes,
+		Log:       log,
+	})
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+
+	app, err := github.New(github.Config{
+		APIURL:         cfg.GitHubAPIURL,
+		AppID:          cfg.GitHubAppID,
+		PrivateKeyPEM:  []byte(cfg.GitHubPrivateKey),
+		WebhookSecrets: cfg.GitHubWebhookSecret,
+	})
+	if err != nil {
+		return err
+	}
+
+	rest := api.New(api.Config{Store: st, Webhooks: app, Runners: app, Log: log})
+	pages := web.New(web.Config{Store: st, Log: log, URL: cfg.URL, Secure: strings.HasPrefix(cfg.URL, "https://")})
+	mux := http.NewServeMux()
+	for _, path := range []string{"/api/", "/agent/", "/webhooks/", "/healthz", "/readyz", "/openapi.json", "/docs/api"} {
+		mux.Handle(path, rest)
+	}
+	mux.Handle("/", pages)
+
+	group, ctx := errgroup.WithContext(ctx)
+	listen := func(l net.Listener, handler http.Handler) {
+		server := &http.Server{
+			Handler:           handler,
+			BaseContext:       func(net.Listener) context.Context { return ctx },
+			ReadHeaderTimeout: 10 * time.Second,
+			IdleTimeout:       2 * time.Minute,
+			MaxHeaderBytes:    64 << 10,
+			ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		}
+		group.Go(func() error {
+			if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		})
+		group.Go(func() error {
+			<-ctx.Done()
+			bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
+			defer cancel()
+			if err := server.Shutdown(bounded); err != nil {
+				return server.Close()
+			}
+			return nil
+		})
+	}
+	listen(listener, mux)
+	listen(metrics, api.Metrics(st))
+	group.Go(func() error {
+		return workers.New(workers.Config{Store: st, Runners: app, Log: log}).Run(ctx)
+	})
+	log.Info("serving", "url", cfg.URL, "listen", listener.Addr().String(), "metrics", metrics.Addr().String())
+	return group.Wait()
+}
