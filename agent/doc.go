@@ -1,0 +1,15 @@
+// Package agent is the program on a customer's host. It keeps the host's VMs as the control plane wants them and tells
+// it what became of them. It dials out, knows the control plane only through package client, and holds no credentials
+// but the host's two keys.
+//
+//	orders ─ sync ─▶ Step ─ StartVM, FetchJIT ─▶ driver, server
+//	                  ▲  └─ ConfigureVM ─▶ guest, once its kernel runs and its registration is there
+//	reports ◀─ sync ──┴─ hello, online, busy, usage, exit, done ◀─ guest, driver
+//
+// What is decided is decided by [Step], a pure function of state, event and time. [Run] is its edge: one goroutine
+// that steps, others that only wait for a guest, a disk or the network. Both lists that cross the wire, orders and
+// reports, are levels: any of them may be lost, repeated or cut short, and the next one says everything again.
+//
+// The host's owner has the last word: what exceeds the offer made on this machine is refused, whoever orders it. An
+// agent that can't reach the control plane leaves its VMs alone.
+package agent

@@ -1,0 +1,131 @@
+package agent
+
+import (
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/client"
+	"github.com/millrace-ci/millrace/vm"
+)
+
+// Ref is one VM in one of its epochs. What is said of an older epoch changes nothing.
+type Ref struct {
+	ID    millrace.VMID
+	Epoch int64
+}
+
+// Event is something that happened.
+type Event interface{ event() }
+
+// The events.
+type (
+	// Started is the answer to SendStart: this process has an epoch.
+	Started struct{ Call int }
+	// Synced is the answer to SendSync.
+	Synced struct {
+		Call     int
+		Response client.SyncResponse
+	}
+	// CallFailed is what came of a SendStart or SendSync instead of an answer. Code is "" when the server wasn't
+	// reached. Jitter, from 0 to 1, spreads the retries of many agents.
+	CallFailed struct {
+		Call   int
+		Code   millrace.Code
+		Jitter float64
+	}
+
+	// JITReady is the answer to FetchJIT, JITFailed what came instead of it.
+	JITReady struct {
+		Ref
+		JIT millrace.Secret
+	}
+	JITFailed struct {
+		Ref
+		Code    millrace.Code
+		Message string
+		Jitter  float64
+	}
+
+	// VMHello is a guest's first word: its kernel runs.
+	VMHello struct{ Ref }
+	// VMReached is a guest's word on its runner: online or busy.
+	VMReached struct {
+		Ref
+		State millrace.VMState
+	}
+	// VMUsage is what the guest has used so far.
+	VMUsage struct {
+		Ref
+		Usage millrace.Metering
+	}
+	// VMExit is a guest's last word: the runner ended, or the guest can no longer be spoken with. Code is nil then.
+	VMExit struct {
+		Ref
+		Code   *int
+		Reason string
+	}
+	// VMDone says that the machine, its disk and its network are no more, or never came to be. Reason is "" when it
+	// powered off by itself.
+	VMDone struct {
+		Ref
+		Reason string
+	}
+
+	// Timer says that [State.Wake] has come. One that comes early or twice changes nothing.
+	Timer struct{}
+	// Stop says that the agent is to end: every VM is killed and no other begun.
+	Stop struct{}
+)
+
+func (Started) event()    {}
+func (Synced) event()     {}
+func (CallFailed) event() {}
+func (JITReady) event()   {}
+func (JITFailed) event()  {}
+func (VMHello) event()    {}
+func (VMReached) event()  {}
+func (VMUsage) event()    {}
+func (VMExit) event()     {}
+func (VMDone) event()     {}
+func (Timer) event()      {}
+func (Stop) event()       {}
+
+// Effect is something to do. Each is done in the background; what comes of it is an event.
+type Effect interface{ effect() }
+
+// The effects. Calls are numbered; a new one cuts short the one in flight, whose outcome is of no interest any more.
+type (
+	// SendStart asks for an epoch.
+	SendStart struct {
+		Call  int
+		Facts millrace.HostFacts
+	}
+	// SendSync reports and waits for orders.
+	SendSync struct {
+		Call    int
+		Request client.SyncRequest
+	}
+	// StartVM boots a machine.
+	StartVM struct {
+		Ref
+		Spec vm.Spec
+	}
+	// FetchJIT asks for a VM's registration.
+	FetchJIT struct{ Ref }
+	// ConfigureVM tells a guest who it is.
+	ConfigureVM struct {
+		Ref
+		Hostname string
+		JIT      millrace.Secret
+	}
+	// KillVM ends a machine at once.
+	KillVM struct {
+		Ref
+		Reason string // for the log
+	}
+)
+
+func (SendStart) effect()   {}
+func (SendSync) effect()    {}
+func (StartVM) effect()     {}
+func (FetchJIT) effect()    {}
+func (ConfigureVM) effect() {}
+func (KillVM) effect()      {}

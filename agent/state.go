@@ -1,0 +1,158 @@
+package agent
+
+import (
+	"bytes"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/client"
+)
+
+// Delays. TCG guests need 2 s for what KVM guests do in a tenth of it, and many may boot at once.
+const (
+	helloWithin  = 60 * time.Second  // from the order to the guest's first word
+	onlineWithin = 120 * time.Second // from the order to a connected runner
+	offWithin    = 30 * time.Second  // from the runner's end to the machine's
+	cutAfter     = 50 * time.Millisecond
+	usageEvery   = 5 * time.Second
+	idleSpacing  = time.Second // between syncs that are answered at once and say nothing new
+	firstRetry   = 250 * time.Millisecond
+	lastRetry    = 8 * time.Second // well below millrace.OfflineAfter
+)
+
+// State is all that the agent knows. Its zero value with Facts is an agent that has just been started. [Step] never
+// changes a state in place.
+type State struct {
+	Facts    millrace.HostFacts
+	Started  bool // this process has an epoch
+	Stopping bool
+	Version  int64            // of Orders
+	Orders   []client.VMOrder // the last answer
+	VMs      map[millrace.VMID]VM
+
+	Calls    int // made so far; their numbers
+	Call     Call
+	Failures int       // calls in a row
+	RetryAt  time.Time // no call before
+	News     bool      // a fact that no call in flight carries
+	Used     bool      // the same for a reading of usage, which can wait
+}
+
+// Call is a request in flight; its zero value is none.
+type Call struct {
+	N    int
+	At   time.Time
+	Have int64 // the version it named
+}
+
+// VM is one VM of this host, until its end is confirmed.
+type VM struct {
+	Order    client.VMOrder
+	State    millrace.VMState // booting, online, busy, gone
+	Steps    []Stamp
+	Reason   string
+	ExitCode *int
+	Usage    millrace.Metering
+
+	Hello      bool            // its kernel runs
+	JIT        millrace.Secret // its registration, until it has it
+	JITError   string          // why there is none yet
+	JITTries   int
+	JITAt      time.Time // when to ask for it again
+	Configured bool      // it was told who it is
+	ExitedAt   time.Time // its runner ended
+	Killed     bool      // it was ended by us; VMDone follows
+	ReportedIn int       // the last call that said it is gone
+}
+
+// Stamp is when a VM entered a state, by this host's clock; only differences are ever sent.
+type Stamp struct {
+	State millrace.VMState
+	At    time.Time
+}
+
+// ref names v.
+func (v VM) ref() Ref { return Ref{ID: v.Order.ID, Epoch: v.Order.Epoch} }
+
+// live reports whether v has a machine, or is to have one.
+func (v VM) live() bool { return v.State != millrace.VMGone }
+
+// begunAt is when v's order came.
+func (v VM) begunAt() time.Time { return v.Steps[0].At }
+
+// deadline is when v is killed if nothing changes, and why; zero when it may take its time.
+func (v VM) deadline() (at time.Time, reason string) {
+	switch {
+	case !v.live() || v.Killed:
+		return time.Time{}, ""
+	case !v.ExitedAt.IsZero():
+		return v.ExitedAt.Add(offWithin), "The VM did not power off within " + offWithin.String() + " of its runner's end."
+	case !v.Hello:
+		return v.begunAt().Add(helloWithin), "The VM's kernel did not come up within " + helloWithin.String() + "."
+	case v.State != millrace.VMBooting:
+		return time.Time{}, ""
+	case !v.Configured:
+		return v.begunAt().Add(onlineWithin), "There was no runner registration within " + onlineWithin.String() + ". " + v.JITError
+	default:
+		return v.begunAt().Add(onlineWithin), "The runner did not come online within " + onlineWithin.String() + "."
+	}
+}
+
+// Stopped reports whether a stopping agent has nothing left to end or to say.
+func (s State) Stopped() bool { return s.Stopping && len(s.VMs) == 0 }
+
+// Live is the number of VMs that have a machine, or are to have one.
+func (s State) Live() int {
+	n := 0
+	for _, v := range s.VMs {
+		if v.live() {
+			n++
+		}
+	}
+	return n
+}
+
+// ids are the VMs' IDs in order, so that the same state gives the same effects.
+func (s State) ids() []millrace.VMID {
+	return slices.SortedFunc(maps.Keys(s.VMs), func(a, b millrace.VMID) int { return bytes.Compare(a[:], b[:]) })
+}
+
+// cutAt is when the call in flight is given up for a new one that says more; zero: not at all. The short wait lets
+// the server answer what it is busy with, and several facts travel together.
+func (s State) cutAt() time.Time {
+	switch {
+	case s.Call.N == 0 || !s.Started:
+		return time.Time{}
+	case s.News:
+		return s.Call.At.Add(cutAfter)
+	case s.Used && !s.Stopping:
+		return s.Call.At.Add(usageEvery)
+	default:
+		return time.Time{}
+	}
+}
+
+// silent reports whether a stopping agent has said all it has to say for now.
+func (s State) silent() bool { return s.Stopping && !s.News }
+
+// Wake is when [Step] wants to be called with a Timer at the latest; zero: no need.
+func (s State) Wake() time.Time {
+	var wake time.Time
+	sooner := func(at time.Time) {
+		if !at.IsZero() && (wake.IsZero() || at.Before(wake)) {
+			wake = at
+		}
+	}
+	if s.Call.N == 0 && !s.silent() {
+		sooner(s.RetryAt)
+	}
+	sooner(s.cutAt())
+	for _, v := range s.VMs {
+		at, _ := v.deadline()
+		sooner(at)
+		sooner(v.JITAt)
+	}
+	return wake
+}

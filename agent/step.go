@@ -1,0 +1,232 @@
+package agent
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/client"
+	"github.com/millrace-ci/millrace/vm"
+)
+
+// Step is what the agent does about ev at time now. It is pure: the same arguments give the same results.
+func Step(s State, ev Event, now time.Time) (State, []Effect) {
+	s.VMs = maps.Clone(s.VMs)
+	if s.VMs == nil {
+		s.VMs = map[millrace.VMID]VM{}
+	}
+	st := &step{State: s, now: now}
+	st.take(ev)
+	st.reconcile()
+	st.watch()
+	st.speak()
+	return st.State, st.effects
+}
+
+// step is one call of Step.
+type step struct {
+	State
+	now     time.Time
+	effects []Effect
+}
+
+func (st *step) do(e Effect) { st.effects = append(st.effects, e) }
+
+// take notes what happened.
+func (st *step) take(ev Event) {
+	switch ev := ev.(type) {
+	case Started:
+		if ev.Call == st.Call.N {
+			st.Call, st.Started = Call{}, true
+		}
+	case Synced:
+		if ev.Call == st.Call.N {
+			st.synced(ev.Response)
+		}
+	case CallFailed:
+		if ev.Call == st.Call.N {
+			st.callFailed(ev)
+		}
+	case JITReady:
+		st.change(ev.Ref, func(v *VM) {
+			if !v.Configured && !v.Killed {
+				v.JIT, v.JITError = ev.JIT, ""
+			}
+		})
+	case JITFailed:
+		st.change(ev.Ref, func(v *VM) { st.jitFailed(v, ev) })
+	case VMHello:
+		st.change(ev.Ref, func(v *VM) { v.Hello = true })
+	case VMReached:
+		if ev.State == millrace.VMOnline || ev.State == millrace.VMBusy {
+			st.change(ev.Ref, func(v *VM) { st.reach(v, ev.State) })
+		}
+	case VMUsage:
+		st.change(ev.Ref, func(v *VM) {
+			if u := v.Usage.Max(ev.Usage); u != v.Usage {
+				v.Usage, st.Used = u, true
+			}
+		})
+	case VMExit:
+		st.change(ev.Ref, func(v *VM) {
+			if v.ExitedAt.IsZero() {
+				v.ExitedAt, v.ExitCode = st.now, ev.Code
+				v.because(ev.Reason)
+			}
+		})
+	case VMDone:
+		st.change(ev.Ref, func(v *VM) { st.end(v, ev.Reason) })
+	case Stop:
+		st.Stopping = true
+		for _, id := range st.ids() {
+			st.change(st.VMs[id].ref(), func(v *VM) { st.kill(v, "The agent was stopped.") })
+		}
+	case Timer:
+	}
+}
+
+// change lets f change the VM that ref names, if it lives and its epoch is ref's, and configures it once it can be.
+func (st *step) change(ref Ref, f func(*VM)) {
+	v, ok := st.VMs[ref.ID]
+	if !ok || v.Order.Epoch != ref.Epoch || !v.live() {
+		return
+	}
+	f(&v)
+	if v.Hello && v.JIT != "" {
+		st.do(ConfigureVM{Ref: ref, Hostname: millrace.RunnerName(ref.ID, ref.Epoch), JIT: v.JIT})
+		v.Configured, v.JIT = true, ""
+	}
+	st.VMs[ref.ID] = v
+}
+
+// because gives v a reason; the first one stays, as the others follow from it.
+func (v *VM) because(reason string) {
+	if v.Reason == "" {
+		v.Reason = reason
+	}
+}
+
+// reach moves v forward to state.
+func (st *step) reach(v *VM, state millrace.VMState) {
+	if slices.Index(millrace.VMStates, state) <= slices.Index(millrace.VMStates, v.State) {
+		return
+	}
+	v.State = state
+	v.Steps = append(slices.Clip(v.Steps), Stamp{State: state, At: st.now})
+	st.News = true
+}
+
+func (st *step) kill(v *VM, reason string) {
+	if v.Killed {
+		return
+	}
+	v.Killed, v.JIT, v.JITAt = true, "", time.Time{}
+	v.because(reason)
+	st.do(KillVM{Ref: v.ref(), Reason: reason})
+}
+
+func (st *step) end(v *VM, reason string) {
+	v.because(reason)
+	v.JIT, v.JITAt = "", time.Time{}
+	st.reach(v, millrace.VMGone)
+}
+
+// jitFailed asks again later, unless the answer is final: the VM isn't wanted any more, or can't be had.
+func (st *step) jitFailed(v *VM, ev JITFailed) {
+	if v.Killed || v.Configured {
+		return
+	}
+	v.JITError = ev.Message
+	switch ev.Code {
+	case millrace.Conflict, millrace.Gone, millrace.NotFound, millrace.Forbidden, millrace.Unprocessable:
+		st.kill(v, "There is no runner registration for the VM. "+ev.Message)
+	default:
+		v.JITAt = st.now.Add(backoff(v.JITTries, ev.Jitter))
+		v.JITTries++
+	}
+}
+
+// begin follows an order that is new to the host, or refuses it: the VM is gone at once, with the reason.
+func (st *step) begin(o client.VMOrder) {
+	v := VM{Order: o, State: millrace.VMPending}
+	if refusal := st.refuse(o); refusal != "" {
+		st.end(&v, refusal)
+		st.VMs[o.ID] = v
+		return
+	}
+	st.reach(&v, millrace.VMBooting)
+	st.VMs[o.ID] = v
+	st.do(StartVM{Ref: v.ref(), Spec: vm.Spec{
+		ID:       fmt.Sprintf("%s-%d", o.ID, o.Epoch),
+		Arch:     o.Arch,
+		VCPUs:    millrace.Size{MilliCPU: o.MilliCPU}.VCPUs(),
+		MemoryMB: o.MemoryMB,
+	}})
+	st.do(FetchJIT{Ref: v.ref()})
+}
+
+// refuse says why this host won't have the VM; "" when it will. The offer is the host's own: it bounds every order.
+func (st *step) refuse(o client.VMOrder) string {
+	left := st.Facts.Offer
+	for _, v := range st.VMs {
+		if v.live() {
+			left.MilliCPU -= v.Order.MilliCPU
+			left.MemoryMB -= v.Order.MemoryMB
+		}
+	}
+	size := millrace.Size{MilliCPU: o.MilliCPU, MemoryMB: o.MemoryMB}
+	switch {
+	case o.State != millrace.VMPending && o.State != "":
+		return "The agent restarted and lost the VM."
+	case o.Epoch < 1 || o.MilliCPU < 1 || o.MemoryMB < 1:
+		return "The host refused an order that makes no sense."
+	case o.Arch != st.Facts.Arch:
+		return fmt.Sprintf("The host is %s and cannot run %q.", st.Facts.Arch, o.Arch)
+	case o.MilliCPU > left.MilliCPU || o.MemoryMB > left.MemoryMB:
+		return fmt.Sprintf("The host refused %s: of its offer (%s) that is more than is left.", size, st.Facts.Offer)
+	default:
+		return ""
+	}
+}
+
+// reconcile brings the VMs to what the last answer ordered.
+func (st *step) reconcile() {
+	wanted := map[millrace.VMID]client.VMOrder{}
+	for _, o := range st.Orders {
+		if had, twice := wanted[o.ID]; !o.ID.IsZero() && (!twice || had.Epoch < o.Epoch) {
+			wanted[o.ID] = o
+		}
+	}
+	for _, id := range st.ids() {
+		v := st.VMs[id]
+		o, ok := wanted[id]
+		switch newer := ok && o.Epoch > v.Order.Epoch; {
+		case !v.live() && newer:
+			delete(st.VMs, id) // nobody asks for the old epoch's end any more
+		case v.live() && (newer || !ok):
+			st.change(v.ref(), func(v *VM) { st.kill(v, "The control plane withdrew the VM.") })
+		}
+	}
+	for _, o := range st.Orders {
+		if _, have := st.VMs[o.ID]; !have && !st.Stopping && wanted[o.ID] == o && !o.ID.IsZero() {
+			st.begin(o)
+		}
+	}
+}
+
+// watch does what has become due for each VM.
+func (st *step) watch() {
+	for _, id := range st.ids() {
+		st.change(st.VMs[id].ref(), func(v *VM) {
+			if at, reason := v.deadline(); !at.IsZero() && !st.now.Before(at) {
+				st.kill(v, reason)
+			}
+			if !v.JITAt.IsZero() && !st.now.Before(v.JITAt) {
+				v.JITAt = time.Time{}
+				st.do(FetchJIT{Ref: v.ref()})
+			}
+		})
+	}
+}

@@ -1,0 +1,94 @@
+package agent
+
+import (
+	"time"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/client"
+)
+
+// speak makes the next call when it is time for it.
+func (st *step) speak() {
+	cut := st.cutAt()
+	switch {
+	case st.Call.N != 0 && (cut.IsZero() || st.now.Before(cut)):
+		return
+	case st.Call.N == 0 && st.now.Before(st.RetryAt):
+		return
+	case st.silent():
+		return
+	}
+	st.Calls++
+	st.Call = Call{N: st.Calls, At: st.now}
+	if !st.Started {
+		st.do(SendStart{Call: st.Calls, Facts: st.Facts})
+		return
+	}
+	if !st.Stopping { // a server answers version 0 at once: nothing to wait for any more
+		st.Call.Have = st.Version
+	}
+	st.News, st.Used = false, false
+	st.do(SendSync{Call: st.Calls, Request: client.SyncRequest{Have: st.Call.Have, VMs: st.reports()}})
+}
+
+// reports are the VMs as the host sees them, and notes in which call their ends were told.
+func (st *step) reports() []client.VMReport {
+	out := make([]client.VMReport, 0, len(st.VMs))
+	for _, id := range st.ids() {
+		v := st.VMs[id]
+		r := client.VMReport{
+			ID:       id,
+			Epoch:    v.Order.Epoch,
+			State:    v.State,
+			Steps:    make([]client.StepReport, 0, len(v.Steps)),
+			Reason:   v.Reason,
+			ExitCode: v.ExitCode,
+			Usage:    v.Usage,
+		}
+		for _, stamp := range v.Steps {
+			r.Steps = append(r.Steps, client.StepReport{State: stamp.State, AgeMS: max(0, st.now.Sub(stamp.At).Milliseconds())})
+		}
+		if !v.live() {
+			v.ReportedIn = st.Call.N
+			st.VMs[id] = v
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// synced takes the orders, and forgets the VMs whose end is confirmed: told in this call, and not ordered any more.
+func (st *step) synced(answer client.SyncResponse) {
+	call := st.Call
+	st.Call, st.Failures, st.RetryAt = Call{}, 0, time.Time{}
+	if answer.Version == call.Have && st.now.Sub(call.At) < idleSpacing {
+		st.RetryAt = call.At.Add(idleSpacing)
+	}
+	st.Version, st.Orders = answer.Version, answer.VMs
+	ordered := map[Ref]bool{}
+	for _, o := range answer.VMs {
+		ordered[Ref{ID: o.ID, Epoch: o.Epoch}] = true
+	}
+	for _, id := range st.ids() {
+		if v := st.VMs[id]; !v.live() && v.ReportedIn == call.N && !ordered[v.ref()] {
+			delete(st.VMs, id)
+		}
+	}
+}
+
+// callFailed waits a little. A server that knows this process's epoch no more is asked for a new one; the VMs stay as
+// they are, for what they run doesn't need the control plane.
+func (st *step) callFailed(ev CallFailed) {
+	st.Call, st.News = Call{}, true
+	st.RetryAt = st.now.Add(backoff(st.Failures, ev.Jitter))
+	st.Failures++
+	if ev.Code == millrace.Unauthenticated || ev.Code == millrace.Conflict {
+		st.Started = false
+	}
+}
+
+// backoff is how long to wait after a failure that tries others preceded: doubled each time, half of it by chance.
+func backoff(tries int, jitter float64) time.Duration {
+	d := min(firstRetry<<min(tries, 10), lastRetry)
+	return d/2 + time.Duration(jitter*float64(d/2))
+}
