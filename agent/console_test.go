@@ -1,0 +1,125 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/millrace-ci/millrace"
+)
+
+// sink is a server's side of a console: it takes chunks by their offset, and a repeat only if it is the same.
+type sink struct {
+	t    *testing.T
+	got  []byte
+	fail int // this many calls arrive, and their answers get lost
+	sent int
+	err  error
+}
+
+func (s *sink) send(_ context.Context, offset int64, chunk []byte) error {
+	s.sent++
+	switch at := int(offset); {
+	case len(chunk) == 0 || len(chunk) > consoleBatch:
+		s.t.Errorf("a chunk of %d bytes", len(chunk))
+	case at > len(s.got):
+		s.t.Errorf("a gap: %d bytes are there, and it goes on at %d", len(s.got), at)
+	case at < len(s.got) && !bytes.Equal(s.got[at:], chunk):
+		s.t.Errorf("a repeat has other bytes")
+	default:
+		s.got = append(s.got[:at], chunk...)
+	}
+	if s.fail > 0 {
+		s.fail--
+		return errors.New("the answer got lost")
+	}
+	return s.err
+}
+
+func TestConsole(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, s := newConsole(), &sink{t: t, fail: 3}
+		done := make(chan struct{})
+		go func() { defer close(done); c.upload(t.Context(), s.send) }()
+
+		began := time.Now()
+		c.add([]byte("one "))
+		c.add([]byte("two "))
+		time.Sleep(consoleDelay - time.Millisecond)
+		if s.sent != 0 {
+			t.Errorf("sent %d chunks before the delay", s.sent)
+		}
+		var want strings.Builder
+		want.WriteString("one two ")
+		for n := range 20_000 {
+			line := fmt.Sprintln(n)
+			want.WriteString(line)
+			c.add([]byte(line))
+		}
+		synctest.Wait()
+		if s.sent == 0 {
+			t.Error("a full chunk waited")
+		}
+		c.close()
+		<-done
+		if string(s.got) != want.String() {
+			t.Errorf("got %d bytes, want %d", len(s.got), want.Len())
+		}
+		if took := time.Since(began); took > 3*time.Second {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
+func TestConsoleIsBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, s := newConsole(), &sink{t: t, fail: 5}
+		c.add([]byte("the beginning\n"))
+		if _, first := c.take(); string(first) != "the beginning\n" {
+			t.Fatalf("took %q", first)
+		}
+		for range 64 {
+			c.add(bytes.Repeat([]byte("x"), 100_000))
+			if len(c.data) > consoleBuffer {
+				t.Fatalf("%d bytes are kept", len(c.data))
+			}
+		}
+		c.add([]byte("the end\n"))
+		c.close()
+		c.upload(t.Context(), s.send)
+		got := string(s.got)
+		x := strings.Count(got, "x")
+		if !strings.HasPrefix(got, "the beginning\n\n[millrace: ") || !strings.HasSuffix(got, "the end\n") || strings.Count(got, "dropped") != 1 {
+			t.Errorf("got %.100q … %q", got, got[len(got)-20:])
+		}
+		if note := fmt.Sprintf(" %d bytes", 6_400_000-x); !strings.Contains(got, note) {
+			t.Errorf("%d bytes are missing, but: %.100q", 6_400_000-x, got)
+		}
+	})
+}
+
+func TestConsoleGivesUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newConsole()
+		c.add([]byte("x"))
+		s := &sink{t: t, err: millrace.Errorf(millrace.TooLarge, "The console is full.")}
+		c.upload(t.Context(), s.send)
+		if s.sent != 1 {
+			t.Errorf("sent %d times", s.sent)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		newConsole().upload(ctx, s.send)
+		away := newConsole()
+		away.add([]byte("x"))
+		away.upload(ctx, (&sink{t: t, fail: 1000}).send)
+	})
+}

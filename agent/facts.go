@@ -1,0 +1,121 @@
+package agent
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/millrace-ci/millrace"
+)
+
+// Offer is what the host's owner gives of it. It is kept on the host: the control plane can't raise it.
+type Offer struct {
+	Labels          []string
+	CPUOvercommit   float64 // vCPUs sold for each one there is; 0 is 1
+	MemoryReserveMB int     // kept for the host itself; 0 is 512
+}
+
+const defaultReserveMB = 512
+
+// Facts are those of this machine, with dir on the disk that VMs live on, offered as o says.
+func Facts(dir, driver string, o Offer) (millrace.HostFacts, error) {
+	mem, err := memoryMB("/proc/meminfo")
+	if err != nil {
+		return millrace.HostFacts{}, err
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return millrace.HostFacts{}, fmt.Errorf("the disk under %s: %w", dir, err)
+	}
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		return millrace.HostFacts{}, fmt.Errorf("the kernel's name: %w", err)
+	}
+	f := millrace.HostFacts{
+		Arch:     millrace.Arch(runtime.GOARCH),
+		VCPUs:    runtime.NumCPU(),
+		MemoryMB: mem,
+		DiskMB:   int(fs.Bavail * uint64(fs.Bsize) >> 20),
+		Labels:   append([]string{}, o.Labels...),
+		Driver:   driver,
+		Version:  Version(),
+		Kernel:   unix.ByteSliceToString(uts.Release[:]),
+		CPUModel: cpuModel("/proc/cpuinfo"),
+	}
+	f.Offer, err = o.of(f)
+	return f, err
+}
+
+// of is the part of a machine with facts f that o offers.
+func (o Offer) of(f millrace.HostFacts) (millrace.Size, error) {
+	if o.CPUOvercommit == 0 {
+		o.CPUOvercommit = 1
+	}
+	if o.MemoryReserveMB == 0 {
+		o.MemoryReserveMB = defaultReserveMB
+	}
+	size := millrace.Size{
+		MilliCPU: int(float64(f.VCPUs) * 1000 * o.CPUOvercommit),
+		MemoryMB: f.MemoryMB - o.MemoryReserveMB,
+	}
+	if o.CPUOvercommit < 0.1 || o.CPUOvercommit > 64 || size.MemoryMB < 128 {
+		return millrace.Size{}, millrace.Errorf(millrace.Invalid,
+			"Of %d vCPUs and %d MB, a CPU over-commit of %g (0.1 to 64) and a reserve of %d MB leave nothing to offer.",
+			f.VCPUs, f.MemoryMB, o.CPUOvercommit, o.MemoryReserveMB)
+	}
+	return size, nil
+}
+
+// Version is this program's, as the build recorded it.
+func Version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return v
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+			return s.Value[:12]
+		}
+	}
+	return "devel"
+}
+
+// memoryMB is MemTotal of a file like /proc/meminfo (proc_meminfo(5)).
+func memoryMB(file string) (int, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(data)) {
+		fields := strings.Fields(line)
+		if len(fields) >= 2 && fields[0] == "MemTotal:" {
+			kb, err := strconv.Atoi(fields[1])
+			return kb / 1024, err
+		}
+	}
+	return 0, fmt.Errorf("%s has no MemTotal", file)
+}
+
+// cpuModel is the first processor's name; "" where the kernel gives none, as on many arm64 machines.
+func cpuModel(file string) string {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return ""
+	}
+	for lines := bufio.NewScanner(bytes.NewReader(data)); lines.Scan(); {
+		if key, value, ok := strings.Cut(lines.Text(), ":"); ok && strings.TrimSpace(key) == "model name" {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}

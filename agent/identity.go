@@ -1,0 +1,141 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdh"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+
+	"github.com/natefinch/atomic"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/client"
+)
+
+const identityFile = "identity.json"
+
+// Identity is who this host is. Its two seeds never leave the machine.
+type Identity struct {
+	URL      string          `json:"url"`
+	Org      string          `json:"org"`
+	HostID   millrace.HostID `json:"host_id"`
+	SignSeed []byte          `json:"sign_seed"` // Ed25519
+	SealSeed []byte          `json:"seal_seed"` // X25519
+}
+
+// SignKey is the key that says who speaks.
+func (id Identity) SignKey() ed25519.PrivateKey { return ed25519.NewKeyFromSeed(id.SignSeed) }
+
+// SealKey is the key that reads JIT configs.
+func (id Identity) SealKey() (*ecdh.PrivateKey, error) {
+	return ecdh.X25519().NewPrivateKey(id.SealSeed)
+}
+
+// Client speaks to the control plane for this host.
+func (id Identity) Client() *client.Agent {
+	return &client.Agent{URL: id.URL, Host: id.HostID, Key: id.SignKey(), HTTP: client.NewHTTP()}
+}
+
+// LoadIdentity reads the identity that [Enroll] wrote into dir. NotFound: this machine isn't enrolled.
+func LoadIdentity(dir string) (Identity, error) {
+	id, err := readIdentity(dir)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && id.HostID.IsZero() {
+		return Identity{}, millrace.Errorf(millrace.NotFound, "This machine is not enrolled (%s has no %s); run millrace-agent enroll.", dir, identityFile)
+	}
+	return id, err
+}
+
+func readIdentity(dir string) (Identity, error) {
+	var id Identity
+	name := filepath.Join(dir, identityFile)
+	info, err := os.Stat(name)
+	if err != nil {
+		return id, err
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return id, millrace.Errorf(millrace.Forbidden, "Others may read %s; run chmod 600 on it, and enroll anew if they may have.", name)
+	}
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return id, err
+	}
+	if err := json.Unmarshal(data, &id); err != nil || len(id.SignSeed) != ed25519.SeedSize || len(id.SealSeed) != 32 {
+		return id, millrace.Errorf(millrace.Invalid, "%s is damaged; remove it and enroll anew.", name)
+	}
+	return id, nil
+}
+
+func (id Identity) write(dir string) error {
+	data, err := json.MarshalIndent(id, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	name := filepath.Join(dir, identityFile)
+	if err := atomic.WriteFile(name, bytes.NewReader(data)); err != nil { // makes new files 0600
+		return err
+	}
+	return os.Chmod(name, 0o600)
+}
+
+// EnrollConfig says who becomes a host of whom.
+type EnrollConfig struct {
+	URL   string // of the control plane
+	Token millrace.Secret
+	Name  string
+	Dir   string // where the identity is kept
+	Facts millrace.HostFacts
+	HTTP  *http.Client // nil: [client.NewHTTP]
+}
+
+// Enroll makes this machine a host and writes its identity. The keys are written before they are sent: a try whose
+// answer got lost is repeated with the same ones. Conflict: the machine is a host already.
+func Enroll(ctx context.Context, c EnrollConfig) (Identity, error) {
+	if _, ok := millrace.HashSecret(millrace.EnrollmentTokenPrefix, c.Token.Reveal()); !ok {
+		return Identity{}, millrace.Errorf(millrace.Invalid, "That is not an enrollment token; one begins with %s and has 43 characters.", millrace.EnrollmentTokenPrefix)
+	}
+	id, err := readIdentity(c.Dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		id = Identity{SignSeed: make([]byte, ed25519.SeedSize), SealSeed: make([]byte, 32)}
+		_, _ = rand.Read(id.SignSeed) // never fails
+		_, _ = rand.Read(id.SealSeed)
+	case err != nil:
+		return Identity{}, err
+	case !id.HostID.IsZero():
+		return Identity{}, millrace.Errorf(millrace.Conflict, "This machine is %s of org %s already; remove %s to enroll it anew.", id.HostID, id.Org, filepath.Join(c.Dir, identityFile))
+	}
+	id.URL = c.URL
+	if err := id.write(c.Dir); err != nil {
+		return Identity{}, err
+	}
+	seal, err := id.SealKey()
+	if err != nil {
+		return Identity{}, err
+	}
+	if c.HTTP == nil {
+		c.HTTP = client.NewHTTP()
+	}
+	answer, err := client.Enroll(ctx, c.HTTP, c.URL, client.EnrollRequest{
+		Token:   c.Token.Reveal(),
+		Name:    c.Name,
+		SignKey: id.SignKey().Public().(ed25519.PublicKey),
+		SealKey: seal.PublicKey().Bytes(),
+		Facts:   c.Facts,
+	})
+	if err != nil {
+		return Identity{}, fmt.Errorf("enrolling at %s: %w", c.URL, err)
+	}
+	id.HostID, id.Org = answer.HostID, answer.Org
+	return id, id.write(c.Dir)
+}
