@@ -152,11 +152,14 @@ func parseID[K Kind](s string) (ID[K], error) {
 // MarshalText is [ID.String].
 func (id ID[K]) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
 
-// UnmarshalText reads what MarshalText wrote; an empty text is the zero ID.
+// UnmarshalText reads what MarshalText wrote, or the bare uuid, which is what SQL writes; an empty text is the zero ID.
 func (id *ID[K]) UnmarshalText(text []byte) error {
 	if len(text) == 0 {
 		*id = ID[K]{}
 		return nil
+	}
+	if len(text) == 36 {
+		return id.Scan(string(text))
 	}
 	parsed, err := parseID[K](string(text))
 	if err != nil {

@@ -2,12 +2,13 @@ package millrace
 
 import "time"
 
-// Pass is all that one placement decision for one org may look at, read in one transaction. Every list is ordered by
-// the ID of its rows, so that the same pass gives the same decision.
+// Pass is all that one placement decision for one org may look at, read in one transaction after every VM was tied to
+// the job that GitHub says its runner runs. Every list is ordered by the ID of its rows, so that the same pass gives the
+// same decision.
 type Pass struct {
 	Now           time.Time
 	Org           Org
-	Jobs          []Job // not completed
+	Jobs          []Job // queued
 	VMs           []VM  // live, including those that are being retired
 	Hosts         []Host
 	Installations []InstallationBudget
@@ -21,7 +22,6 @@ type InstallationBudget struct {
 
 // Decision is what a placement pass changes.
 type Decision struct {
-	Bind   []Binding            // VMs that turned out to run a job, by GitHub's runner id
 	Cover  []Binding            // VMs that now stand for another job than the one they were launched for
 	Place  []Placement          // new VMs
 	Retire []Retirement         // VMs that no job needs
@@ -30,7 +30,7 @@ type Decision struct {
 	NextAt time.Time
 }
 
-// Binding ties a VM to a job.
+// Binding makes a VM stand for a job.
 type Binding struct {
 	VMID  VMID
 	JobID JobID

@@ -102,6 +102,7 @@ CREATE TABLE jobs (
 CREATE INDEX jobs_list_idx ON jobs (org_id, received_at DESC, job_id DESC);
 CREATE INDEX jobs_open_idx ON jobs (org_id, received_at, job_id) WHERE status <> 'completed';
 CREATE INDEX jobs_repository_idx ON jobs (org_id, repository, received_at DESC, job_id DESC);
+CREATE INDEX jobs_runner_idx ON jobs (org_id, installation_id, runner_id) WHERE runner_id <> 0;
 SELECT protect('jobs');
 GRANT SELECT, UPDATE ON jobs TO millrace_app;
 GRANT SELECT, INSERT, UPDATE ON jobs TO millrace_system;

@@ -56,6 +56,11 @@ CREATE FUNCTION sign_out(session bytea) RETURNS void
 	LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
 AS $$ DELETE FROM public.sessions s WHERE s.hash = session $$;
 
+-- The schema version, for readiness.
+CREATE FUNCTION schema_version() RETURNS bigint
+	LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
+AS $$ SELECT max(version_id) FROM public.goose_db_version WHERE is_applied $$;
+
 CREATE FUNCTION memberships_of(user_id uuid) RETURNS TABLE (org_id bigint, slug text, name text, role text)
 	LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
 AS $$
@@ -68,12 +73,13 @@ $$;
 -- +goose StatementEnd
 REVOKE ALL ON FUNCTION org_of_slug(text), org_of_api_token(bytea), org_of_enrollment_token(bytea), host_credentials(uuid),
 	sign_in(bytea, bytea, timestamptz, timestamptz), session_user_at(bytea, timestamptz, timestamptz), sign_out(bytea),
-	memberships_of(uuid) FROM PUBLIC;
+	memberships_of(uuid), schema_version() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION org_of_slug(text), org_of_api_token(bytea), org_of_enrollment_token(bytea), host_credentials(uuid),
 	sign_in(bytea, bytea, timestamptz, timestamptz), session_user_at(bytea, timestamptz, timestamptz), sign_out(bytea),
 	memberships_of(uuid) TO millrace_app;
+GRANT EXECUTE ON FUNCTION schema_version() TO millrace_app, millrace_system;
 
 -- +goose Down
 DROP FUNCTION org_of_slug(text), org_of_api_token(bytea), org_of_enrollment_token(bytea), host_credentials(uuid),
 	sign_in(bytea, bytea, timestamptz, timestamptz), session_user_at(bytea, timestamptz, timestamptz), sign_out(bytea),
-	memberships_of(uuid);
+	memberships_of(uuid), schema_version();

@@ -1,0 +1,86 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"gocloud.dev/blob"
+	"gocloud.dev/gcerrors"
+
+	"github.com/millrace-ci/millrace"
+)
+
+// MaxConsole bounds what is kept of one VM's console, in bytes.
+const MaxConsole = 8 << 20
+
+// consoleKey is a folder of chunks, each named by the offset of its first byte.
+func consoleKey(org millrace.OrgID, vm millrace.VMID) string {
+	return fmt.Sprintf("consoles/%d/%s/", org, vm)
+}
+
+// AppendConsole keeps what a VM of host printed, from byte offset on. It may be repeated; what lies past MaxConsole is
+// dropped.
+func (o Org) AppendConsole(ctx context.Context, host millrace.HostID, vm millrace.VMID, offset int64, data []byte) error {
+	err := o.tx(ctx, func(tx *Tx) error {
+		var ok bool
+		return tx.QueryRow(ctx, `SELECT true FROM vms WHERE (org_id, vm_id, host_id) = ($1, $2, $3)`, o.id, vm, host).Scan(&ok)
+	})
+	switch {
+	case err != nil:
+		return err
+	case offset < 0:
+		return millrace.Errorf(millrace.Invalid, "The offset is negative.")
+	case offset >= MaxConsole || len(data) == 0:
+		return nil
+	}
+	data = data[:min(int64(len(data)), MaxConsole-offset)]
+	return o.store.blobs.WriteAll(ctx, consoleKey(o.id, vm)+fmt.Sprintf("%012d", offset), data, nil)
+}
+
+// Console returns at most the last limit bytes of what a VM printed, and how many it printed in all. A VM without a
+// console has an empty one. The caller has found the VM in this org.
+func (o Org) Console(ctx context.Context, vm millrace.VMID, limit int64) (data []byte, total int64, err error) {
+	type chunk struct {
+		key          string
+		offset, size int64
+	}
+	var chunks []chunk
+	prefix := consoleKey(o.id, vm)
+	for list := o.store.blobs.List(&blob.ListOptions{Prefix: prefix}); ; {
+		object, err := list.Next(ctx)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, 0, err
+		}
+		offset, err := strconv.ParseInt(strings.TrimPrefix(object.Key, prefix), 10, 64)
+		if err != nil {
+			continue
+		}
+		chunks = append(chunks, chunk{object.Key, offset, object.Size})
+		total = max(total, offset+object.Size)
+	}
+	from := max(0, total-limit)
+	for _, c := range chunks { // listed in the order of their names, which is that of their offsets
+		if c.offset+c.size <= from {
+			continue
+		}
+		content, err := o.store.blobs.ReadAll(ctx, c.key)
+		if gcerrors.Code(err) == gcerrors.NotFound {
+			continue
+		}
+		if err != nil {
+			return nil, 0, err
+		}
+		if skip := from + int64(len(data)) - c.offset; skip > 0 { // overlaps what is there: a repeat
+			content = content[min(skip, int64(len(content))):]
+		}
+		data = append(data, content...)
+	}
+	return data, total, nil
+}

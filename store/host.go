@@ -1,0 +1,341 @@
+package store
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/millrace-ci/millrace"
+)
+
+const hostColumns = `h.org_id, h.host_id, h.name, h.arch, h.vcpus, h.memory_mb, h.disk_mb, h.offer_cpu, h.offer_memory, h.labels,
+	h.driver, h.version, h.kernel, h.cpu_model, h.admin, h.sign_key, h.seal_key, h.epoch, h.desired_version, b.seen_at, h.created_at`
+
+const hostFrom = ` FROM hosts h JOIN host_beats b ON (b.org_id, b.host_id) = (h.org_id, h.host_id)`
+
+func hostTargets(h *millrace.Host) []any {
+	f := &h.Facts
+	return []any{
+		&h.OrgID, &h.ID, &h.Name, &f.Arch, &f.VCPUs, &f.MemoryMB, &f.DiskMB, &f.Offer.MilliCPU, &f.Offer.MemoryMB, &f.Labels, &f.Driver,
+		&f.Version, &f.Kernel, &f.CPUModel, &h.Admin, &h.SignKey, &h.SealKey, &h.Epoch, &h.Desired, &h.SeenAt, &h.CreatedAt,
+	}
+}
+
+func scanHost(row pgx.CollectableRow) (h millrace.Host, err error) {
+	return h, row.Scan(hostTargets(&h)...)
+}
+
+// HostRow is a host with what is committed of it.
+type HostRow struct {
+	millrace.Host
+	VMs       int
+	Committed millrace.Size
+}
+
+const hostLoad = ` LEFT JOIN LATERAL (
+		SELECT count(*) AS vms, coalesce(sum(cpu), 0) AS cpu, coalesce(sum(memory), 0) AS memory FROM vms v
+		WHERE (v.org_id, v.host_id) = (h.org_id, h.host_id) AND v.state <> 'gone'
+	) l ON true`
+
+func scanHostRow(row pgx.CollectableRow) (r HostRow, err error) {
+	return r, row.Scan(append(hostTargets(&r.Host), &r.VMs, &r.Committed.MilliCPU, &r.Committed.MemoryMB)...)
+}
+
+// Hosts lists the org's hosts by name.
+func (o Org) Hosts(ctx context.Context) (list []HostRow, err error) {
+	err = o.tx(ctx, func(tx *Tx) error {
+		list, err = many(ctx, tx, scanHostRow, `SELECT `+hostColumns+`, l.vms, l.cpu, l.memory`+hostFrom+hostLoad+` WHERE h.org_id = $1 ORDER BY h.name`, o.id)
+		return err
+	})
+	return list, err
+}
+
+// Host finds one host.
+func (o Org) Host(ctx context.Context, id millrace.HostID) (row HostRow, err error) {
+	err = o.tx(ctx, func(tx *Tx) error {
+		row, err = one(ctx, tx, scanHostRow, `SELECT `+hostColumns+`, l.vms, l.cpu, l.memory`+hostFrom+hostLoad+` WHERE (h.org_id, h.host_id) = ($1, $2)`, o.id, id)
+		return err
+	})
+	if millrace.CodeOf(err) == millrace.NotFound {
+		err = millrace.Errorf(millrace.NotFound, "There is no host with this ID.")
+	}
+	return row, err
+}
+
+var errEnrollment = millrace.Errorf(millrace.Unauthenticated, "The enrollment token is missing, unknown, used up, expired or revoked. Make a new one on the hosts page.")
+
+// EnrollHost turns an enrollment token into a host of the token's org. The secret tells which org: the lookup runs before
+// the tenant is known, everything after it inside the tenant.
+func (s *Store) EnrollHost(ctx context.Context, secret, name string, signKey, sealKey []byte, facts millrace.HostFacts) (host millrace.Host, slug string, err error) {
+	hash, ok := millrace.HashSecret(millrace.EnrollmentTokenPrefix, secret)
+	if !ok {
+		return host, "", errEnrollment
+	}
+	err = s.lookupTx(ctx, func(tx *Tx) error {
+		org, err := tx.orgOf(ctx, `SELECT org_of_enrollment_token($1)`, hash)
+		if err != nil {
+			return errEnrollment
+		}
+		tag, err := tx.Exec(ctx, `
+			UPDATE enrollment_tokens SET uses_left = uses_left - 1
+			WHERE hash = $1 AND uses_left > 0 AND expires_at > $2 AND revoked_at IS NULL`, hash, tx.now)
+		if err != nil {
+			return err
+		}
+		if tag.RowsAffected() == 0 {
+			return errEnrollment
+		}
+		id := millrace.NewHostID(tx.ids, tx.now)
+		var b pgx.Batch
+		b.Queue(`
+			INSERT INTO hosts (org_id, host_id, name, arch, vcpus, memory_mb, disk_mb, offer_cpu, offer_memory, labels, driver, version,
+				kernel, cpu_model, admin, sign_key, seal_key, epoch, desired_version, created_at)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, 1, 1, $18)`,
+			org, id, name, facts.Arch, facts.VCPUs, facts.MemoryMB, facts.DiskMB, facts.Offer.MilliCPU, facts.Offer.MemoryMB, notNil(facts.Labels),
+			facts.Driver, facts.Version, facts.Kernel, facts.CPUModel, millrace.HostEnabled, signKey, sealKey, tx.now)
+		b.Queue(`INSERT INTO host_beats (org_id, host_id, seen_at, epoch, sequence) VALUES ($1, $2, $3, 1, 0)`, org, id, tx.now)
+		if err := tx.SendBatch(ctx, &b).Close(); err != nil {
+			return err
+		}
+		if err := tx.audit(ctx, org, millrace.Actor{Kind: millrace.ActorHost, ID: id.String()}, "host.enrolled", id.String()); err != nil {
+			return err
+		}
+		if host, err = one(ctx, tx, scanHost, `SELECT `+hostColumns+hostFrom+` WHERE (h.org_id, h.host_id) = ($1, $2)`, org, id); err != nil {
+			return err
+		}
+		tx.announceDemand(org)
+		return tx.QueryRow(ctx, `SELECT slug FROM orgs WHERE org_id = $1`, org).Scan(&slug)
+	})
+	return host, slug, err
+}
+
+// HostCredentials are what a host's request is checked against.
+type HostCredentials struct {
+	OrgID    millrace.OrgID
+	HostID   millrace.HostID
+	SignKey  []byte
+	SealKey  []byte
+	Epoch    int64
+	Sequence int64 // the highest that was stored of this epoch
+	Admin    millrace.HostAdmin
+}
+
+// HostCredentials finds a host by its ID alone. NotFound when there is none.
+func (s *Store) HostCredentials(ctx context.Context, id millrace.HostID) (c HostCredentials, err error) {
+	c.HostID = id
+	err = s.lookupTx(ctx, func(tx *Tx) error {
+		return tx.QueryRow(ctx, `SELECT org_id, sign_key, seal_key, epoch, sequence, admin FROM host_credentials($1)`, id).
+			Scan(&c.OrgID, &c.SignKey, &c.SealKey, &c.Epoch, &c.Sequence, &c.Admin)
+	})
+	return c, err
+}
+
+// StartHost notes an agent's start and its machine's facts, and gives the new epoch: what the process before it still
+// says changes nothing.
+func (o Org) StartHost(ctx context.Context, id millrace.HostID, f millrace.HostFacts) (epoch int64, err error) {
+	err = o.tx(ctx, func(tx *Tx) error {
+		err := tx.QueryRow(ctx, `
+			UPDATE hosts SET epoch = epoch + 1, arch = $3, vcpus = $4, memory_mb = $5, disk_mb = $6, offer_cpu = $7, offer_memory = $8,
+				labels = $9, driver = $10, version = $11, kernel = $12, cpu_model = $13
+			WHERE (org_id, host_id) = ($1, $2) RETURNING epoch`,
+			o.id, id, f.Arch, f.VCPUs, f.MemoryMB, f.DiskMB, f.Offer.MilliCPU, f.Offer.MemoryMB, notNil(f.Labels), f.Driver, f.Version,
+			f.Kernel, f.CPUModel).Scan(&epoch)
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, `UPDATE host_beats SET seen_at = $3, epoch = $4, sequence = 0 WHERE (org_id, host_id) = ($1, $2)`, o.id, id, tx.now, epoch)
+		tx.announceDemand(o.id)
+		return err
+	})
+	return epoch, err
+}
+
+// Desired returns the VMs that the host should be running, and the version of that list.
+func (o Org) Desired(ctx context.Context, host millrace.HostID) (version int64, vms []millrace.VM, err error) {
+	err = o.tx(ctx, func(tx *Tx) error {
+		// The version first: a list that is newer than its version is fetched once more, an older one would be missed.
+		if err := tx.QueryRow(ctx, `SELECT desired_version FROM hosts WHERE (org_id, host_id) = ($1, $2)`, o.id, host).Scan(&version); err != nil {
+			return err
+		}
+		vms, err = many(ctx, tx, scanVM, `
+			SELECT `+vmColumns+` FROM vms v
+			WHERE (v.org_id, v.host_id) = ($1, $2) AND v.state IN ('pending', 'booting', 'online', 'busy', 'lost') ORDER BY v.vm_id`, o.id, host)
+		return err
+	})
+	return version, vms, err
+}
+
+// Observe joins what a host observes into its VMs. A VM that ended before it ever ran a job is a failed try of its job,
+// and its registration at GitHub, if any, is removed. A VM that is being stopped and that the host doesn't report is gone.
+func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, observations []millrace.Observation) error {
+	return o.tx(ctx, func(tx *Tx) error {
+		var current int64
+		if err := tx.QueryRow(ctx, `SELECT epoch FROM hosts WHERE (org_id, host_id) = ($1, $2)`, o.id, host).Scan(&current); err != nil {
+			return err
+		}
+		if current != epoch {
+			return millrace.Errorf(millrace.Unauthenticated, "The agent was started again; this process's epoch is over.")
+		}
+		vms, err := many(ctx, tx, scanVM, `
+			SELECT `+vmColumns+` FROM vms v WHERE (v.org_id, v.host_id) = ($1, $2) AND v.state <> 'gone' ORDER BY v.vm_id FOR UPDATE`, o.id, host)
+		if err != nil {
+			return err
+		}
+		reported := make(map[millrace.VMID]millrace.Observation, len(observations))
+		for _, ob := range observations {
+			reported[ob.VMID] = ob
+		}
+		var b pgx.Batch
+		for _, v := range vms {
+			before := v
+			ob, seen := reported[v.ID]
+			switch {
+			case seen:
+				if !v.Observe(ob, tx.now) {
+					continue
+				}
+			case v.State == millrace.VMStopping:
+				if err := v.To(millrace.VMGone, tx.now); err != nil {
+					return err
+				}
+			default:
+				continue
+			}
+			tx.queueVM(&b, v)
+			if v.State == before.State {
+				continue
+			}
+			tx.announceOrg(o.id)
+			if v.State == millrace.VMGone {
+				tx.queueEnd(&b, before, v)
+				tx.announceDemand(o.id)
+				tx.queueDesired(&b, o.id, host)
+			}
+		}
+		if b.Len() == 0 {
+			return nil
+		}
+		return tx.SendBatch(ctx, &b).Close()
+	})
+}
+
+// queueEnd follows up a VM's end.
+func (tx *Tx) queueEnd(b *pgx.Batch, before, v millrace.VM) {
+	if v.RanJob.IsZero() && v.RunnerID != 0 {
+		tx.announceTo(topicTasks)
+		b.Queue(`INSERT INTO outbox (org_id, kind, args, at) VALUES ($1, $2, $3, $4)`,
+			v.OrgID, millrace.RetireVM{}.Kind(), millrace.RetireVM{OrgID: v.OrgID, VMID: v.ID}, tx.now)
+	}
+	if v.RetireReason != "" || before.State == millrace.VMStopping || !v.RanJob.IsZero() || !v.Stamps.Busy.IsZero() {
+		return
+	}
+	// It came to nothing: its job gets another, after a pause that grows. Whether the job was run all the same, by
+	// another VM or after a message that is still on its way, is seen from the job's status.
+	b.Queue(`
+		UPDATE jobs SET tries = tries + 1, failure = $3,
+			retry_at = $4::timestamptz + least(interval '5 minutes', interval '5 seconds' * power(2, least(tries, 6)))
+		WHERE (org_id, job_id) = ($1, $2) AND status = 'queued'`,
+		v.OrgID, v.ForJob, v.Reason, tx.now)
+}
+
+// heard is what this process heard of hosts since it last wrote that down.
+type heard struct {
+	mu    sync.Mutex
+	beats map[millrace.HostID]beat
+}
+
+type beat struct {
+	org             millrace.OrgID
+	epoch, sequence int64
+	at              time.Time
+}
+
+// Heard notes a host's request: it lives. It is written by [Store.FlushHeard].
+func (s *Store) Heard(org millrace.OrgID, host millrace.HostID, epoch, sequence int64) {
+	s.heard.mu.Lock()
+	defer s.heard.mu.Unlock()
+	if s.heard.beats == nil {
+		s.heard.beats = map[millrace.HostID]beat{}
+	}
+	s.heard.beats[host] = beat{org, epoch, sequence, time.Now()}
+}
+
+// FlushHeard writes what was heard of hosts in one statement. Ages are by this process's monotonic clock, times by the
+// database's. A host that had been silent wakes the placer.
+func (s *Store) FlushHeard(ctx context.Context) error {
+	s.heard.mu.Lock()
+	beats := s.heard.beats
+	s.heard.beats = nil
+	s.heard.mu.Unlock()
+	if len(beats) == 0 {
+		return nil
+	}
+	var orgs []millrace.OrgID
+	var hosts []string
+	var epochs, sequences, ages []int64
+	for id, b := range beats {
+		orgs, hosts = append(orgs, b.org), append(hosts, id.UUID())
+		epochs, sequences = append(epochs, b.epoch), append(sequences, b.sequence)
+		ages = append(ages, time.Since(b.at).Milliseconds())
+	}
+	return s.systemTx(ctx, func(tx *Tx) error {
+		rows, err := tx.Query(ctx, `
+			WITH heard AS (
+				SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[]) AS t (org_id, host_id, epoch, sequence, age)
+			), silent AS (
+				SELECT b.org_id FROM host_beats b JOIN heard t ON (b.org_id, b.host_id) = (t.org_id, t.host_id::uuid)
+				WHERE b.seen_at <= $7
+			), written AS (
+				UPDATE host_beats b SET
+					seen_at = greatest(b.seen_at, $6::timestamptz - t.age * interval '1 millisecond'),
+					sequence = CASE WHEN b.epoch = t.epoch THEN greatest(b.sequence, t.sequence) ELSE b.sequence END
+				FROM heard t WHERE (b.org_id, b.host_id) = (t.org_id, t.host_id::uuid)
+			)
+			SELECT DISTINCT org_id FROM silent`, orgs, hosts, epochs, sequences, ages, tx.now, tx.now.Add(-millrace.OfflineAfter))
+		if err != nil {
+			return err
+		}
+		back, err := pgx.CollectRows(rows, pgx.RowTo[millrace.OrgID])
+		for _, org := range back {
+			tx.announceDemand(org)
+		}
+		return err
+	})
+}
+
+// MarkLost marks the VMs of silent hosts as lost and has those that ran no job unregistered: only then may their jobs
+// have another. It returns how many it marked.
+func (s *Store) MarkLost(ctx context.Context) (n int, err error) {
+	err = s.systemTx(ctx, func(tx *Tx) error {
+		vms, err := many(ctx, tx, scanVM, `
+			SELECT `+vmColumns+` FROM vms v JOIN host_beats b ON (b.org_id, b.host_id) = (v.org_id, v.host_id)
+			WHERE b.seen_at <= $1 AND v.state IN ('pending', 'booting', 'online', 'busy', 'stopping')
+			ORDER BY v.org_id, v.vm_id LIMIT 1000 FOR UPDATE OF v`, tx.now.Add(-millrace.OfflineAfter))
+		if err != nil {
+			return err
+		}
+		var b pgx.Batch
+		for _, v := range vms {
+			if err := v.To(millrace.VMLost, tx.now); err != nil {
+				return err
+			}
+			v.Reason = "Its host went silent."
+			if v.RanJob.IsZero() && v.RetireReason == "" {
+				v.RetireReason = "Its host went silent."
+				tx.announceTo(topicTasks)
+				b.Queue(`INSERT INTO outbox (org_id, kind, args, at) VALUES ($1, $2, $3, $4)`,
+					v.OrgID, millrace.RetireVM{}.Kind(), millrace.RetireVM{OrgID: v.OrgID, VMID: v.ID}, tx.now)
+			}
+			tx.queueVM(&b, v)
+			tx.announceOrg(v.OrgID)
+		}
+		n = len(vms)
+		if n == 0 {
+			return nil
+		}
+		return tx.SendBatch(ctx, &b).Close()
+	})
+	return n, err
+}

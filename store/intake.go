@@ -1,0 +1,249 @@
+package store
+
+import (
+	"bytes"
+	"compress/flate"
+	"context"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/millrace-ci/millrace"
+)
+
+// IntakeResult says what became of a delivery.
+type IntakeResult string
+
+// The results.
+const (
+	IntakeStored              IntakeResult = "stored"
+	IntakeIgnored             IntakeResult = "ignored"              // labels that aren't ours, or an event that we don't use
+	IntakeUnknownInstallation IntakeResult = "unknown_installation" // not linked to any org
+)
+
+type intakeRequest struct {
+	delivery millrace.Delivery
+	body     []byte // deflated
+	done     chan<- intakeDone
+}
+
+type intakeDone struct {
+	result IntakeResult
+	err    error
+}
+
+// maxIntakeBatch bounds one commit.
+const maxIntakeBatch = 200
+
+// Intake stores a delivery and joins what it says into its job; it is durable when Intake returns. Deliveries that come
+// while a commit is under way share the next one: the WAL's flush is what a webhook waits for.
+func (s *Store) Intake(ctx context.Context, d millrace.Delivery) (IntakeResult, error) {
+	if d.Job == nil {
+		return IntakeIgnored, nil
+	}
+	body, err := deflate(d.Body)
+	if err != nil {
+		return "", err
+	}
+	done := make(chan intakeDone, 1)
+	select {
+	case s.intake <- intakeRequest{d, body, done}:
+	case <-ctx.Done():
+		return "", ctx.Err()
+	case <-s.stopped:
+		return "", millrace.Errorf(millrace.Unavailable, "The service is stopping; deliver again.")
+	}
+	select {
+	case r := <-done:
+		return r.result, r.err
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+}
+
+// commitIntake gathers requests and commits them, two commits at a time, until ctx ends.
+func (s *Store) commitIntake(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for range 2 {
+		wg.Go(func() {
+			for {
+				var batch []intakeRequest
+				select {
+				case r := <-s.intake:
+					batch = append(batch, r)
+				case <-ctx.Done():
+					return
+				}
+			gather:
+				for len(batch) < maxIntakeBatch {
+					select {
+					case r := <-s.intake:
+						batch = append(batch, r)
+					default:
+						break gather
+					}
+				}
+				s.intakeBatch(context.WithoutCancel(ctx), batch)
+			}
+		})
+	}
+}
+
+// intakeBatch commits a batch; when that fails, each of it alone, so that one bad delivery can't fail its neighbours.
+func (s *Store) intakeBatch(ctx context.Context, batch []intakeRequest) {
+	ctx, cancel := context.WithTimeout(ctx, 8*time.Second) // GitHub waits 10 s
+	defer cancel()
+	results := make([]IntakeResult, len(batch))
+	err := s.systemTx(ctx, func(tx *Tx) error {
+		return s.intakeInto(ctx, tx, batch, results)
+	})
+	if err != nil && len(batch) > 1 {
+		for _, r := range batch {
+			s.intakeBatch(ctx, []intakeRequest{r})
+		}
+		return
+	}
+	for i, r := range batch {
+		r.done <- intakeDone{results[i], err}
+	}
+}
+
+// tenancy is what intake must know of an installation's org.
+type tenancy struct {
+	org      millrace.OrgID
+	prefixes []string
+	std      millrace.Size
+}
+
+func (s *Store) intakeInto(ctx context.Context, tx *Tx, batch []intakeRequest, results []IntakeResult) error {
+	ids := make([]int64, len(batch))
+	for i, r := range batch {
+		ids[i] = r.delivery.InstallationID
+	}
+	tenants := map[int64]tenancy{}
+	rows, err := tx.Query(ctx, `
+		SELECT i.installation_id, o.org_id, o.default_cpu, o.default_memory, o.actuated_labels
+		FROM installations i JOIN orgs o ON o.org_id = i.org_id WHERE i.installation_id = ANY($1)`, ids)
+	if err != nil {
+		return err
+	}
+	var installation int64
+	var org millrace.Org
+	_, err = pgx.ForEachRow(rows, []any{&installation, &org.ID, &org.DefaultSize.MilliCPU, &org.DefaultSize.MemoryMB, &org.ActuatedLabels}, func() error {
+		tenants[installation] = tenancy{org.ID, org.Prefixes(s.prefixes), org.DefaultSize}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	var statements pgx.Batch
+	for i, r := range batch {
+		t, known := tenants[r.delivery.InstallationID]
+		if !known {
+			results[i] = IntakeUnknownInstallation
+			continue
+		}
+		job := r.delivery.Job.Job
+		demand, ours, err := millrace.ParseLabels(job.Labels, t.prefixes, t.std)
+		if !ours {
+			results[i] = IntakeIgnored
+			continue
+		}
+		job.Demand = demand
+		if err != nil {
+			job.Wait = millrace.WaitReason{Code: millrace.WaitLabelUnparseable, Text: millrace.MessageOf(err)}
+		}
+		results[i] = IntakeStored
+		tx.queueDelivery(&statements, t.org, r)
+		tx.queueJob(&statements, t.org, job)
+		if job.Status == millrace.JobCompleted {
+			tx.queueClose(&statements, t.org, job)
+		}
+		tx.announceDemand(t.org)
+	}
+	if statements.Len() == 0 {
+		return nil
+	}
+	return tx.SendBatch(ctx, &statements).Close()
+}
+
+func (tx *Tx) queueDelivery(b *pgx.Batch, org millrace.OrgID, r intakeRequest) {
+	d := r.delivery
+	b.Queue(`
+		INSERT INTO deliveries (org_id, received_at, guid, event, action, installation_id, body)
+		VALUES ($1, $2, $3, $4, $5, $6, $7)`, org, tx.now, d.GUID, d.Event, d.Action, d.InstallationID, r.body)
+}
+
+// queueJob joins an event's job into its row. The join is commutative, associative and idempotent: the status is the
+// greatest seen; a fact that only some events carry is kept once known, and where two events differ (a renamed repository)
+// the greater value wins, so that the order of events cannot matter.
+func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job) {
+	b.Queue(`
+		INSERT INTO repositories (org_id, repository_id, installation_id, full_name, private, seen_at)
+		VALUES ($1, $2, $3, $4, $5, $6)
+		ON CONFLICT ON CONSTRAINT repositories_pkey DO UPDATE SET
+			full_name = excluded.full_name, private = excluded.private, seen_at = excluded.seen_at, installation_id = excluded.installation_id
+		WHERE (repositories.full_name, repositories.private, repositories.installation_id) IS DISTINCT FROM (excluded.full_name, excluded.private, excluded.installation_id)
+			OR repositories.seen_at < excluded.seen_at - interval '1 hour'`,
+		org, j.RepositoryID, j.InstallationID, j.Repository, j.Private, tx.now)
+	b.Queue(`
+		INSERT INTO jobs (
+			org_id, job_id, installation_id, github_job_id, run_id, run_attempt, repository_id, repository, private, zone,
+			workflow, name, branch, sha, actor_id, actor, labels, html_url, status, conclusion, runner_id, runner_name,
+			queued_at, started_at, completed_at, received_at, arch, cpu, memory, burstable, extra_labels,
+			wait_code, wait_text, tries, failure)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
+			$23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, 0, '')
+		ON CONFLICT ON CONSTRAINT jobs_github_key DO UPDATE SET
+			status       = greatest(jobs.status, excluded.status),
+			conclusion   = greatest(jobs.conclusion, excluded.conclusion),
+			runner_id    = greatest(jobs.runner_id, excluded.runner_id),
+			runner_name  = greatest(jobs.runner_name, excluded.runner_name),
+			queued_at    = least(jobs.queued_at, excluded.queued_at),
+			started_at   = greatest(jobs.started_at, excluded.started_at),
+			completed_at = greatest(jobs.completed_at, excluded.completed_at),
+			name         = greatest(jobs.name, excluded.name),
+			workflow     = greatest(jobs.workflow, excluded.workflow),
+			branch       = greatest(jobs.branch, excluded.branch),
+			actor_id     = greatest(jobs.actor_id, excluded.actor_id),
+			actor        = greatest(jobs.actor, excluded.actor),
+			repository   = greatest(jobs.repository, excluded.repository)`,
+		org, millrace.NewJobID(tx.ids, tx.now), j.InstallationID, j.GitHubID, j.RunID, j.RunAttempt, j.RepositoryID, j.Repository,
+		j.Private, j.Zone, j.Workflow, j.Name, j.Branch, j.SHA, j.ActorID, j.Actor, j.Labels, j.HTMLURL, j.Status, j.Conclusion,
+		j.RunnerID, j.RunnerName, j.QueuedAt, ptr(j.StartedAt), ptr(j.CompletedAt), tx.now, j.Demand.Arch, j.Demand.Size.MilliCPU,
+		j.Demand.Size.MemoryMB, j.Demand.Burstable, notNil(j.Demand.Extra), j.Wait.Code, j.Wait.Text)
+}
+
+// queueClose has the closed facts of a completed job written.
+func (tx *Tx) queueClose(b *pgx.Batch, org millrace.OrgID, j millrace.Job) {
+	tx.announceTo(topicTasks)
+	b.Queue(`
+		INSERT INTO outbox (org_id, kind, args, at)
+		SELECT $1, $2, jsonb_build_object('org_id', $1::bigint, 'job_id', job_id::text), $3
+		FROM jobs WHERE (org_id, installation_id, github_job_id, run_attempt) = ($1, $4, $5, $6)`,
+		org, millrace.CloseJob{}.Kind(), tx.now, j.InstallationID, j.GitHubID, j.RunAttempt)
+}
+
+func deflate(body []byte) ([]byte, error) {
+	var b bytes.Buffer
+	w, err := flate.NewWriter(&b, flate.BestSpeed)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := w.Write(body); err != nil {
+		return nil, err
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+func notNil(list []string) []string {
+	if list == nil {
+		return []string{}
+	}
+	return list
+}

@@ -1,0 +1,87 @@
+package store
+
+import (
+	"context"
+	"strings"
+
+	"github.com/millrace-ci/millrace"
+)
+
+// JITGrant is the leave to register a VM's runner, and all that is needed for it.
+type JITGrant struct {
+	VM     millrace.VM
+	Target millrace.RunnerTarget
+	Sealed []byte // not nil: it was registered already; this is the sealed configuration
+}
+
+var errUnwanted = millrace.Errorf(millrace.Gone, "This VM is not wanted any more.")
+
+// BeginJIT grants the registration of a VM that is wanted and not yet online. Gone when it isn't wanted any more,
+// Conflict when it has its registration and the sealed copy was deleted because the runner came online.
+func (o Org) BeginJIT(ctx context.Context, host millrace.HostID, vm millrace.VMID, epoch int64) (g JITGrant, err error) {
+	err = o.tx(ctx, func(tx *Tx) error {
+		g.VM, err = one(ctx, tx, scanVM, `SELECT `+vmColumns+` FROM vms v WHERE (v.org_id, v.vm_id, v.host_id) = ($1, $2, $3)`, o.id, vm, host)
+		if err != nil {
+			return err
+		}
+		if err := wanted(g.VM, epoch); err != nil {
+			return err
+		}
+		var owner string
+		var kind millrace.OwnerType
+		err := tx.QueryRow(ctx, `
+			SELECT v.jit_sealed, i.owner_login, i.owner_type
+			FROM vms v JOIN installations i ON (i.org_id, i.installation_id) = (v.org_id, v.installation_id)
+			WHERE (v.org_id, v.vm_id) = ($1, $2)`, o.id, vm).Scan(&g.Sealed, &owner, &kind)
+		if err != nil {
+			return err
+		}
+		if g.Sealed == nil && g.VM.RunnerID != 0 {
+			return millrace.Errorf(millrace.Conflict, "The VM's runner was online already.")
+		}
+		g.Target = target(g.VM, owner, kind)
+		return nil
+	})
+	return g, err
+}
+
+// wanted is an error unless the VM may still be registered.
+func wanted(v millrace.VM, epoch int64) error {
+	switch {
+	case v.Epoch != epoch, v.RetireReason != "":
+		return errUnwanted
+	case v.State == millrace.VMPending, v.State == millrace.VMBooting, v.State == millrace.VMLost:
+		return nil
+	case v.State == millrace.VMOnline, v.State == millrace.VMBusy:
+		return millrace.Errorf(millrace.Conflict, "The VM's runner was online already.")
+	default:
+		return errUnwanted
+	}
+}
+
+// target is where a VM's runner registers: at the organisation, or at the repository of a personal account, which has no
+// organisation.
+func target(v millrace.VM, owner string, kind millrace.OwnerType) millrace.RunnerTarget {
+	t := millrace.RunnerTarget{InstallationID: v.InstallationID, Owner: owner}
+	if kind != millrace.Organization {
+		t.Owner, t.Repository, _ = strings.Cut(v.Repository, "/")
+	}
+	return t
+}
+
+// SaveJIT keeps a registration: GitHub's runner id, and the configuration sealed to the host until the runner is online.
+// Gone when the VM became unwanted meanwhile: the caller must remove the registration.
+func (o Org) SaveJIT(ctx context.Context, vm millrace.VMID, epoch, runnerID int64, sealed []byte) error {
+	return o.tx(ctx, func(tx *Tx) error {
+		v, err := one(ctx, tx, scanVM, `SELECT `+vmColumns+` FROM vms v WHERE (v.org_id, v.vm_id) = ($1, $2) FOR UPDATE`, o.id, vm)
+		if err != nil {
+			return err
+		}
+		if err := wanted(v, epoch); err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, `UPDATE vms SET runner_id = $3, jit_sealed = $4, changed_at = $5 WHERE (org_id, vm_id) = ($1, $2)`,
+			o.id, vm, runnerID, sealed, tx.now)
+		return err
+	})
+}

@@ -1,0 +1,210 @@
+package store
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/millrace-ci/millrace"
+)
+
+const jobColumns = `j.org_id, j.job_id, j.installation_id, j.github_job_id, j.run_id, j.run_attempt, j.repository_id, j.repository,
+	j.private, j.zone, j.workflow, j.name, j.branch, j.sha, j.actor_id, j.actor, j.labels, j.html_url, j.status::text, j.conclusion,
+	j.runner_id, j.runner_name, j.queued_at, j.started_at, j.completed_at, j.received_at, j.arch, j.cpu, j.memory, j.burstable,
+	j.extra_labels, j.wait_code, j.wait_text, j.tries, j.failure, j.retry_at`
+
+// jobTargets are where [jobColumns] are scanned to; finish sets what may be NULL.
+func jobTargets(j *millrace.Job) (targets []any, finish func()) {
+	var started, completed, retry *time.Time
+	return []any{
+			&j.OrgID, &j.ID, &j.InstallationID, &j.GitHubID, &j.RunID, &j.RunAttempt, &j.RepositoryID, &j.Repository, &j.Private, &j.Zone,
+			&j.Workflow, &j.Name, &j.Branch, &j.SHA, &j.ActorID, &j.Actor, &j.Labels, &j.HTMLURL, &j.Status, &j.Conclusion, &j.RunnerID,
+			&j.RunnerName, &j.QueuedAt, &started, &completed, &j.ReceivedAt, &j.Demand.Arch, &j.Demand.Size.MilliCPU,
+			&j.Demand.Size.MemoryMB, &j.Demand.Burstable, &j.Demand.Extra, &j.Wait.Code, &j.Wait.Text, &j.Tries, &j.Failure, &retry,
+		}, func() {
+			j.StartedAt, j.CompletedAt, j.RetryAt = val(started), val(completed), val(retry)
+		}
+}
+
+func scanJob(row pgx.CollectableRow) (j millrace.Job, err error) {
+	targets, finish := jobTargets(&j)
+	err = row.Scan(targets...)
+	finish()
+	return j, err
+}
+
+// JobRow is a job with the VM that ran it, or the one that is meant for it; nil when there is none.
+type JobRow struct {
+	millrace.Job
+	VM       *millrace.VM
+	HostName string
+}
+
+// JobFilter narrows a list of jobs. Its zero value is all jobs, newest first.
+type JobFilter struct {
+	Status     []millrace.JobStatus
+	Repository string // full name
+	Cursor     string // where the page before ended
+	Limit      int    // 1 to 100; 0 is 50
+}
+
+// JobPage is one page of jobs; Next is "" on the last.
+type JobPage struct {
+	Jobs []JobRow
+	Next string
+}
+
+// jobVM joins a job to the VM that ran it, else to the newest that was launched or reassigned for it.
+const jobVM = `
+	LEFT JOIN LATERAL (
+		SELECT * FROM vms v
+		WHERE v.org_id = j.org_id AND (v.ran_job = j.job_id OR (v.for_job = j.job_id AND (v.ran_job IS NULL OR v.ran_job = j.job_id)))
+		ORDER BY v.ran_job IS NULL, v.placed_at DESC LIMIT 1
+	) v ON true
+	LEFT JOIN hosts h ON (h.org_id, h.host_id) = (v.org_id, v.host_id)`
+
+func scanJobRow(row pgx.CollectableRow) (r JobRow, err error) {
+	targets, finish := jobTargets(&r.Job)
+	var vm nullableVM
+	var host *string
+	err = row.Scan(append(append(targets, vm.targets()...), &host)...)
+	finish()
+	if r.VM = vm.vm(); host != nil {
+		r.HostName = *host
+	}
+	return r, err
+}
+
+// Jobs lists jobs, newest first.
+func (o Org) Jobs(ctx context.Context, f JobFilter) (page JobPage, err error) {
+	limit := pageSize(f.Limit)
+	sql := `SELECT ` + jobColumns + `, ` + vmColumns + `, h.name FROM jobs j` + jobVM + ` WHERE j.org_id = $1`
+	args := []any{o.id}
+	and := func(condition string, values ...any) {
+		for _, v := range values {
+			args = append(args, v)
+			condition = strings.Replace(condition, "?", fmt.Sprintf("$%d", len(args)), 1)
+		}
+		sql += " AND " + condition
+	}
+	if len(f.Status) > 0 {
+		statuses := make([]string, len(f.Status))
+		for i, status := range f.Status {
+			statuses[i] = string(status)
+		}
+		and(`j.status = ANY(?::text[]::job_status[])`, statuses)
+	}
+	if f.Repository != "" {
+		and(`j.repository = ?`, f.Repository)
+	}
+	if f.Cursor != "" {
+		at, id, err := parseCursor(f.Cursor)
+		if err != nil {
+			return page, err
+		}
+		and(`(j.received_at, j.job_id) < (?, ?::uuid)`, at, id)
+	}
+	sql += fmt.Sprintf(` ORDER BY j.received_at DESC, j.job_id DESC LIMIT %d`, limit+1)
+	err = o.tx(ctx, func(tx *Tx) error {
+		page.Jobs, err = many(ctx, tx, scanJobRow, sql, args...)
+		return err
+	})
+	if len(page.Jobs) > limit {
+		page.Jobs = page.Jobs[:limit]
+		last := page.Jobs[limit-1]
+		page.Next = cursor(last.ReceivedAt, last.ID)
+	}
+	return page, err
+}
+
+// Job finds one job.
+func (o Org) Job(ctx context.Context, id millrace.JobID) (row JobRow, err error) {
+	err = o.tx(ctx, func(tx *Tx) error {
+		row, err = one(ctx, tx, scanJobRow, `SELECT `+jobColumns+`, `+vmColumns+`, h.name FROM jobs j`+jobVM+` WHERE (j.org_id, j.job_id) = ($1, $2)`, o.id, id)
+		return err
+	})
+	if millrace.CodeOf(err) == millrace.NotFound {
+		err = millrace.Errorf(millrace.NotFound, "There is no job with this ID.")
+	}
+	return row, err
+}
+
+// JobCounts are how many jobs the org has in each status; completed ones of the last 24 hours only.
+func (o Org) JobCounts(ctx context.Context) (counts map[millrace.JobStatus]int, err error) {
+	counts = map[millrace.JobStatus]int{}
+	err = o.tx(ctx, func(tx *Tx) error {
+		rows, err := tx.Query(ctx, `
+			SELECT status::text, count(*) FROM jobs
+			WHERE org_id = $1 AND (status <> 'completed' OR received_at > $2) GROUP BY status`, o.id, tx.now.Add(-24*time.Hour))
+		if err != nil {
+			return err
+		}
+		var status millrace.JobStatus
+		var n int
+		_, err = pgx.ForEachRow(rows, []any{&status, &n}, func() error {
+			counts[status] = n
+			return nil
+		})
+		return err
+	})
+	return counts, err
+}
+
+// Repositories are the full names of the repositories that had jobs, in order.
+func (o Org) Repositories(ctx context.Context) (names []string, err error) {
+	err = o.tx(ctx, func(tx *Tx) error {
+		names, err = many(ctx, tx, pgx.RowTo[string], `SELECT DISTINCT full_name FROM repositories WHERE org_id = $1 ORDER BY 1 LIMIT 1000`, o.id)
+		return err
+	})
+	return names, err
+}
+
+// CloseJob writes the closed facts of a completed job. It may be repeated.
+func (s *Store) CloseJob(ctx context.Context, org millrace.OrgID, job millrace.JobID) error {
+	return s.systemTx(ctx, func(tx *Tx) error {
+		tx.announceOrg(org)
+		_, err := tx.Exec(ctx, `
+			INSERT INTO job_facts (org_id, completed_at, job_id, repository_id, repository, workflow, name, actor_id, actor, conclusion,
+				arch, cpu, memory, host_id, vm_id, wait_ms, run_ms, started)
+			SELECT j.org_id, j.completed_at, j.job_id, j.repository_id, j.repository, j.workflow, j.name, j.actor_id, j.actor, j.conclusion,
+				coalesce(v.arch, j.arch), j.cpu, j.memory, v.host_id, v.vm_id,
+				CASE WHEN j.runner_id = 0 THEN 0 ELSE greatest(0, extract(epoch FROM j.started_at - j.queued_at) * 1000)::bigint END,
+				CASE WHEN j.runner_id = 0 THEN 0 ELSE greatest(0, extract(epoch FROM j.completed_at - j.started_at) * 1000)::bigint END,
+				j.runner_id <> 0
+			FROM jobs j LEFT JOIN vms v ON j.runner_id <> 0 AND (v.org_id, v.installation_id, v.runner_id) = (j.org_id, j.installation_id, j.runner_id)
+			WHERE (j.org_id, j.job_id) = ($1, $2) AND j.status = 'completed'
+			LIMIT 1
+			ON CONFLICT ON CONSTRAINT job_facts_pkey DO UPDATE SET
+				conclusion = excluded.conclusion, host_id = excluded.host_id, vm_id = excluded.vm_id, arch = excluded.arch,
+				wait_ms = excluded.wait_ms, run_ms = excluded.run_ms, started = excluded.started`, org, job)
+		return err
+	})
+}
+
+func pageSize(limit int) int {
+	if limit <= 0 {
+		return 50
+	}
+	return min(limit, 100)
+}
+
+// cursor names a row of a list sorted by time and ID, newest first.
+func cursor[K millrace.Kind](at time.Time, id millrace.ID[K]) string {
+	b := binary.BigEndian.AppendUint64(nil, uint64(at.UnixMicro()))
+	return base64.RawURLEncoding.EncodeToString(append(b, id[:]...))
+}
+
+func parseCursor(s string) (at time.Time, uuid string, err error) {
+	b, err := base64.RawURLEncoding.DecodeString(s)
+	if err != nil || len(b) != 24 {
+		return at, "", millrace.Errorf(millrace.Invalid, "The cursor is not one that a list gave out.")
+	}
+	var id millrace.JobID // of whatever kind: only its UUID is used
+	copy(id[:], b[8:])
+	return time.UnixMicro(int64(binary.BigEndian.Uint64(b))), id.UUID(), nil
+}

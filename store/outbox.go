@@ -1,0 +1,44 @@
+package store
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// RelayOutbox hands waiting tasks to insert, within the transaction that removes them, and returns how many it handed
+// on. Several processes may relay at once.
+func (s *Store) RelayOutbox(ctx context.Context, insert func(ctx context.Context, tx pgx.Tx, kind string, args []byte) error) (n int, err error) {
+	type task struct {
+		kind string
+		args []byte
+	}
+	err = s.systemTx(ctx, func(tx *Tx) error {
+		tasks, err := many(ctx, tx, func(row pgx.CollectableRow) (t task, err error) {
+			return t, row.Scan(&t.kind, &t.args)
+		}, `
+			WITH next AS (
+				SELECT org_id, outbox_id FROM outbox ORDER BY outbox_id LIMIT 200 FOR UPDATE SKIP LOCKED
+			)
+			DELETE FROM outbox o USING next n WHERE (o.org_id, o.outbox_id) = (n.org_id, n.outbox_id) RETURNING o.kind, o.args`)
+		if err != nil {
+			return err
+		}
+		for _, t := range tasks {
+			if err := insert(ctx, tx.Tx, t.kind, t.args); err != nil {
+				return err
+			}
+		}
+		n = len(tasks)
+		return nil
+	})
+	return n, err
+}
+
+// KeepPartitions makes the partitions of the coming time and drops those past retention.
+func (s *Store) KeepPartitions(ctx context.Context) error {
+	return s.systemTx(ctx, func(tx *Tx) error {
+		_, err := tx.Exec(ctx, `SELECT keep_partitions($1)`, tx.now)
+		return err
+	})
+}

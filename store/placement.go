@@ -1,0 +1,186 @@
+package store
+
+import (
+	"context"
+	"math"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/millrace-ci/millrace"
+)
+
+// placementLock is the class of the advisory locks that keep two passes for one org apart; the object is the org.
+const placementLock = 1
+
+// maxPassJobs bounds the queued jobs that one pass looks at: those that a VM covers, then the oldest.
+const maxPassJobs = 10_000
+
+// Placed is what a placement pass did.
+type Placed struct {
+	VMs    int // launched
+	NextAt time.Time
+}
+
+// Place runs one placement pass for org: it locks, reads, has decide decide, and writes, in one transaction. A slot and a
+// unit of the installation's JIT budget are reserved here, by the VM's row.
+func (s *Store) Place(ctx context.Context, org millrace.OrgID, decide func(millrace.Pass) millrace.Decision) (placed Placed, err error) {
+	err = s.systemTx(ctx, func(tx *Tx) error {
+		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1, $2::bigint::integer)`, placementLock, org); err != nil {
+			return err
+		}
+		pass, err := s.readPass(ctx, tx, org)
+		if err != nil {
+			return err
+		}
+		decision := decide(pass)
+		placed = Placed{VMs: len(decision.Place), NextAt: decision.NextAt}
+		return tx.writeDecision(ctx, pass, decision)
+	})
+	return placed, err
+}
+
+func (s *Store) readPass(ctx context.Context, tx *Tx, org millrace.OrgID) (p millrace.Pass, err error) {
+	if s.now == nil { // the lock may have been waited for
+		if err := tx.QueryRow(ctx, `SELECT statement_timestamp()`).Scan(&tx.now); err != nil {
+			return p, err
+		}
+	}
+	p.Now = tx.now
+	var b pgx.Batch
+	// GitHub picked the runner: tie each VM to the job that its runner was seen with, whatever it was launched for.
+	b.Queue(`
+		UPDATE vms v SET ran_job = j.job_id, changed_at = $2,
+			busy_at = coalesce(v.busy_at, $2),
+			state = CASE WHEN v.state IN ('pending', 'booting', 'online') THEN 'busy' ELSE v.state END
+		FROM jobs j
+		WHERE v.org_id = $1 AND v.ran_job IS NULL AND v.runner_id <> 0 AND (v.state <> 'gone' OR v.gone_at > $2::timestamptz - interval '1 hour')
+			AND (j.org_id, j.installation_id, j.runner_id) = (v.org_id, v.installation_id, v.runner_id)`, org, p.Now)
+	b.Queue(`SELECT `+orgColumns+` FROM orgs WHERE org_id = $1`, org).Query(func(rows pgx.Rows) (err error) {
+		p.Org, err = pgx.CollectExactlyOneRow(rows, scanOrg)
+		return err
+	})
+	b.Queue(`
+		SELECT * FROM (
+			SELECT `+jobColumns+` FROM jobs j
+			WHERE j.org_id = $1 AND j.status = 'queued'
+			ORDER BY EXISTS (SELECT FROM vms v WHERE (v.org_id, v.for_job) = (j.org_id, j.job_id) AND v.ran_job IS NULL AND v.state NOT IN ('stopping', 'gone')) DESC,
+				j.received_at, j.job_id
+			LIMIT $2
+		) j ORDER BY job_id`, org, maxPassJobs).Query(func(rows pgx.Rows) (err error) {
+		p.Jobs, err = pgx.CollectRows(rows, scanJob)
+		return err
+	})
+	b.Queue(`SELECT `+vmColumns+` FROM vms v WHERE v.org_id = $1 AND v.state <> 'gone' ORDER BY v.vm_id`, org).Query(func(rows pgx.Rows) (err error) {
+		p.VMs, err = pgx.CollectRows(rows, scanVM)
+		return err
+	})
+	b.Queue(`SELECT `+hostColumns+hostFrom+` WHERE h.org_id = $1 ORDER BY h.host_id`, org).Query(func(rows pgx.Rows) (err error) {
+		p.Hosts, err = pgx.CollectRows(rows, scanHost)
+		return err
+	})
+	b.Queue(`
+		SELECT org_id, installation_id, owner_id, owner_login, owner_type, suspended_at, jit_left, jit_at
+		FROM installations WHERE org_id = $1 ORDER BY installation_id`, org).Query(func(rows pgx.Rows) (err error) {
+		p.Installations, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (i millrace.InstallationBudget, err error) {
+			var suspended *time.Time
+			var at time.Time
+			err = row.Scan(&i.OrgID, &i.ID, &i.OwnerID, &i.OwnerLogin, &i.OwnerType, &suspended, &i.JITLeft, &at)
+			i.SuspendedAt = val(suspended)
+			i.JITLeft = math.Min(millrace.JITPerMinute, i.JITLeft+p.Now.Sub(at).Minutes()*millrace.JITPerMinute)
+			return i, err
+		})
+		return err
+	})
+	return p, tx.SendBatch(ctx, &b).Close()
+}
+
+func (tx *Tx) writeDecision(ctx context.Context, p millrace.Pass, d millrace.Decision) error {
+	org := p.Org.ID
+	jobs := make(map[millrace.JobID]millrace.Job, len(p.Jobs))
+	for _, j := range p.Jobs {
+		jobs[j.ID] = j
+	}
+	vms := make(map[millrace.VMID]millrace.VM, len(p.VMs))
+	for _, v := range p.VMs {
+		vms[v.ID] = v
+	}
+	var b pgx.Batch
+	waits := map[millrace.JobID]millrace.WaitReason{}
+	hosts := map[millrace.HostID]bool{}
+	spent := map[int64]float64{}
+	for _, c := range d.Cover {
+		b.Queue(`UPDATE vms SET for_job = $3, changed_at = $4 WHERE (org_id, vm_id) = ($1, $2)`, org, c.VMID, c.JobID, p.Now)
+		waits[c.JobID] = millrace.WaitReason{}
+	}
+	for _, r := range d.Retire {
+		v := vms[r.VMID]
+		v.RetireReason = r.Reason
+		if v.RunnerID == 0 {
+			// Nothing to unregister: a registration that is being made right now finds the VM unwanted and is undone.
+			if err := v.To(millrace.VMStopping, p.Now); err != nil {
+				return err
+			}
+			hosts[v.HostID] = true
+		} else {
+			tx.announceTo(topicTasks)
+			b.Queue(`INSERT INTO outbox (org_id, kind, args, at) VALUES ($1, $2, $3, $4)`,
+				org, millrace.RetireVM{}.Kind(), millrace.RetireVM{OrgID: org, VMID: v.ID}, p.Now)
+		}
+		tx.queueVM(&b, v)
+	}
+	for _, place := range d.Place {
+		j := jobs[place.JobID]
+		id := millrace.NewVMID(tx.ids, p.Now)
+		b.Queue(`
+			INSERT INTO vms (org_id, vm_id, host_id, for_job, state, epoch, zone, arch, cpu, memory, burstable, labels, installation_id,
+				repository_id, repository, runner_id, runner_name, reason, retire_reason, peak_memory, cpu_ms, disk_read, disk_write, net_rx,
+				net_tx, placed_at, changed_at)
+			VALUES ($1, $2, $3, $4, $5, 1, $6, $7, $8, $9, $10, $11, $12, $13, $14, 0, $15, '', '', 0, 0, 0, 0, 0, 0, $16, $16)`,
+			org, id, place.HostID, j.ID, millrace.VMPending, j.Zone, place.Arch, j.Demand.Size.MilliCPU, j.Demand.Size.MemoryMB,
+			j.Demand.Burstable, j.Labels, j.InstallationID, j.RepositoryID, j.Repository, millrace.RunnerName(id, 1), p.Now)
+		waits[j.ID] = millrace.WaitReason{}
+		hosts[place.HostID] = true
+		spent[j.InstallationID]++
+	}
+	for job, reason := range d.Wait {
+		waits[job] = reason
+	}
+	changed := len(d.Cover)+len(d.Retire)+len(d.Place) > 0
+	for _, j := range p.Jobs { // in order, so that two passes lock rows alike
+		if reason, ok := waits[j.ID]; ok && reason != j.Wait {
+			b.Queue(`UPDATE jobs SET wait_code = $3, wait_text = $4 WHERE (org_id, job_id) = ($1, $2)`, org, j.ID, reason.Code, reason.Text)
+			changed = true
+		}
+	}
+	for _, h := range p.Hosts {
+		if hosts[h.ID] {
+			tx.queueDesired(&b, org, h.ID)
+		}
+	}
+	for _, i := range p.Installations {
+		if n := spent[i.ID]; n > 0 {
+			b.Queue(`UPDATE installations SET jit_left = $3, jit_at = $4 WHERE (org_id, installation_id) = ($1, $2)`, org, i.ID, i.JITLeft-n, p.Now)
+		}
+	}
+	if changed {
+		tx.announceOrg(org)
+	}
+	if b.Len() == 0 {
+		return nil
+	}
+	return tx.SendBatch(ctx, &b).Close()
+}
+
+// OrgsWithDemand are the orgs that have a job which isn't completed or a VM that isn't gone.
+func (s *Store) OrgsWithDemand(ctx context.Context) (orgs []millrace.OrgID, err error) {
+	err = s.systemTx(ctx, func(tx *Tx) error {
+		orgs, err = many(ctx, tx, pgx.RowTo[millrace.OrgID], `
+			SELECT org_id FROM orgs o
+			WHERE EXISTS (SELECT FROM jobs j WHERE j.org_id = o.org_id AND j.status <> 'completed')
+				OR EXISTS (SELECT FROM vms v WHERE v.org_id = o.org_id AND v.state <> 'gone')
+			ORDER BY org_id`)
+		return err
+	})
+	return orgs, err
+}

@@ -1,0 +1,72 @@
+package store
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/millrace-ci/millrace"
+)
+
+// Retiring is a VM to unregister at GitHub, and where it is registered.
+type Retiring struct {
+	VM     millrace.VM
+	Target millrace.RunnerTarget
+}
+
+// Retiring finds a VM that is to be unregistered. NotFound when it is gone without a trace.
+func (s *Store) Retiring(ctx context.Context, org millrace.OrgID, vm millrace.VMID) (r Retiring, err error) {
+	err = s.systemTx(ctx, func(tx *Tx) error {
+		r.VM, err = one(ctx, tx, scanVM, `SELECT `+vmColumns+` FROM vms v WHERE (v.org_id, v.vm_id) = ($1, $2)`, org, vm)
+		if err != nil {
+			return err
+		}
+		var owner string
+		var kind millrace.OwnerType
+		err := tx.QueryRow(ctx, `SELECT owner_login, owner_type FROM installations WHERE (org_id, installation_id) = ($1, $2)`,
+			org, r.VM.InstallationID).Scan(&owner, &kind)
+		r.Target = target(r.VM, owner, kind)
+		return err
+	})
+	return r, err
+}
+
+// Unregistered says that GitHub knows the VM's runner no more: only now may the host destroy it, and only now may its job
+// have another. A VM that ran a job or is gone is left as it is.
+func (s *Store) Unregistered(ctx context.Context, org millrace.OrgID, vm millrace.VMID) error {
+	return s.retire(ctx, org, vm, func(tx *Tx, b *pgx.Batch, v *millrace.VM) error {
+		if v.State == millrace.VMGone || v.State == millrace.VMStopping || !v.RanJob.IsZero() {
+			return nil
+		}
+		if err := v.To(millrace.VMStopping, tx.now); err != nil {
+			return err
+		}
+		v.Reason = v.RetireReason
+		tx.queueDesired(b, org, v.HostID)
+		return nil
+	})
+}
+
+// KeepBusy says that GitHub refused to remove the VM's runner because it runs a job: the VM is left alone.
+func (s *Store) KeepBusy(ctx context.Context, org millrace.OrgID, vm millrace.VMID) error {
+	return s.retire(ctx, org, vm, func(_ *Tx, _ *pgx.Batch, v *millrace.VM) error {
+		v.RetireReason = ""
+		return nil
+	})
+}
+
+func (s *Store) retire(ctx context.Context, org millrace.OrgID, vm millrace.VMID, change func(*Tx, *pgx.Batch, *millrace.VM) error) error {
+	return s.systemTx(ctx, func(tx *Tx) error {
+		v, err := one(ctx, tx, scanVM, `SELECT `+vmColumns+` FROM vms v WHERE (v.org_id, v.vm_id) = ($1, $2) FOR UPDATE`, org, vm)
+		if err != nil {
+			return err
+		}
+		var b pgx.Batch
+		if err := change(tx, &b, &v); err != nil {
+			return err
+		}
+		tx.queueVM(&b, v)
+		tx.announceDemand(org)
+		return tx.SendBatch(ctx, &b).Close()
+	})
+}

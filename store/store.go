@@ -1,0 +1,249 @@
+// Package store holds every SQL statement. A method is one use case in one transaction; helpers take the transaction.
+//
+// Two roles log in, each with its own pool. The app role serves pages and the API: [Store.Org] is the only way to a
+// tenant's rows, and row-level security refuses every other's. The system role serves intake, placement and the workers,
+// which cross tenants. Announcements (LISTEN/NOTIFY) make things fast; polling makes them right.
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"gocloud.dev/blob"
+	_ "gocloud.dev/blob/fileblob" // file:// URLs
+	_ "gocloud.dev/blob/memblob"  // mem:// URLs, for tests
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/migrations"
+)
+
+// Config is what a store needs. Its zero values but the URLs are useful.
+type Config struct {
+	AppURL    string           // Postgres as millrace_app
+	SystemURL string           // Postgres as millrace_system
+	BlobURL   string           // where consoles go; "" keeps them in memory
+	Prefixes  []string         // label prefixes that are ours; none: "millrace"
+	Now       func() time.Time // nil: the database's clock, read once per transaction
+	IDs       *millrace.Source // nil: random
+	Log       *slog.Logger     // nil: none
+}
+
+// Store is the database and the blobs beside it.
+type Store struct {
+	Bus *Bus // announcements
+
+	app, system *pgxpool.Pool
+	blobs       *blob.Bucket
+	prefixes    []string
+	now         func() time.Time
+	ids         *millrace.Source
+	log         *slog.Logger
+	intake      chan intakeRequest
+	heard       heard
+	stop        context.CancelFunc
+	stopped     chan struct{}
+}
+
+// Open connects both pools and begins to listen. The pools are small on purpose: Postgres does more with few connections.
+func Open(ctx context.Context, cfg Config) (*Store, error) {
+	if cfg.IDs == nil {
+		cfg.IDs = new(millrace.Source)
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.BlobURL == "" {
+		cfg.BlobURL = "mem://"
+	}
+	if len(cfg.Prefixes) == 0 {
+		cfg.Prefixes = []string{"millrace"}
+	}
+	app, err := connect(ctx, cfg.AppURL, 16)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to Postgres as the app role: %w", err)
+	}
+	system, err := connect(ctx, cfg.SystemURL, 16)
+	if err != nil {
+		app.Close()
+		return nil, fmt.Errorf("connecting to Postgres as the system role: %w", err)
+	}
+	blobs, err := blob.OpenBucket(ctx, cfg.BlobURL)
+	if err != nil {
+		app.Close()
+		system.Close()
+		return nil, fmt.Errorf("opening the blob store: %w", err)
+	}
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s := &Store{
+		Bus: newBus(), app: app, system: system, blobs: blobs, prefixes: cfg.Prefixes, now: cfg.Now, ids: cfg.IDs, log: cfg.Log,
+		intake: make(chan intakeRequest), stop: stop, stopped: make(chan struct{}),
+	}
+	listening := make(chan struct{})
+	go func() {
+		defer close(s.stopped)
+		committers := make(chan struct{})
+		go func() {
+			defer close(committers)
+			s.commitIntake(running)
+		}()
+		s.Bus.listen(running, system, s.log, listening)
+		<-committers
+	}()
+	select {
+	case <-listening:
+	case <-ctx.Done():
+		s.Close()
+		return nil, ctx.Err()
+	}
+	return s, nil
+}
+
+func connect(ctx context.Context, url string, size int32) (*pgxpool.Pool, error) {
+	cfg, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, err
+	}
+	cfg.MaxConns = size
+	cfg.MaxConnIdleTime = 5 * time.Minute
+	cfg.ConnConfig.RuntimeParams["application_name"] = "millrace"
+	cfg.ConnConfig.RuntimeParams["statement_timeout"] = "30000"
+	cfg.ConnConfig.RuntimeParams["lock_timeout"] = "10000"
+	cfg.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "60000"
+	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := pool.Ping(ctx); err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return pool, nil
+}
+
+// Close ends the listener and the pools, after the use cases that are under way.
+func (s *Store) Close() {
+	s.stop()
+	<-s.stopped
+	s.app.Close()
+	s.system.Close()
+	s.blobs.Close()
+}
+
+// Ready reports an error unless the store can commit and the migrations are applied.
+func (s *Store) Ready(ctx context.Context) error {
+	return s.systemTx(ctx, func(tx *Tx) error {
+		var version int64
+		if err := tx.QueryRow(ctx, `SELECT schema_version()`).Scan(&version); err != nil {
+			return err
+		}
+		if latest := migrations.Latest(); version < latest {
+			return fmt.Errorf("the schema is at version %d and this program needs %d: run millraced migrate up", version, latest)
+		}
+		_, err := tx.Exec(ctx, `SELECT pg_current_xact_id()`) // makes the commit a real one
+		return err
+	})
+}
+
+// SystemPool is the system role's pool, for the task queue's client alone.
+func (s *Store) SystemPool() *pgxpool.Pool { return s.system }
+
+// Tx is a transaction and the one time it happens at.
+type Tx struct {
+	pgx.Tx
+	now    time.Time
+	ids    *millrace.Source
+	org    millrace.OrgID // of the app role's transactions
+	topics map[string]bool
+	log    *slog.Logger
+}
+
+// systemTx runs do in a transaction of the system role.
+func (s *Store) systemTx(ctx context.Context, do func(*Tx) error) error {
+	return s.tx(ctx, s.system, 0, do)
+}
+
+// lookupTx runs do in a transaction of the app role without a tenant: it sees what the lookup functions tell.
+func (s *Store) lookupTx(ctx context.Context, do func(*Tx) error) error {
+	return s.tx(ctx, s.app, 0, do)
+}
+
+func (s *Store) tx(ctx context.Context, pool *pgxpool.Pool, org millrace.OrgID, do func(*Tx) error) error {
+	return pgx.BeginFunc(ctx, pool, func(ptx pgx.Tx) error {
+		tx := &Tx{Tx: ptx, ids: s.ids, topics: map[string]bool{}, log: s.log}
+		if err := tx.enter(ctx, org); err != nil {
+			return err
+		}
+		if s.now != nil {
+			tx.now = s.now()
+		}
+		if err := do(tx); err != nil {
+			return friendly(err)
+		}
+		return tx.announce(ctx)
+	})
+}
+
+// enter sets the tenant for the transaction and reads its time: one round trip.
+func (tx *Tx) enter(ctx context.Context, org millrace.OrgID) error {
+	tx.org = org
+	tenant := ""
+	if org != 0 {
+		tenant = strconv.FormatInt(int64(org), 10)
+	}
+	return tx.QueryRow(ctx, `SELECT transaction_timestamp(), set_config('app.org_id', $1, true)`, tenant).Scan(&tx.now, nil)
+}
+
+// audit records a change in the transaction that makes it.
+func (tx *Tx) audit(ctx context.Context, org millrace.OrgID, actor millrace.Actor, action, subject string) error {
+	_, err := tx.Exec(ctx, `
+		INSERT INTO audit (org_id, at, audit_id, actor_kind, actor_id, action, subject)
+		VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+		org, tx.now, millrace.NewJobID(tx.ids, tx.now).UUID(), actor.Kind, actor.ID, action, subject)
+	return err
+}
+
+// Org is one tenant's part of the store: the app role, with the tenant set for each transaction.
+type Org struct {
+	id    millrace.OrgID
+	store *Store
+}
+
+// Org is the part of the store that belongs to org.
+func (s *Store) Org(org millrace.OrgID) Org { return Org{org, s} }
+
+func (o Org) tx(ctx context.Context, do func(*Tx) error) error {
+	return o.store.tx(ctx, o.store.app, o.id, do)
+}
+
+// taken maps a constraint to the sentence that a person sees when it is violated.
+var taken = map[string]string{
+	"orgs_slug_key":                  "This short name is taken.",
+	"hosts_name_key":                 "A host with this name already exists.",
+	"hosts_sign_key_key":             "A host with this key already exists; every host makes its own keys.",
+	"installations_installation_key": "This installation belongs to another org.",
+}
+
+// friendly turns what the database refuses, or does not have, into what a person may be told.
+func friendly(err error) error {
+	var e *millrace.Error
+	if err == nil || errors.As(err, &e) {
+		return err
+	}
+	if errors.Is(err, pgx.ErrNoRows) {
+		return millrace.Errorf(millrace.NotFound, "There is no such thing here.")
+	}
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		if sentence, ok := taken[pgErr.ConstraintName]; ok {
+			return millrace.Errorf(millrace.Conflict, "%s", sentence)
+		}
+	}
+	return err
+}
