@@ -1,0 +1,167 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/client"
+)
+
+// evil is what a hostile repository would have a terminal do: clear the screen (C0 and C1), ring, reverse and hide text.
+const evil = "\x1b[2J\u009b2J\a\u202e\u200b\U000e0041\x7f"
+
+var at = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+
+func job() client.Job {
+	return client.Job{
+		ID: millrace.JobID{15: 1}, Repository: "calm/app", Workflow: "CI" + evil, Name: "build\tall\n", Status: millrace.JobQueued,
+		Labels: []string{"millrace"}, QueuedAt: client.Time(at),
+		Wait:     &millrace.WaitReason{Code: millrace.WaitNoHost, Text: "No host has the label gpu."},
+		Timeline: []client.TimelineStep{{State: "queued", At: at}, {State: "placed", At: at.Add(time.Second), MS: 1000}},
+	}
+}
+
+// server is an API with one job, one host and one group of usage.
+func server(t *testing.T) string {
+	t.Helper()
+	const org = "/api/v1/orgs/calm/"
+	answers := map[string]any{
+		org + "jobs": client.NewList([]client.Job{job()}, "opaque"),
+		org + "jobs/job_00000000000000000000000001": job(),
+		org + "hosts": client.NewList([]client.Host{{ID: millrace.HostID{15: 1}, Name: "h1", Status: millrace.StatusOnline,
+			Facts: millrace.HostFacts{Arch: millrace.AMD64, Offer: millrace.Size{MilliCPU: 4000, MemoryMB: 8192}}, SeenAt: client.Time(at)}}, ""),
+		org + "usage": client.NewList([]client.Usage{{Key: "calm/app", Jobs: 3, Failed: 1, BuildMS: 90_000, VCPUMS: 180_000, WaitP50MS: 800, WaitP95MS: 2500}}, ""),
+	}
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer, ok := answers[r.URL.Path]
+		var err error
+		switch {
+		case r.Header.Get("Authorization") != "Bearer mrat_good":
+			err = millrace.Errorf(millrace.Unauthenticated, "The token is unknown.%s", evil)
+		case !ok:
+			err = millrace.Errorf(millrace.NotFound, "There is no such job.")
+		}
+		if err != nil {
+			w.Header().Set("Content-Type", client.ProblemType)
+			w.WriteHeader(millrace.CodeOf(err).Status())
+			answer = client.NewProblem(err, "")
+		}
+		_ = json.NewEncoder(w).Encode(answer)
+	}))
+	t.Cleanup(srv.Close)
+	return srv.URL
+}
+
+// run runs one command line against url.
+func run(t *testing.T, url, token string, terminal bool, line ...string) (code int, out, errs string) {
+	t.Helper()
+	env := map[string]string{"MILLRACE_URL": url, "MILLRACE_ORG": "calm", "MILLRACE_TOKEN": token}
+	var stdout, stderr bytes.Buffer
+	code = Run(t.Context(), Env{
+		Args: line, Getenv: func(k string) string { return env[k] }, Stdout: &stdout, Stderr: &stderr, Terminal: terminal, Version: "v1",
+	})
+	return code, stdout.String(), stderr.String()
+}
+
+func TestOutput(t *testing.T) {
+	t.Parallel()
+	url := server(t)
+	for _, tt := range []struct {
+		line     string
+		terminal bool
+		want     string
+	}{
+		{"version", false, "v1\n"},
+		{"version --json", false, "{\n  \"version\": \"v1\"\n}\n"},
+		{"jobs list", false, "job\tstatus\trepository\tname\thost\tqueued\n" +
+			"job_00000000000000000000000001\tqueued\tcalm/app\tCI[2J2J / build all \t-\t2026-11-24 12:00:00Z\n"},
+		{"jobs list", true, "JOB                             STATUS  REPOSITORY  NAME                  HOST  QUEUED\n" +
+			"job_00000000000000000000000001  queued  calm/app    CI[2J2J / build all   -     2026-11-24 12:00:00Z\n"},
+		{"jobs show job_00000000000000000000000001", false, "field\tvalue\n" +
+			"job\tjob_00000000000000000000000001\nstatus\tqueued\nrepository\tcalm/app\nname\tCI[2J2J / build all \n" +
+			"branch\t-\ncommit\t-\nactor\t-\nlabels\tmillrace\nurl\t\nwaits\tno_host_matching_labels: No host has the label gpu.\n" +
+			"queued\t2026-11-24 12:00:00Z  +0s\nplaced\t2026-11-24 12:00:01Z  +1s\n"},
+		{"hosts list", false, "host\tname\tstatus\tarch\tvms\tcommitted\toffer\tseen\n" +
+			"host_00000000000000000000000001\th1\tonline\tamd64\t0\t0 vCPU, 0 MB\t4 vCPU, 8 GB\t2026-11-24 12:00:00Z\n"},
+		{"usage --by repository", false, "repository\tjobs\tfailed\tbuild\tvcpu\twait p50\twait p95\ncalm/app\t3\t1\t1m30s\t3m0s\t800ms\t2.5s\n"},
+	} {
+		code, out, errs := run(t, url, "mrat_good", tt.terminal, strings.Fields(tt.line)...)
+		if d := cmp.Diff(tt.want, out); code != exitOK || d != "" {
+			t.Errorf("%s: exit %d, %s, %s", tt.line, code, errs, d)
+		}
+	}
+}
+
+func TestJSONIsTheAPIs(t *testing.T) {
+	t.Parallel()
+	code, out, _ := run(t, server(t), "mrat_good", true, "jobs", "show", job().ID.String(), "--json")
+	var got client.Job
+	if err := json.Unmarshal([]byte(out), &got); err != nil || code != exitOK {
+		t.Fatalf("exit %d, %v", code, err)
+	}
+	if d := cmp.Diff(job(), got); d != "" {
+		t.Error(d)
+	}
+	for _, r := range out {
+		if r != '\n' && hostile(r) {
+			t.Errorf("%U reaches the terminal", r)
+		}
+	}
+}
+
+func TestExitCodes(t *testing.T) {
+	t.Parallel()
+	url := server(t)
+	for _, tt := range []struct {
+		line, token string
+		want        int
+		says        string
+	}{
+		{"", "", exitOK, ""},
+		{"--help", "", exitOK, ""},
+		{"jobs", "", exitOK, ""},
+		{"bogus", "", exitUsage, "bogus"},
+		{"jobs bogus", "", exitUsage, "bogus"},
+		{"jobs list extra", "", exitUsage, "extra"},
+		{"jobs list --bogus", "", exitUsage, "bogus"},
+		{"jobs show", "", exitUsage, "accepts 1 arg"},
+		{"usage --by moon", "mrat_good", exitUsage, "--by"},
+		{"--url= hosts list", "mrat_good", exitUsage, "MILLRACE_URL"},
+		{"--org= hosts list", "mrat_good", exitUsage, "MILLRACE_ORG"},
+		{"hosts list", "", exitAuth, "MILLRACE_TOKEN"},
+		{"hosts list", "mrat_bad", exitAuth, "The token is unknown."},
+		{"jobs show job_00000000000000000000000009", "mrat_good", exitNone, "There is no such job."},
+		{"jobs show vm_00000000000000000000000001", "mrat_good", exitNone, "no job"},
+		{"--url http://127.0.0.1:1 hosts list", "mrat_good", exitError, "refused"},
+		{"--url :// hosts list", "mrat_good", exitError, "missing protocol"},
+	} {
+		code, _, errs := run(t, url, tt.token, false, strings.Fields(tt.line)...)
+		if code != tt.want || !strings.Contains(errs, tt.says) || strings.ContainsAny(errs, "\x1b\a\u009b\u202e") {
+			t.Errorf("%q: exit %d, want %d: %q", tt.line, code, tt.want, errs)
+		}
+	}
+	_, out, _ := run(t, url, "", false, "--help")
+	if !strings.Contains(out, "Exit codes:") || !strings.Contains(out, "MILLRACE_TOKEN") {
+		t.Errorf("the help lacks the contract: %s", out)
+	}
+}
+
+func FuzzPlain(f *testing.F) {
+	f.Add(evil)
+	f.Add("\xff\xfe\x9b")
+	f.Fuzz(func(t *testing.T, s string) {
+		for _, r := range plain(s) {
+			if hostile(r) {
+				t.Errorf("%q keeps %U", s, r)
+			}
+		}
+	})
+}
