@@ -1,0 +1,186 @@
+package workers
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/scheduler"
+)
+
+// The placer runs one pass per org at a time in this process (an advisory lock keeps those of other processes apart). Its
+// decisions are [Step]'s; [Workers.placeForever] only carries them out.
+
+// PlacerState is what the placer knows. The zero value knows nothing.
+type PlacerState struct {
+	Orgs map[millrace.OrgID]OrgState
+}
+
+// OrgState is what the placer knows of one org.
+type OrgState struct {
+	Dirty    int       // announcements so far
+	Seen     int       // announcements when the running or last pass began
+	Running  bool      // a pass is under way
+	NextAt   time.Time // when the same facts would give another decision; zero: never
+	Failures int       // passes that failed in a row
+}
+
+// PlacerEvent is something that happened.
+type PlacerEvent interface{ placerEvent() }
+
+type (
+	// Announced says that the demand of some orgs may have changed.
+	Announced struct{ Orgs []millrace.OrgID }
+	// PassDone says that a pass ended; NextAt as in [millrace.Decision].
+	PassDone struct {
+		Org    millrace.OrgID
+		NextAt time.Time
+		Failed bool
+	}
+	// Woken says that the time of [PlacerState.Wake] has come.
+	Woken struct{}
+)
+
+func (Announced) placerEvent() {}
+func (PassDone) placerEvent()  {}
+func (Woken) placerEvent()     {}
+
+// RunPass is the one thing that the placer has done: a pass for an org, whose end is a [PassDone].
+type RunPass struct{ Org millrace.OrgID }
+
+// Step is the placer's decision: what happened, now, and what to do. An announcement during a pass starts another one
+// after it, for the pass may have read before the announced commit; any number of announcements start one.
+func Step(s PlacerState, event PlacerEvent, now time.Time) (PlacerState, []RunPass) {
+	s.Orgs = maps.Clone(s.Orgs)
+	if s.Orgs == nil {
+		s.Orgs = map[millrace.OrgID]OrgState{}
+	}
+	switch e := event.(type) {
+	case Announced:
+		for _, org := range e.Orgs {
+			o := s.Orgs[org]
+			o.Dirty++
+			s.Orgs[org] = o
+		}
+	case PassDone:
+		o := s.Orgs[e.Org]
+		o.Running, o.NextAt = false, e.NextAt
+		if e.Failed {
+			o.Failures++
+			o.NextAt = now.Add(retryPass(o.Failures))
+			o.Dirty = o.Seen // it is tried again at NextAt, not at once
+		} else {
+			o.Failures = 0
+		}
+		s.Orgs[e.Org] = o
+	case Woken:
+	}
+	var run []RunPass
+	for _, org := range slices.Sorted(maps.Keys(s.Orgs)) {
+		o := s.Orgs[org]
+		due := !o.NextAt.IsZero() && !o.NextAt.After(now)
+		if o.Running || o.Dirty == o.Seen && !due {
+			continue
+		}
+		if o.Failures > 0 && !due {
+			continue
+		}
+		o.Running, o.Seen, o.NextAt = true, o.Dirty, time.Time{}
+		s.Orgs[org] = o
+		run = append(run, RunPass{org})
+	}
+	return s, run
+}
+
+// Wake is when [Woken] is due next; zero: never.
+func (s PlacerState) Wake() (at time.Time) {
+	for _, o := range s.Orgs {
+		if !o.Running && !o.NextAt.IsZero() && (at.IsZero() || o.NextAt.Before(at)) {
+			at = o.NextAt
+		}
+	}
+	return at
+}
+
+// retryPass is how long to wait after a number of failed passes: 100 ms doubled each time, 10 s at the most.
+func retryPass(failures int) time.Duration {
+	return min(100*time.Millisecond<<min(failures-1, 7), 10*time.Second)
+}
+
+const (
+	// pollDemand is how often all orgs are looked at: an announcement can be lost.
+	pollDemand = 10 * time.Second
+	// passes is how many orgs are placed for at the same time in one process.
+	passes = 4
+)
+
+// placeForever carries out what [Step] decides until ctx ends and the passes under way have ended.
+func (w *Workers) placeForever(ctx context.Context) error {
+	var state PlacerState
+	running := 0
+	done := make(chan PassDone)
+	slots := make(chan struct{}, passes)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	nextPoll := time.Now()
+	for {
+		var event PlacerEvent
+		select {
+		case pass := <-done:
+			running--
+			event = pass
+		case <-w.store.Bus.Demands():
+			orgs, all := w.store.Bus.TakeDemand()
+			if all {
+				nextPoll = time.Now()
+			}
+			event = Announced{orgs}
+		case <-timer.C:
+			event = Woken{}
+		case <-ctx.Done():
+			for ; running > 0; running-- {
+				<-done
+			}
+			return nil
+		}
+		events := []PlacerEvent{event}
+		if now := time.Now(); !nextPoll.After(now) {
+			nextPoll = now.Add(pollDemand)
+			orgs, err := w.store.OrgsWithDemand(ctx)
+			if err != nil && ctx.Err() == nil {
+				w.log.Error("looking for demand failed; trying again", "error", err)
+			}
+			events = append(events, Announced{orgs})
+		}
+		for _, event := range events {
+			var run []RunPass
+			state, run = Step(state, event, time.Now())
+			for _, pass := range run {
+				running++
+				go func() {
+					slots <- struct{}{}
+					defer func() { <-slots }()
+					done <- w.pass(ctx, pass.Org)
+				}()
+			}
+		}
+		at := nextPoll
+		if wake := state.Wake(); !wake.IsZero() && wake.Before(at) {
+			at = wake
+		}
+		timer.Reset(time.Until(at))
+	}
+}
+
+func (w *Workers) pass(ctx context.Context, org millrace.OrgID) PassDone {
+	placed, err := w.store.Place(ctx, org, scheduler.Decide)
+	if err != nil && ctx.Err() == nil {
+		w.log.Error("a placement pass failed; trying again", "org", org, "error", err)
+	}
+	if placed.VMs > 0 {
+		w.log.Debug("placed", "org", org, "vms", placed.VMs)
+	}
+	return PassDone{Org: org, NextAt: placed.NextAt, Failed: err != nil}
+}

@@ -1,0 +1,192 @@
+// Package workers holds the background work that keeps the service honest: the placer, a plain loop of this process's
+// own; tasks, which River runs once over all processes; and the schedule.
+package workers
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/rivertype"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/migrations"
+	"github.com/millrace-ci/millrace/store"
+)
+
+// Config is what the workers need.
+type Config struct {
+	Store   *store.Store
+	Runners millrace.Runners
+	Log     *slog.Logger
+}
+
+// Workers are one process's workers.
+type Workers struct {
+	store   *store.Store
+	runners millrace.Runners
+	log     *slog.Logger
+}
+
+// New makes workers; [Workers.Run] starts them.
+func New(cfg Config) *Workers {
+	return &Workers{store: cfg.Store, runners: cfg.Runners, log: cfg.Log}
+}
+
+// schedule is all that happens by the clock. What is written in a process's memory is each process's to do; the rest is a
+// task that one process does. A missed or doubled tick is harmless.
+var schedule = []struct {
+	every time.Duration
+	here  func(*Workers, context.Context) error // in every process
+	task  river.PeriodicJobConstructor          // once over all processes
+}{
+	{every: 5 * time.Second, here: func(w *Workers, ctx context.Context) error { return w.store.FlushHeard(ctx) }},
+	{every: 5 * time.Second, task: func() (river.JobArgs, *river.InsertOpts) { return millrace.FindLostHosts{}, nil }},
+	{every: time.Hour, task: func() (river.JobArgs, *river.InsertOpts) { return millrace.KeepPartitions{}, nil }},
+}
+
+// Run works until ctx ends, then lets running tasks end, for at most 10 s.
+func (w *Workers) Run(ctx context.Context) error {
+	client, err := w.newClient()
+	if err != nil {
+		return err
+	}
+	if err := client.Start(context.WithoutCancel(ctx)); err != nil {
+		return err
+	}
+	group, running := errgroup.WithContext(ctx)
+	group.Go(func() error { return w.placeForever(running) })
+	group.Go(func() error { return w.relayForever(running, client) })
+	for _, s := range schedule {
+		if s.here == nil {
+			continue
+		}
+		group.Go(func() error {
+			return w.every(running, s.every, func(ctx context.Context) error { return s.here(w, ctx) })
+		})
+	}
+	err = group.Wait()
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if stopErr := client.Stop(bounded); stopErr != nil {
+		err = errors.Join(err, client.StopAndCancel(context.WithoutCancel(ctx)))
+	}
+	// The last heartbeats, so that a restart isn't taken for silence.
+	return errors.Join(err, w.store.FlushHeard(bounded))
+}
+
+func (w *Workers) newClient() (*river.Client[pgx.Tx], error) {
+	tasks := river.NewWorkers()
+	river.AddWorker(tasks, &retireVM{w: w})
+	river.AddWorker(tasks, &closeJob{w: w})
+	river.AddWorker(tasks, &keepPartitions{w: w})
+	river.AddWorker(tasks, &findLostHosts{w: w})
+	var periodic []*river.PeriodicJob
+	for _, s := range schedule {
+		if s.task != nil {
+			periodic = append(periodic, river.NewPeriodicJob(river.PeriodicInterval(s.every), func() (river.JobArgs, *river.InsertOpts) {
+				args, _ := s.task()
+				return args, &river.InsertOpts{UniqueOpts: unique}
+			}, &river.PeriodicJobOpts{RunOnStart: true}))
+		}
+	}
+	return river.NewClient(riverpgxv5.New(w.store.SystemPool()), &river.Config{
+		Schema:            migrations.RiverSchema,
+		Queues:            map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: 20}},
+		Workers:           tasks,
+		PeriodicJobs:      periodic,
+		FetchCooldown:     50 * time.Millisecond,
+		FetchPollInterval: time.Second,
+		Logger:            slog.New(quiet{w.log.Handler()}),
+		ErrorHandler:      logErrors{w.log},
+		RetryPolicy:       retryPolicy{},
+		JobTimeout:        time.Minute,
+	})
+}
+
+// unique makes a task's arguments its identity: inserting it while one waits is one task; after it ended it may be
+// inserted again.
+var unique = river.UniqueOpts{
+	ByArgs: true,
+	ByState: []rivertype.JobState{
+		rivertype.JobStateAvailable, rivertype.JobStatePending, rivertype.JobStateRunning, rivertype.JobStateRetryable, rivertype.JobStateScheduled,
+	},
+}
+
+// relayForever moves tasks from the outbox to the queue: at once when one is announced, and every few seconds.
+func (w *Workers) relayForever(ctx context.Context, client *river.Client[pgx.Tx]) error {
+	poll := time.NewTicker(5 * time.Second)
+	defer poll.Stop()
+	for {
+		announced := w.store.Bus.On(store.TopicTasks())
+		n, err := w.store.RelayOutbox(ctx, func(ctx context.Context, tx pgx.Tx, kind string, args []byte) error {
+			task, err := decodeTask(kind, args)
+			if err != nil {
+				w.log.Error("a task in the outbox is not understood and was dropped", "kind", kind, "error", err)
+				return nil
+			}
+			_, err = client.InsertTx(ctx, tx, task, &river.InsertOpts{UniqueOpts: unique})
+			return err
+		})
+		if err != nil && ctx.Err() == nil {
+			w.log.Error("relaying tasks failed; trying again", "error", err)
+		}
+		if n > 0 && err == nil {
+			continue // there may be more
+		}
+		select {
+		case <-announced:
+		case <-poll.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// decodeTask is the one list of tasks that use cases may ask for.
+func decodeTask(kind string, args []byte) (river.JobArgs, error) {
+	switch kind {
+	case millrace.CloseJob{}.Kind():
+		return decode[millrace.CloseJob](args)
+	case millrace.RetireVM{}.Kind():
+		return decode[millrace.RetireVM](args)
+	default:
+		return nil, fmt.Errorf("there is no task %q", kind)
+	}
+}
+
+func decode[T river.JobArgs](args []byte) (river.JobArgs, error) {
+	var t T
+	err := json.Unmarshal(args, &t)
+	return t, err
+}
+
+// every does something at a steady pace until ctx ends; an error is logged and tried again at the next tick.
+func (w *Workers) every(ctx context.Context, pace time.Duration, do func(context.Context) error) error {
+	tick := time.NewTicker(pace)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if err := do(ctx); err != nil && ctx.Err() == nil {
+				w.log.Error("scheduled work failed; trying again", "error", err)
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// quiet passes River's own messages on from warnings upward: the rest is about its housekeeping.
+type quiet struct{ slog.Handler }
+
+func (q quiet) Enabled(ctx context.Context, level slog.Level) bool {
+	return level >= slog.LevelWarn && q.Handler.Enabled(ctx, level)
+}
