@@ -20,3 +20,17 @@ type Host struct {
 	SeenAt    *time.Time          `json:"seen_at"`
 	CreatedAt time.Time           `json:"created_at"`
 }
+
+// NewHost is h at time now on the wire, with its live VMs and their sum.
+func NewHost(h millrace.Host, vms int, committed millrace.Size, now time.Time) Host {
+	return Host{
+		ID:        h.ID,
+		Name:      h.Name,
+		Status:    h.Status(now),
+		Facts:     h.Facts,
+		VMs:       vms,
+		Committed: committed,
+		SeenAt:    Time(h.SeenAt),
+		CreatedAt: h.CreatedAt.UTC(),
+	}
+}

@@ -42,9 +42,51 @@ type Job struct {
 	Timeline []TimelineStep `json:"timeline"`
 }
 
-// TimelineStep is a stage that a job has reached, in order: queued, placed, booting, online, running, done.
+// TimelineStep is a stage that a job has reached, see [millrace.Timeline].
 type TimelineStep struct {
-	State string    `json:"state"`
-	At    time.Time `json:"at"`
-	MS    int64     `json:"ms"` // since queued, by the server's clock
+	State millrace.Stage `json:"state"`
+	At    time.Time      `json:"at"`
+	MS    int64          `json:"ms"` // since queued, by the server's clock
+}
+
+// NewJob is j on the wire; v is the VM that ran it or is meant for it, on the host named host, or nil.
+func NewJob(j millrace.Job, v *millrace.VM, host string) Job {
+	out := Job{
+		ID:          j.ID,
+		GitHubJobID: j.GitHubID,
+		RunID:       j.RunID,
+		RunAttempt:  j.RunAttempt,
+		Repository:  j.Repository,
+		Workflow:    j.Workflow,
+		Name:        j.Name,
+		Branch:      j.Branch,
+		SHA:         j.SHA,
+		Actor:       j.Actor,
+		Labels:      append([]string{}, j.Labels...),
+		HTMLURL:     j.HTMLURL,
+		Zone:        j.Zone,
+		Status:      j.Status,
+		Conclusion:  j.Conclusion,
+		RunnerName:  j.RunnerName,
+		QueuedAt:    Time(j.QueuedAt),
+		StartedAt:   Time(j.StartedAt),
+		CompletedAt: Time(j.CompletedAt),
+		ReceivedAt:  Time(j.ReceivedAt),
+		Arch:        j.Demand.Arch,
+		Size:        j.Demand.Size,
+		Timeline:    []TimelineStep{},
+	}
+	if j.Wait != (millrace.WaitReason{}) {
+		out.Wait = &j.Wait
+	}
+	if v != nil {
+		vm := NewVM(*v, host)
+		out.VM = &vm
+	}
+	timeline := millrace.Timeline(j, v)
+	for _, r := range timeline {
+		ms := r.At.Sub(timeline[0].At).Milliseconds()
+		out.Timeline = append(out.Timeline, TimelineStep{State: r.Stage, At: r.At.UTC(), MS: ms})
+	}
+	return out
 }
