@@ -100,7 +100,7 @@ func jobRows(j client.Job) [][]string {
 		rows = append(rows, []string{"waits", string(j.Wait.Code) + ": " + j.Wait.Text})
 	}
 	for _, s := range j.Timeline {
-		rows = append(rows, []string{s.State, clock(&s.At) + "  +" + ms(s.MS)})
+		rows = append(rows, []string{string(s.State), clock(&s.At) + "  +" + ms(s.MS)})
 	}
 	if v := j.VM; v != nil {
 		rows = append(rows,
