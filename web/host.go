@@ -1,0 +1,71 @@
+package web
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/store"
+)
+
+// hostsView is what the hosts page shows.
+type hostsView struct {
+	Path      string
+	URL       string // of this server, for the agent
+	MayEnroll bool
+	Token     millrace.Secret // just made; shown once
+	Hosts     []store.HostRow
+	Now       time.Time
+}
+
+// An enrollment token made on the page is for one machine, soon.
+const (
+	tokenUses = 1
+	tokenLife = time.Hour
+)
+
+func mayEnroll(r millrace.Role) bool { return r == millrace.RoleOwner || r == millrace.RoleAdmin }
+
+func (s *server) hosts(w http.ResponseWriter, r *http.Request, v visit) error {
+	return s.showHosts(w, r, v, "")
+}
+
+// makeEnrollmentToken makes a token and shows it, in this answer only.
+func (s *server) makeEnrollmentToken(w http.ResponseWriter, r *http.Request, v visit) error {
+	if !mayEnroll(v.Org.Role) {
+		return millrace.Errorf(millrace.Forbidden, "Your role in this org, %s, may not add hosts; owner and admin may.", v.Org.Role)
+	}
+	actor := millrace.Actor{Kind: millrace.ActorUser, ID: v.Session.User.ID.String()}
+	token, err := s.Store.Org(v.Org.OrgID).CreateEnrollmentToken(r.Context(), actor, tokenUses, tokenLife)
+	if err != nil {
+		return err
+	}
+	return s.showHosts(w, r, v, token)
+}
+
+func (s *server) showHosts(w http.ResponseWriter, r *http.Request, v visit, token millrace.Secret) error {
+	view := hostsView{Path: "/o/" + v.Org.Slug + "/hosts", URL: s.URL, MayEnroll: mayEnroll(v.Org.Role), Token: token, Now: s.Now()}
+	var err error
+	if view.Hosts, err = s.Store.Org(v.Org.OrgID).Hosts(r.Context()); err != nil {
+		return err
+	}
+	if partial(r) {
+		return render(w, r, http.StatusOK, hostList(view))
+	}
+	return render(w, r, http.StatusOK, hostsPage(v.frame("Hosts", "hosts"), view))
+}
+
+// command enrolls a machine. The token goes in by standard input, so that it is in no list of processes.
+func (v hostsView) command() string {
+	token := "TOKEN"
+	if v.Token != "" {
+		token = v.Token.Reveal()
+	}
+	return fmt.Sprintf("echo %s | sudo millrace-agent enroll --url %s && sudo millrace-agent run", token, v.URL)
+}
+
+func cpus(milli int) string {
+	return strings.TrimSuffix(strings.TrimRight(fmt.Sprintf("%.2f", float64(milli)/1000), "0"), ".")
+}

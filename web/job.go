@@ -1,0 +1,263 @@
+package web
+
+import (
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/store"
+	"github.com/millrace-ci/millrace/web/chart"
+	"github.com/millrace-ci/millrace/web/ui"
+)
+
+// jobsView is what the jobs page shows.
+type jobsView struct {
+	Path         string // without query
+	Query        url.Values
+	Status       millrace.JobStatus
+	Repository   string
+	Repositories []string
+	Counts       map[millrace.JobStatus]int
+	Page         store.JobPage
+	Now          time.Time
+}
+
+// jobs is the list of jobs, newest first: the queue and the history are one table.
+func (s *server) jobs(w http.ResponseWriter, r *http.Request, v visit) error {
+	q := r.URL.Query()
+	view := jobsView{
+		Path: r.URL.Path, Query: q, Now: s.Now(),
+		Status: millrace.JobStatus(q.Get("status")), Repository: q.Get("repository"),
+	}
+	filter := store.JobFilter{Repository: view.Repository, Cursor: q.Get("cursor")}
+	if view.Status != "" {
+		if !slices.Contains(millrace.JobStatuses, view.Status) {
+			return millrace.Errorf(millrace.Invalid, "There is no job status %q; there are waiting, queued, in_progress and completed.", view.Status)
+		}
+		filter.Status = []millrace.JobStatus{view.Status}
+	}
+	org := s.Store.Org(v.Org.OrgID)
+	var err error
+	if view.Page, err = org.Jobs(r.Context(), filter); err != nil {
+		return err
+	}
+	if view.Counts, err = org.JobCounts(r.Context()); err != nil {
+		return err
+	}
+	if partial(r) {
+		return render(w, r, http.StatusOK, jobList(view))
+	}
+	if view.Repositories, err = org.Repositories(r.Context()); err != nil {
+		return err
+	}
+	if view.Repository != "" && !slices.Contains(view.Repositories, view.Repository) {
+		view.Repositories = append(view.Repositories, view.Repository)
+	}
+	return render(w, r, http.StatusOK, jobsPage(v.frame("Jobs", "jobs"), view))
+}
+
+// here is the path with its query: what the live part is fetched from.
+func (v jobsView) here() string { return with(v.Path, v.Query) }
+
+func (v jobsView) older() string {
+	q := url.Values{}
+	for k, values := range v.Query {
+		q[k] = values
+	}
+	q.Set("cursor", v.Page.Next)
+	return with(v.Path, q)
+}
+
+func (v jobsView) newest() string {
+	q := url.Values{}
+	for k, values := range v.Query {
+		if k != "cursor" {
+			q[k] = values
+		}
+	}
+	return with(v.Path, q)
+}
+
+func with(path string, q url.Values) string {
+	if len(q) == 0 {
+		return path
+	}
+	return path + "?" + q.Encode()
+}
+
+func (v jobsView) filtered() bool { return v.Status != "" || v.Repository != "" }
+
+// statusNames are the filter's choices.
+var statusNames = []struct {
+	Status millrace.JobStatus
+	Name   string
+}{
+	{millrace.JobWaiting, "Waiting for approval"},
+	{millrace.JobQueued, "Queued"},
+	{millrace.JobInProgress, "Running"},
+	{millrace.JobCompleted, "Completed"},
+}
+
+// waited is how long a job waited to be run, until now if it still does; none if it never ran.
+func waited(row store.JobRow, now time.Time) (time.Duration, bool) {
+	line := millrace.Timeline(row.Job, row.VM)
+	for _, at := range line {
+		if at.Stage == millrace.StageRunning {
+			return at.At.Sub(line[0].At), true
+		}
+	}
+	if row.Status == millrace.JobCompleted || len(line) == 0 {
+		return 0, false
+	}
+	return now.Sub(line[0].At), true
+}
+
+// ran is how long a job has run.
+func ran(row store.JobRow, now time.Time) (time.Duration, bool) {
+	var start time.Time
+	for _, at := range millrace.Timeline(row.Job, row.VM) {
+		switch {
+		case at.Stage == millrace.StageRunning:
+			start = at.At
+		case at.Stage == millrace.StageDone && !start.IsZero():
+			return at.At.Sub(start), true
+		}
+	}
+	if start.IsZero() || row.Status == millrace.JobCompleted {
+		return 0, false
+	}
+	return now.Sub(start), true
+}
+
+// waitNote is why a job that waits has no VM yet, or how far its VM is.
+func waitNote(row store.JobRow) (code, text string) {
+	switch {
+	case row.Status != millrace.JobQueued:
+		return "", ""
+	case row.VM != nil && row.VM.State.Live():
+		switch row.VM.State {
+		case millrace.VMPending:
+			return "", "A VM is placed; its host is about to start it."
+		case millrace.VMBooting:
+			return "", "Its VM is booting."
+		case millrace.VMOnline, millrace.VMBusy:
+			return "", "Its VM is online; GitHub is about to hand it the job."
+		case millrace.VMLost:
+			return "", "The host of its VM went silent. The job gets another VM as soon as this one is unregistered."
+		case millrace.VMStopping, millrace.VMGone:
+		}
+	case row.Wait.Code != "":
+		return string(row.Wait.Code), row.Wait.Text
+	}
+	if row.Failure != "" {
+		return string(millrace.WaitRetry), "Its last VM did not come up: " + row.Failure
+	}
+	return "", "It is about to be placed."
+}
+
+// remedies say where to turn for a reason to wait; the reason itself has the numbers.
+var remedies = map[millrace.WaitCode]string{
+	millrace.WaitPlanLimit:        "It starts when one of the org's VMs ends. More slots need a larger plan.",
+	millrace.WaitNoHost:           "Add a host with these labels, or change runs-on in the workflow.",
+	millrace.WaitNoCapacity:       "It starts when a VM on one of the hosts ends. More hosts shorten the wait.",
+	millrace.WaitHostUnavailable:  "Bring a host back: start its agent, or enable it.",
+	millrace.WaitLabelUnparseable: "Correct runs-on in the workflow and run it again.",
+	millrace.WaitTooBig:           "Ask for a smaller size in runs-on, or add a larger host.",
+	millrace.WaitRateLimited:      "GitHub limits how fast runners are registered; it goes on by itself.",
+	millrace.WaitSuspended:        "An owner of the GitHub account can install or unsuspend the app.",
+	millrace.WaitRetry:            "It is tried again by itself; the host's log says more.",
+}
+
+// jobView is what a job's page shows.
+type jobView struct {
+	Path string
+	Row  store.JobRow
+	Log  string
+	Cut  bool // the log's beginning is left out
+	Now  time.Time
+}
+
+// logTail is how much of a log a page shows.
+const logTail = 64 << 10
+
+func (s *server) job(w http.ResponseWriter, r *http.Request, v visit) error {
+	id, err := millrace.ParseJobID(r.PathValue("job"))
+	if err != nil {
+		return errNoPage
+	}
+	org := s.Store.Org(v.Org.OrgID)
+	view := jobView{Path: r.URL.Path, Now: s.Now()}
+	if view.Row, err = org.Job(r.Context(), id); millrace.CodeOf(err) == millrace.NotFound {
+		return errNoPage
+	} else if err != nil {
+		return err
+	}
+	if vm := view.Row.VM; vm != nil {
+		console, total, err := org.Console(r.Context(), vm.ID, logTail)
+		if err != nil {
+			return err
+		}
+		view.Cut = total > int64(len(console))
+		view.Log = plain(console, view.Cut)
+	}
+	if partial(r) {
+		return render(w, r, http.StatusOK, jobBody(view))
+	}
+	return render(w, r, http.StatusOK, jobPage(v.frame(view.Row.Name, "jobs"), view))
+}
+
+// trigger says when the page fetches itself anew. A log grows without an announcement.
+func (v jobView) trigger() string {
+	if v.Row.VM != nil && v.Row.VM.State.Live() {
+		return "refresh from:body, every 2s"
+	}
+	return "refresh from:body"
+}
+
+// between are what happens between one stage and the next.
+var between = map[millrace.Stage]string{
+	millrace.StageQueued:  "Waited for a place",
+	millrace.StagePlaced:  "Order to the host",
+	millrace.StageBooting: "VM boots, runner registers",
+	millrace.StageOnline:  "GitHub hands over the job",
+	millrace.StageRunning: "Job runs",
+}
+
+// stageOrder gives each stage its colour, whether or not those before it were seen.
+var stageOrder = []millrace.Stage{millrace.StageQueued, millrace.StagePlaced, millrace.StageBooting, millrace.StageOnline, millrace.StageRunning}
+
+// parts are the times between the stages, in the stages' order; the last goes on until now while the job is not done.
+func (v jobView) parts() []chart.Part {
+	line := millrace.Timeline(v.Row.Job, v.Row.VM)
+	parts := make([]chart.Part, len(stageOrder))
+	for i, at := range line {
+		slot := slices.Index(stageOrder, at.Stage)
+		if slot < 0 {
+			continue // done
+		}
+		end := v.Now
+		if i+1 < len(line) {
+			end = line[i+1].At
+		} else if v.Row.Status == millrace.JobCompleted {
+			end = at.At
+		}
+		took := max(0, end.Sub(at.At))
+		name := between[at.Stage]
+		parts[slot] = chart.Part{Name: name, Took: took, Text: name + ": " + ui.Millis(took)}
+	}
+	return parts
+}
+
+// summary is the timeline in one line.
+func (v jobView) summary() string {
+	var words []string
+	for _, p := range v.parts() {
+		if p.Name != "" {
+			words = append(words, p.Text)
+		}
+	}
+	return "Timeline. " + strings.Join(words, ", ") + "."
+}

@@ -1,0 +1,107 @@
+package web
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"net/http"
+
+	"github.com/a-h/templ"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/web/ui"
+)
+
+var (
+	errNoPage = millrace.Errorf(millrace.NotFound,
+		"There is nothing at this address, or it belongs to an org that you are not a member of.")
+	errCrossOrigin = millrace.Errorf(millrace.Forbidden,
+		"Another site sent this request in your name, so it was refused. Go to the page you want and try there.")
+)
+
+// page is a handler that may fail; what it returns is shown as a page.
+type page func(http.ResponseWriter, *http.Request) error
+
+// page serves p and shows its error.
+func (s *server) page(p page) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id := rand.Text()[:12]
+		w.Header().Set("X-Request-Id", id)
+		err := p(w, r)
+		if err == nil || r.Context().Err() != nil {
+			return
+		}
+		code := millrace.CodeOf(err)
+		if code == millrace.Unauthenticated {
+			s.sendToSignIn(w, r, err)
+			return
+		}
+		if code == millrace.Internal {
+			s.Log.ErrorContext(r.Context(), "serving a page", "path", r.URL.Path, "request", id, "error", err)
+		}
+		// Not found and forbidden look the same for everyone, so nobody learns from the frame which orgs there are.
+		f := failure{Status: code.Status(), Text: millrace.MessageOf(err), Request: id}
+		if err := render(w, r, f.Status, errorPage(ui.Frame{Title: f.heading()}, f)); err != nil {
+			s.Log.ErrorContext(r.Context(), "rendering an error page", "request", id, "error", err)
+		}
+	})
+}
+
+// failure is what an error page shows.
+type failure struct {
+	Status  int
+	Text    string
+	Request string
+}
+
+func (f failure) heading() string {
+	switch f.Status {
+	case http.StatusNotFound:
+		return "Page not found"
+	case http.StatusForbidden:
+		return "Not allowed"
+	case http.StatusBadRequest, http.StatusUnprocessableEntity:
+		return "That can't be read"
+	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
+		return "Try again in a moment"
+	default:
+		if f.Status < 500 {
+			return "That didn't work"
+		}
+		return "Something broke on our side"
+	}
+}
+
+// next says what to do about it.
+func (f failure) next() string {
+	switch {
+	case f.Status == http.StatusNotFound:
+		return "Check the address, or ask an owner of the org to add you."
+	case f.Status == http.StatusForbidden:
+		return "An owner of the org can do it, or give you the right to."
+	case f.Status >= 500:
+		return "Jobs that run are not touched by this. Try again; if it stays, tell us the request below."
+	default:
+		return "Go back and try once more."
+	}
+}
+
+// render writes a component, all of it or nothing.
+func render(w http.ResponseWriter, r *http.Request, status int, c templ.Component) error {
+	var b bytes.Buffer
+	if err := c.Render(r.Context(), &b); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(status)
+	_, err := b.WriteTo(w)
+	if r.Context().Err() == context.Canceled {
+		return nil // nobody waits for it
+	}
+	return err
+}
+
+// partial reports whether htmx asks for a page's live part alone.
+func partial(r *http.Request) bool { return r.Header.Get("HX-Request") != "" }
+
+func (s *server) noPage(http.ResponseWriter, *http.Request) error { return errNoPage }

@@ -1,0 +1,160 @@
+package web
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/web/ui"
+)
+
+// visit is who looks at which org. A handler that has one needs no further check to show the org.
+type visit struct {
+	Session millrace.Session
+	Orgs    []millrace.Membership
+	Org     millrace.Membership
+}
+
+func (v visit) frame(title, section string) ui.Frame {
+	return ui.Frame{Title: title, Org: v.Org, Orgs: v.Orgs, User: v.Session.User, Section: section}
+}
+
+// org serves a page of an org to its members. Everyone else finds nothing there.
+func (s *server) org(p func(http.ResponseWriter, *http.Request, visit) error) http.Handler {
+	return s.page(func(w http.ResponseWriter, r *http.Request) error {
+		v, err := s.visit(r)
+		if err != nil {
+			return err
+		}
+		return p(w, r, v)
+	})
+}
+
+func (s *server) visit(r *http.Request) (v visit, err error) {
+	if v.Session, v.Orgs, err = s.visitor(r); err != nil {
+		return v, err
+	}
+	for _, m := range v.Orgs {
+		if m.Slug == r.PathValue("org") {
+			v.Org = m
+			return v, nil
+		}
+	}
+	return v, errNoPage
+}
+
+// visitor is who is signed in, and the orgs they belong to.
+func (s *server) visitor(r *http.Request) (millrace.Session, []millrace.Membership, error) {
+	session, err := s.Store.SessionUser(r.Context(), s.cookie(r))
+	if err != nil {
+		return session, nil, err
+	}
+	orgs, err := s.Store.Memberships(r.Context(), session.User.ID)
+	return session, orgs, err
+}
+
+// cookieName is bound to this host and to https by its prefix (RFC 6265bis §4.1.3), which plain http, in development,
+// can't have.
+func (s *server) cookieName() string {
+	if s.Secure {
+		return "__Host-millrace"
+	}
+	return "millrace"
+}
+
+func (s *server) cookie(r *http.Request) string {
+	c, err := r.Cookie(s.cookieName())
+	if err != nil {
+		return ""
+	}
+	return c.Value
+}
+
+func (s *server) setCookie(w http.ResponseWriter, name, path, value string, life time.Duration) {
+	c := &http.Cookie{
+		Name: name, Value: value, Path: path, MaxAge: int(life / time.Second),
+		HttpOnly: true, Secure: s.Secure, SameSite: http.SameSiteLaxMode,
+	}
+	if value == "" {
+		c.MaxAge = -1
+	}
+	http.SetCookie(w, c)
+}
+
+// The page that somebody wanted before signing in is kept for an hour.
+const (
+	targetCookie = "millrace-target"
+	targetLife   = time.Hour
+)
+
+// sendToSignIn keeps where somebody wanted to go and asks them to sign in.
+func (s *server) sendToSignIn(w http.ResponseWriter, r *http.Request, err error) {
+	if r.URL.Path == "/sign-in" || strings.HasPrefix(r.URL.Path, "/sign-in/") {
+		if err := render(w, r, http.StatusUnauthorized, signInPage(ui.Frame{Title: "Sign in"}, millrace.MessageOf(err))); err != nil {
+			s.Log.ErrorContext(r.Context(), "rendering the sign-in page", "error", err)
+		}
+		return
+	}
+	if partial(r) || strings.HasSuffix(r.URL.Path, "/events") {
+		w.Header().Set("HX-Refresh", "true") // the page as a whole is sent to sign in
+		w.WriteHeader(http.StatusUnauthorized)
+		return
+	}
+	if r.Method == http.MethodGet && localPath(r.URL.RequestURI()) {
+		s.setCookie(w, targetCookie, "/sign-in", url.QueryEscape(r.URL.RequestURI()), targetLife)
+	}
+	http.Redirect(w, r, "/sign-in", http.StatusSeeOther)
+}
+
+// localPath reports whether target is a page of an org here, and nothing that a browser could take for another site.
+func localPath(target string) bool {
+	u, err := url.Parse(target)
+	return err == nil && u.Scheme == "" && u.Host == "" && strings.HasPrefix(target, "/o/") && !strings.ContainsAny(target, "\\\r\n")
+}
+
+func (s *server) target(r *http.Request) string {
+	c, err := r.Cookie(targetCookie)
+	if err != nil {
+		return "/"
+	}
+	if target, err := url.QueryUnescape(c.Value); err == nil && localPath(target) {
+		return target
+	}
+	return "/"
+}
+
+func (s *server) askToSignIn(w http.ResponseWriter, r *http.Request) error {
+	if _, _, err := s.visitor(r); err == nil {
+		http.Redirect(w, r, s.target(r), http.StatusSeeOther)
+		return nil
+	}
+	return render(w, r, http.StatusOK, signInPage(ui.Frame{Title: "Sign in"}, ""))
+}
+
+// signIn uses up a sign-in link. A browser that only fetches ahead is not allowed to.
+func (s *server) signIn(w http.ResponseWriter, r *http.Request) error {
+	if strings.Contains(r.Header.Get("Sec-Purpose"), "prefetch") || r.Method == http.MethodHead {
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	}
+	w.Header().Set("Referrer-Policy", "no-referrer") // the address is a secret
+	secret, err := s.Store.SignIn(r.Context(), r.PathValue("secret"))
+	if err != nil {
+		return err
+	}
+	s.setCookie(w, s.cookieName(), "/", secret.Reveal(), millrace.SessionLength)
+	s.setCookie(w, targetCookie, "/sign-in", "", 0)
+	http.Redirect(w, r, s.target(r), http.StatusSeeOther)
+	return nil
+}
+
+func (s *server) signOut(w http.ResponseWriter, r *http.Request) error {
+	if err := s.Store.SignOut(r.Context(), s.cookie(r)); err != nil {
+		return err
+	}
+	s.setCookie(w, s.cookieName(), "/", "", 0)
+	http.Redirect(w, r, "/", http.StatusSeeOther)
+	return nil
+}
