@@ -1,0 +1,149 @@
+package githubtest
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// The control interface is how people and tests play GitHub's users. It exists in the stand-in only.
+//
+//	POST /_standin/jobs              QueueRequest → 201 {id, run_id, html_url}
+//	GET  /_standin/jobs/{id}         → {status, conclusion, runner_name, steps, log}
+//	POST /_standin/jobs/{id}/cancel  → 202
+//	PUT  /_standin/faults            {} → 204; faults to inject are not there yet
+//	GET  /_standin/calls             → the REST calls so far
+//	GET  /_standin/deliveries        → the webhook deliveries so far, newest first
+
+func (g *GitHub) standinRoutes() {
+	g.mux.HandleFunc("POST /_standin/jobs", g.postJob)
+	g.mux.HandleFunc("GET /_standin/jobs/{id}", g.withJob(func(w http.ResponseWriter, _ *http.Request, j *job) {
+		steps := []any{}
+		for i, s := range j.Steps {
+			steps = append(steps, map[string]any{"number": i + 1, "name": s.Name, "status": s.Status, "conclusion": nullable(s.Conclusion)})
+		}
+		writeJSON(w, http.StatusOK, map[string]any{
+			"id": j.ID, "run_id": j.RunID, "status": j.Status, "conclusion": nullable(j.Conclusion), "runner_id": j.RunnerID, "runner_name": nullable(j.RunnerName),
+			"steps": steps, "log": j.Log, "html_url": g.jobURL(j), "labels": j.Labels,
+		})
+	}))
+	g.mux.HandleFunc("POST /_standin/jobs/{id}/cancel", g.withJob(func(w http.ResponseWriter, _ *http.Request, j *job) {
+		g.cancel(j)
+		writeJSON(w, http.StatusAccepted, map[string]any{})
+	}))
+	g.mux.HandleFunc("PUT /_standin/faults", func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
+		var faults map[string]json.RawMessage
+		if err != nil || json.Unmarshal(body, &faults) != nil {
+			fail(w, http.StatusBadRequest, "the body is not a JSON object")
+			return
+		}
+		if len(faults) > 0 {
+			fail(w, http.StatusUnprocessableEntity, "no faults can be injected yet; send {}")
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})
+	g.mux.HandleFunc("GET /_standin/calls", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, map[string]any{"calls": g.Calls()})
+	})
+	g.mux.HandleFunc("GET /_standin/deliveries", func(w http.ResponseWriter, _ *http.Request) {
+		g.mu.Lock()
+		content, err := json.Marshal(map[string]any{"deliveries": g.newestFirst()})
+		g.mu.Unlock()
+		if err != nil {
+			fail(w, http.StatusInternalServerError, err.Error())
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.Write(content)
+	})
+	g.pageRoutes()
+}
+
+// Calls are the REST calls so far.
+func (g *GitHub) Calls() []Call {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.calls)
+}
+
+func fail(w http.ResponseWriter, status int, message string) {
+	writeJSON(w, status, map[string]string{"message": message})
+}
+
+func (g *GitHub) postJob(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
+	if err != nil {
+		fail(w, http.StatusRequestEntityTooLarge, "the body is larger than 1 MiB")
+		return
+	}
+	var in QueueRequest
+	dec := json.NewDecoder(bytes.NewReader(body))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&in); err != nil {
+		fail(w, http.StatusBadRequest, "the body is not a job: "+strings.TrimPrefix(err.Error(), "json: "))
+		return
+	}
+	id, err := g.Queue(in)
+	var refused refusal
+	if errors.As(err, &refused) {
+		fail(w, refused.status, refused.message)
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	j := g.jobs[id]
+	writeJSON(w, http.StatusCreated, map[string]any{"id": id, "run_id": j.RunID, "html_url": g.jobURL(j)})
+}
+
+// withJob finds the job in the path; the lock is held while do runs.
+func (g *GitHub) withJob(do func(http.ResponseWriter, *http.Request, *job)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		id, _ := strconv.ParseInt(r.PathValue("id"), 10, 64)
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		j, ok := g.jobs[id]
+		if !ok {
+			fail(w, http.StatusNotFound, "there is no job with this id")
+			return
+		}
+		do(w, r, j)
+	}
+}
+
+// JobState is a job as tests see it.
+type JobState struct {
+	Status, Conclusion, RunnerName, Log string
+	RunnerID                            int64
+	CreatedAt                           time.Time
+}
+
+// Job is the state of a job; false when there is none with this id.
+func (g *GitHub) Job(id int64) (JobState, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	j, ok := g.jobs[id]
+	if !ok {
+		return JobState{}, false
+	}
+	return JobState{j.Status, j.Conclusion, j.RunnerName, j.Log, j.RunnerID, j.CreatedAt}, true
+}
+
+// Event is a workflow_job delivery's body for a job in its present state, for tests that deliver it themselves.
+func (g *GitHub) Event(id int64, action string) []byte {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	j := g.jobs[id]
+	body, err := json.Marshal(g.event(g.owners[strings.ToLower(j.Owner)], j, action))
+	if err != nil {
+		panic("githubtest: " + err.Error()) // the payload is ours
+	}
+	return body
+}

@@ -1,0 +1,96 @@
+package githubtest
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// saved is what outlives a restart. Runners don't: their machines are gone too.
+type saved struct {
+	LastID int64  `json:"last_id"`
+	Jobs   []*job `json:"jobs"`
+}
+
+// touch notes that the state file is behind.
+func (g *GitHub) touch() {
+	select {
+	case g.dirty <- struct{}{}:
+	default:
+	}
+}
+
+// load reads the state file. A job that was running has lost its runner.
+func (g *GitHub) load() error {
+	if g.cfg.StateFile == "" {
+		return nil
+	}
+	content, err := os.ReadFile(g.cfg.StateFile)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var s saved
+	if err := json.Unmarshal(content, &s); err != nil {
+		return fmt.Errorf("%s: %w (remove it to start with an empty GitHub)", g.cfg.StateFile, err)
+	}
+	g.lastID = max(g.lastID, s.LastID)
+	for _, j := range s.Jobs {
+		g.jobs[j.ID] = j
+	}
+	return nil
+}
+
+// Resume says that the owners are there and webhooks are heard: what ran when the state was saved has lost its runner.
+func (g *GitHub) Resume() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, j := range g.open("in_progress") {
+		if j.runner == nil {
+			j.Log += "The self-hosted runner lost communication with the server.\n"
+			g.complete(j, "failure")
+		}
+	}
+}
+
+// saver writes the state file some time after each change, and at the end.
+func (g *GitHub) saver() {
+	if g.cfg.StateFile == "" {
+		return
+	}
+	for {
+		select {
+		case <-g.dirty:
+		case <-g.ctx.Done():
+			g.save()
+			return
+		}
+		select { // changes come in bursts
+		case <-time.After(500 * time.Millisecond):
+		case <-g.ctx.Done():
+		}
+		g.save()
+	}
+}
+
+func (g *GitHub) save() {
+	g.mu.Lock()
+	s := saved{LastID: g.lastID}
+	for _, status := range []string{"queued", "in_progress", "completed"} {
+		s.Jobs = append(s.Jobs, g.open(status)...)
+	}
+	content, err := json.Marshal(s)
+	g.mu.Unlock()
+	if err != nil {
+		panic("githubtest: " + err.Error()) // the state is ours
+	}
+	tmp := filepath.Join(filepath.Dir(g.cfg.StateFile), "."+filepath.Base(g.cfg.StateFile)+".tmp")
+	if os.WriteFile(tmp, content, 0o600) == nil {
+		os.Rename(tmp, g.cfg.StateFile) //nolint:errcheck // the next change writes again
+	}
+}

@@ -1,0 +1,84 @@
+package github
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+
+	"github.com/millrace-ci/millrace"
+)
+
+// Shapes of https://docs.github.com/en/rest/actions/self-hosted-runners; go-github v53 lacks the runner that comes with
+// a JIT config and the filter by name.
+type (
+	jitRequest struct {
+		Name          string   `json:"name"`
+		RunnerGroupID int64    `json:"runner_group_id"`
+		Labels        []string `json:"labels"`
+		WorkFolder    string   `json:"work_folder"`
+	}
+	jitResponse struct {
+		Runner  runner `json:"runner"`
+		Encoded string `json:"encoded_jit_config"`
+	}
+	runner struct {
+		ID     int64  `json:"id"`
+		Name   string `json:"name"`
+		Status string `json:"status"`
+		Busy   bool   `json:"busy"`
+	}
+)
+
+// defaultGroup is the runner group that every owner has.
+const defaultGroup = 1
+
+// runnersPath is the runners of an organisation or of one repository.
+func runnersPath(at millrace.RunnerTarget) string {
+	if at.Repository == "" {
+		return "orgs/" + url.PathEscape(at.Owner) + "/actions/runners"
+	}
+	return "repos/" + url.PathEscape(at.Owner) + "/" + url.PathEscape(at.Repository) + "/actions/runners"
+}
+
+// CreateJIT registers an ephemeral runner that may run one job (POST …/runners/generate-jitconfig).
+func (a *App) CreateJIT(ctx context.Context, at millrace.RunnerTarget, name string, labels []string) (millrace.JITConfig, error) {
+	var out jitResponse
+	err := a.do(ctx, at.InstallationID, http.MethodPost, runnersPath(at)+"/generate-jitconfig",
+		jitRequest{Name: name, RunnerGroupID: defaultGroup, Labels: labels, WorkFolder: "_work"}, &out)
+	if err != nil {
+		return millrace.JITConfig{}, fmt.Errorf("registering runner %s: %w", name, err)
+	}
+	if out.Runner.ID == 0 || out.Encoded == "" {
+		return millrace.JITConfig{}, millrace.Errorf(millrace.Unavailable, "GitHub answered without a runner or its configuration.")
+	}
+	return millrace.JITConfig{RunnerID: out.Runner.ID, Encoded: millrace.Secret(out.Encoded)}, nil
+}
+
+// FindRunner finds a runner by its exact name (GET …/runners?name=).
+func (a *App) FindRunner(ctx context.Context, at millrace.RunnerTarget, name string) (millrace.Runner, error) {
+	var out struct {
+		Runners []runner `json:"runners"`
+	}
+	if err := a.do(ctx, at.InstallationID, http.MethodGet, runnersPath(at)+"?per_page=100&name="+url.QueryEscape(name), nil, &out); err != nil {
+		return millrace.Runner{}, fmt.Errorf("finding runner %s: %w", name, err)
+	}
+	for _, r := range out.Runners {
+		if r.Name == name {
+			return millrace.Runner{ID: r.ID, Name: r.Name, Online: r.Status == "online", Busy: r.Busy}, nil
+		}
+	}
+	return millrace.Runner{}, millrace.Errorf(millrace.NotFound, "GitHub has no runner named %s.", name)
+}
+
+// DeleteRunner removes a registration (DELETE …/runners/{id}): 204 and 404 mean that it is gone, 422 that it runs a job.
+func (a *App) DeleteRunner(ctx context.Context, at millrace.RunnerTarget, id int64) error {
+	err := a.do(ctx, at.InstallationID, http.MethodDelete, fmt.Sprintf("%s/%d", runnersPath(at), id), nil, nil)
+	if millrace.CodeOf(err) == millrace.NotFound {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("removing runner %d: %w", id, err)
+	}
+	return nil
+}

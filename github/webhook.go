@@ -1,0 +1,175 @@
+package github
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"mime"
+	"net/http"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/go-github/v53/github"
+
+	"github.com/millrace-ci/millrace"
+)
+
+// Parse verifies the signature over the raw body (X-Hub-Signature-256; the SHA-1 header proves nothing) and decodes what
+// the product uses: https://docs.github.com/en/webhooks/webhook-events-and-payloads#workflow_job.
+func (a *App) Parse(header http.Header, body []byte) (millrace.Delivery, error) {
+	if !a.signed(header.Get("X-Hub-Signature-256"), body) {
+		return millrace.Delivery{}, millrace.Errorf(millrace.Unauthenticated, "The signature is missing or wrong.")
+	}
+	if kind, _, err := mime.ParseMediaType(header.Get("Content-Type")); err != nil || kind != "application/json" {
+		return millrace.Delivery{}, millrace.Errorf(millrace.Invalid, "The content type must be application/json; set it in the App's webhook settings.")
+	}
+	if !utf8.Valid(body) || tooDeep(body) || !json.Valid(body) {
+		return millrace.Delivery{}, millrace.Errorf(millrace.Invalid, "The body is not JSON.")
+	}
+	var envelope struct {
+		Action       string `json:"action"`
+		Installation struct {
+			ID int64 `json:"id"`
+		} `json:"installation"`
+	}
+	if err := json.Unmarshal(body, &envelope); err != nil {
+		return millrace.Delivery{}, millrace.Errorf(millrace.Invalid, "The body is not an event.")
+	}
+	d := millrace.Delivery{
+		GUID: clean(header.Get("X-GitHub-Delivery")), Event: clean(header.Get("X-GitHub-Event")), Action: clean(envelope.Action),
+		InstallationID: envelope.Installation.ID, Body: body,
+	}
+	if d.Event != "workflow_job" {
+		return d, nil
+	}
+	job, err := decodeJob(body)
+	d.Job = job
+	return d, err
+}
+
+func (a *App) signed(signature string, body []byte) bool {
+	digest, ok := strings.CutPrefix(signature, "sha256=")
+	if !ok {
+		return false
+	}
+	got, err := hex.DecodeString(digest)
+	if err != nil {
+		return false
+	}
+	ok = false
+	for _, secret := range a.secrets {
+		mac := hmac.New(sha256.New, secret)
+		mac.Write(body)
+		ok = hmac.Equal(mac.Sum(nil), got) || ok
+	}
+	return ok
+}
+
+// maxDepth is far above what any event has; encoding/json itself would go to 10,000.
+const maxDepth = 64
+
+// tooDeep reports whether the body nests deeper than maxDepth, without decoding it.
+func tooDeep(body []byte) bool {
+	depth, inString, escaped := 0, false, false
+	for _, c := range body {
+		switch {
+		case escaped:
+			escaped = false
+		case inString && c == '\\':
+			escaped = true
+		case c == '"':
+			inString = !inString
+		case inString:
+		case c == '{' || c == '[':
+			if depth++; depth > maxDepth {
+				return true
+			}
+		case c == '}' || c == ']':
+			depth--
+		}
+	}
+	return false
+}
+
+// Bounds of texts; GitHub's own are smaller.
+const (
+	maxText  = 1024
+	maxNames = 100
+)
+
+func decodeJob(body []byte) (*millrace.JobEvent, error) {
+	malformed := millrace.Errorf(millrace.Invalid, "The body is not a workflow_job event.")
+	var e github.WorkflowJobEvent
+	if err := json.NewDecoder(bytes.NewReader(body)).Decode(&e); err != nil {
+		return nil, malformed
+	}
+	j, repo := e.GetWorkflowJob(), e.GetRepo()
+	status, known := statuses[j.GetStatus()]
+	switch {
+	case !known, e.GetInstallation().GetID() <= 0, j.GetID() <= 0, j.GetRunID() <= 0, repo.GetID() <= 0, repo.GetFullName() == "", len(j.Labels) > maxNames:
+		return nil, malformed
+	case j.GetCreatedAt().IsZero() && j.GetStartedAt().IsZero():
+		return nil, malformed
+	}
+	// The action says more than the status where the two differ: a delivery that is late carries the job's present status
+	// with yesterday's action, and both are true of the job.
+	job := millrace.Job{
+		InstallationID: e.GetInstallation().GetID(), GitHubID: j.GetID(), RunID: j.GetRunID(), RunAttempt: max(1, int(j.GetRunAttempt())),
+		RepositoryID: repo.GetID(), Repository: clean(repo.GetFullName()), Private: repo.GetPrivate(),
+		Zone:     millrace.ZoneOf(repo.GetPrivate(), false),
+		Workflow: clean(j.GetWorkflowName()), Name: clean(j.GetName()), Branch: clean(j.GetHeadBranch()), SHA: clean(j.GetHeadSHA()),
+		ActorID: e.GetSender().GetID(), Actor: clean(e.GetSender().GetLogin()), HTMLURL: httpURL(j.GetHTMLURL()), Status: status,
+		QueuedAt: first(j.GetCreatedAt().Time, j.GetStartedAt().Time), Labels: make([]string, 0, len(j.Labels)),
+	}
+	for _, label := range j.Labels {
+		job.Labels = append(job.Labels, clean(label))
+	}
+	if status == millrace.JobInProgress || status == millrace.JobCompleted {
+		job.RunnerID, job.RunnerName = max(0, j.GetRunnerID()), clean(j.GetRunnerName())
+		job.StartedAt = j.GetStartedAt().Time
+	}
+	if status == millrace.JobCompleted {
+		job.Conclusion = clean(j.GetConclusion())
+		job.CompletedAt = first(j.GetCompletedAt().Time, j.GetStartedAt().Time, job.QueuedAt)
+	}
+	owner := repo.GetOwner()
+	return &millrace.JobEvent{
+		Action: clean(e.GetAction()), InstallationID: job.InstallationID, OwnerID: owner.GetID(), OwnerLogin: clean(owner.GetLogin()), Job: job,
+	}, nil
+}
+
+// statuses maps GitHub's statuses to ours: requested and pending come before queued and ask for nothing.
+var statuses = map[string]millrace.JobStatus{
+	"requested": millrace.JobWaiting, "pending": millrace.JobWaiting, "waiting": millrace.JobWaiting,
+	"queued": millrace.JobQueued, "in_progress": millrace.JobInProgress, "completed": millrace.JobCompleted,
+}
+
+func first(times ...time.Time) time.Time {
+	for _, t := range times {
+		if !t.IsZero() {
+			return t.UTC()
+		}
+	}
+	return time.Time{}
+}
+
+// clean bounds a text and removes NUL, which Postgres can't store. Everything else is kept as it is and made harmless
+// where it is shown.
+func clean(s string) string {
+	s = strings.ReplaceAll(s, "\x00", "")
+	if len(s) > maxText {
+		s = strings.ToValidUTF8(s[:maxText], "")
+	}
+	return s
+}
+
+// httpURL is s when it is a link that may be followed, else "".
+func httpURL(s string) string {
+	if s = clean(s); strings.HasPrefix(s, "https://") || strings.HasPrefix(s, "http://") {
+		return s
+	}
+	return ""
+}
