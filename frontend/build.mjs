@@ -21,3 +21,4 @@ await build({
 });
 
 copyFileSync("src/favicon.svg", `${dist}/favicon.svg`);
+copyFileSync("node_modules/axe-core/axe.min.js", "../web/testdata/axe.min.js"); // so that tests need no npm

@@ -1694,7 +1694,7 @@ func console(v jobView) templ.Component {
 			templ_7745c5c3_Var81 = templ.NopComponent
 		}
 		ctx = templ.ClearChildren(ctx)
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 133, "<section class=\"card overflow-hidden\" aria-labelledby=\"log-heading\"><div class=\"flex flex-wrap items-baseline justify-between gap-2 px-4 py-3 sm:px-5\"><h2 id=\"log-heading\" class=\"font-semibold\">Log</h2>")
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 133, "<section class=\"card overflow-hidden\"><div class=\"flex flex-wrap items-baseline justify-between gap-2 px-4 py-3 sm:px-5\"><h2 id=\"log-heading\" class=\"font-semibold\">Log</h2>")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}

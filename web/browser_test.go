@@ -1,0 +1,140 @@
+package web_test
+
+import (
+	"context"
+	_ "embed"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/chromedp"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/store"
+)
+
+// axe is axe-core 4.14.1 (MPL-2.0, github.com/dequelabs/axe-core), copied here by frontend's build.
+//
+//go:embed testdata/axe.min.js
+var axe string
+
+// chrome is a browser of the test's own.
+func chrome(t *testing.T) context.Context {
+	t.Helper()
+	path, err := exec.LookPath("chromium")
+	if err != nil {
+		t.Fatal("there is no chromium; run `make deps`")
+	}
+	options := append(chromedp.DefaultExecAllocatorOptions[:],
+		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()), chromedp.WSURLReadTimeout(time.Minute),
+		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true))
+	allocator, stopAllocator := chromedp.NewExecAllocator(t.Context(), options...)
+	t.Cleanup(stopAllocator)
+	ctx, stop := chromedp.NewContext(allocator)
+	t.Cleanup(stop)
+	return ctx
+}
+
+// do runs one action in the browser.
+func do[T any](t *testing.T, ctx context.Context, a chromedp.Action[T]) T {
+	t.Helper()
+	v, err := chromedp.Run(ctx, a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// audit asks axe-core for violations of WCAG 2.2 A and AA and of its own best practices.
+const audit = `axe.run().then(r => r.violations.map(v => v.id + ": " + v.help + " " + v.nodes.map(n => n.html.slice(0, 200) + " " + n.failureSummary).join("; ")))`
+
+// TestPagesInABrowser looks at every page as people do: light and dark, wide and narrow. SCREENSHOTS=dir keeps pictures.
+func TestPagesInABrowser(t *testing.T) {
+	t.Parallel()
+	full, empty := newWorld(t), newWorld(t)
+	running := full.busy()
+	done, err := full.Store.Org(full.Org.ID).Jobs(t.Context(), store.JobFilter{Status: []millrace.JobStatus{millrace.JobCompleted}, Repository: "calm/app"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	queued, err := full.Store.Org(full.Org.ID).Jobs(t.Context(), store.JobFilter{Status: []millrace.JobStatus{millrace.JobQueued}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := chrome(t)
+	visit := func(name, address string) {
+		for _, scheme := range []string{"light", "dark"} {
+			for size, width := range map[string]int64{"wide": 1280, "narrow": 320} {
+				do(t, ctx, chromedp.EmulateViewport(width, 800))
+				media := emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}}
+				if _, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, media); err != nil {
+					t.Fatal(err)
+				}
+				do(t, ctx, chromedp.Navigate(address))
+				do(t, ctx, chromedp.Evaluate[chromedp.Void](axe))
+				violations := do(t, ctx, chromedp.Evaluate[[]string](audit, chromedp.EvalAwaitPromise))
+				overflow := do(t, ctx, chromedp.Evaluate[int](`document.documentElement.scrollWidth - document.documentElement.clientWidth`))
+				styled := do(t, ctx, chromedp.Evaluate[string](`getComputedStyle(document.body).colorScheme`))
+				if len(violations) > 0 {
+					t.Errorf("%s, %s, %s: %s", name, scheme, size, strings.Join(violations, "\n"))
+				}
+				if overflow > 0 {
+					t.Errorf("%s, %s, %s: the page is %d px too wide", name, scheme, size, overflow)
+				}
+				if styled != "light dark" {
+					t.Errorf("%s: the style sheet did not load", name)
+				}
+				if dir := os.Getenv("SCREENSHOTS"); dir != "" {
+					picture := do(t, ctx, chromedp.FullScreenshot(100))
+					if err := os.WriteFile(filepath.Join(dir, name+"-"+scheme+"-"+size+".png"), picture, 0o644); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
+	}
+	signIn := func(w *world) {
+		do(t, ctx, chromedp.Navigate(w.link()))
+	}
+	visit("landing", full.URL+"/")
+	visit("sign-in", full.URL+"/sign-in")
+	signIn(full)
+	visit("jobs", full.URL+"/o/calm/jobs")
+	visit("jobs-none", full.URL+"/o/calm/jobs?status=waiting")
+	visit("job-running", full.URL+"/o/calm/jobs/"+running.ID.String())
+	visit("job-done", full.URL+"/o/calm/jobs/"+done.Jobs[0].ID.String())
+	visit("job-queued", full.URL+"/o/calm/jobs/"+queued.Jobs[0].ID.String())
+	visit("hosts", full.URL+"/o/calm/hosts")
+	visit("usage", full.URL+"/o/calm/usage?by=user&window=14d")
+	visit("missing", full.URL+"/o/calm/nothing")
+	signIn(empty) // cookies are the host's, whatever its port: this is another session
+	visit("jobs-empty", empty.URL+"/o/calm/jobs")
+	visit("hosts-empty", empty.URL+"/o/calm/hosts")
+	visit("usage-empty", empty.URL+"/o/calm/usage")
+}
+
+// TestLive watches a job's row appear and move on, without a reload, under the content security policy.
+func TestLive(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ctx := chrome(t)
+	host := w.host("rack-1", 10)
+	do(t, ctx, chromedp.Navigate(w.link()))
+	do(t, ctx, chromedp.WaitVisible(chromedp.CSS(`#live[data-state="live"]`)))
+	if title := do(t, ctx, chromedp.Evaluate[string](`window.unreloaded = true; document.title`)); !strings.HasPrefix(title, "Jobs") {
+		t.Fatalf("signed in to %q", title)
+	}
+	id := w.queue()
+	shows := func(text string) {
+		t.Helper()
+		row := `window.unreloaded && document.querySelector("#jobs tbody tr")?.innerText.includes("` + text + `")`
+		do(t, ctx, chromedp.Poll[bool](row, chromedp.WithPollingInterval(100*time.Millisecond), chromedp.WithPollingTimeout(20*time.Second)))
+	}
+	shows("Queued")
+	w.run(host, id, millrace.StageRunning, 0, "")
+	shows("Running")
+}
