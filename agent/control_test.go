@@ -1,0 +1,143 @@
+package agent
+
+import (
+	"context"
+	"crypto/ecdh"
+	"crypto/rand"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/client"
+)
+
+// control is a small control plane in memory. It keeps what it orders until the host says that it is gone.
+type control struct {
+	t    *testing.T
+	host millrace.HostID
+	key  *ecdh.PrivateKey
+
+	mu       sync.Mutex
+	changed  chan struct{} // closed when the version rises
+	version  int64
+	orders   []client.VMOrder
+	reports  map[millrace.VMID]client.VMReport // the last of each
+	consoles map[millrace.VMID][]byte
+	away     bool // it can't be reached
+	starts   int
+	forget   bool // the agent's epoch
+}
+
+func newControl(t *testing.T) *control {
+	t.Helper()
+	key, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &control{
+		t: t, host: millrace.HostID{15: 1}, key: key, changed: make(chan struct{}),
+		reports: map[millrace.VMID]client.VMReport{}, consoles: map[millrace.VMID][]byte{},
+	}
+}
+
+var errAway = context.DeadlineExceeded // as a network's failure: no *millrace.Error
+
+// set changes the orders.
+func (c *control) set(orders ...client.VMOrder) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.orders = orders
+	c.raise()
+}
+
+func (c *control) raise() {
+	c.version++
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// report is the last of VM n.
+func (c *control) report(n byte) client.VMReport {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.reports[vmID(n)]
+}
+
+func (c *control) Start(context.Context, client.StartRequest) (client.StartResponse, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.away {
+		return client.StartResponse{}, errAway
+	}
+	c.starts++
+	c.forget = false
+	return client.StartResponse{Epoch: int64(c.starts)}, nil
+}
+
+func (c *control) Sync(ctx context.Context, in client.SyncRequest) (client.SyncResponse, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.forget {
+		return client.SyncResponse{}, millrace.Errorf(millrace.Unauthenticated, "This process's epoch is over.")
+	}
+	if c.away {
+		return client.SyncResponse{}, errAway
+	}
+	for _, r := range in.VMs {
+		c.reports[r.ID] = r
+		for i, o := range c.orders {
+			switch {
+			case o.ID != r.ID:
+			case r.State == millrace.VMGone:
+				c.orders = append(c.orders[:i:i], c.orders[i+1:]...)
+				c.raise()
+			default:
+				c.orders[i].State = r.State
+			}
+		}
+	}
+	timeout := time.After(millrace.Heartbeat)
+	for c.version == in.Have {
+		changed := c.changed
+		c.mu.Unlock()
+		var over bool
+		select {
+		case <-changed:
+		case <-timeout:
+			over = true
+		case <-ctx.Done():
+			over = true
+		}
+		c.mu.Lock()
+		if over {
+			break
+		}
+	}
+	return client.SyncResponse{Version: c.version, VMs: append([]client.VMOrder(nil), c.orders...)}, ctx.Err()
+}
+
+func (c *control) JIT(_ context.Context, id millrace.VMID, epoch int64) (client.JITResponse, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.away {
+		return client.JITResponse{}, errAway
+	}
+	sealed, err := client.Seal(c.key.PublicKey().Bytes(), client.SealedFor{Host: c.host, VM: id, Epoch: epoch}, []byte("config of "+id.String()))
+	return client.JITResponse{Sealed: sealed}, err
+}
+
+func (c *control) AppendConsole(_ context.Context, id millrace.VMID, offset int64, data []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.away {
+		return errAway
+	}
+	if offset != int64(len(c.consoles[id])) {
+		c.t.Errorf("VM %s: the console has %d bytes and goes on at %d", id, len(c.consoles[id]), offset)
+	}
+	c.consoles[id] = append(c.consoles[id], data...)
+	return nil
+}
+
+var _ Server = (*client.Agent)(nil)

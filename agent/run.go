@@ -1,0 +1,218 @@
+package agent
+
+import (
+	"context"
+	"crypto/ecdh"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/client"
+	"github.com/millrace-ci/millrace/guest"
+	"github.com/millrace-ci/millrace/vm"
+)
+
+const (
+	stopWithin    = 10 * time.Second // for the machines to end
+	farewellAfter = 2 * time.Second  // for the server to hear of it
+)
+
+// Server is the control plane as the agent needs it: *[client.Agent].
+type Server interface {
+	Start(ctx context.Context, in client.StartRequest) (client.StartResponse, error)
+	Sync(ctx context.Context, in client.SyncRequest) (client.SyncResponse, error)
+	JIT(ctx context.Context, vm millrace.VMID, epoch int64) (client.JITResponse, error)
+	AppendConsole(ctx context.Context, vm millrace.VMID, offset int64, data []byte) error
+}
+
+// Config is what an agent runs with.
+type Config struct {
+	Server  Server
+	Host    millrace.HostID
+	SealKey *ecdh.PrivateKey
+	Driver  vm.Driver
+	Facts   millrace.HostFacts
+	Log     *slog.Logger
+}
+
+// Run is the agent until ctx ends; then it kills its VMs, tells the server, and returns nil. It returns an error only
+// when the host can't start VMs at all.
+func Run(ctx context.Context, c Config) error {
+	if err := c.Driver.Prepare(ctx); err != nil {
+		return err
+	}
+	base, cancel := context.WithCancel(context.WithoutCancel(ctx)) // outlives ctx: the end is told too
+	r := &runner{
+		Config: c,
+		base:   base,
+		events: make(chan Event),
+		vms:    map[Ref]*machine{},
+		cut:    func() {},
+	}
+	r.loop(ctx)
+	cancel()
+	return r.wait(stopWithin)
+}
+
+// runner is the edge around Step. Its fields belong to the loop's goroutine but for base, events and work.
+type runner struct {
+	Config
+	base   context.Context
+	events chan Event
+	work   sync.WaitGroup
+
+	state State
+	vms   map[Ref]*machine
+	cut   context.CancelFunc // of the call in flight
+}
+
+// loop steps until the agent has stopped.
+func (r *runner) loop(ctx context.Context) {
+	r.state = State{Facts: r.Facts}
+	r.step(Timer{})
+	stop := ctx.Done()
+	var giveUp, farewell <-chan time.Time
+	for !r.state.Stopped() {
+		if giveUp != nil && farewell == nil && r.state.Live() == 0 {
+			farewell = time.After(farewellAfter)
+		}
+		select {
+		case ev := <-r.events:
+			r.step(ev)
+		case <-r.timer():
+			r.step(Timer{})
+		case <-stop:
+			stop, giveUp = nil, time.After(stopWithin)
+			r.step(Stop{})
+		case <-giveUp:
+			r.Log.Warn("Machines did not end in time.", "machines", r.state.Live())
+			return
+		case <-farewell:
+			return
+		}
+	}
+}
+
+// timer fires when Step wants to be called. A timer that is no longer waited for is collected.
+func (r *runner) timer() <-chan time.Time {
+	at := r.state.Wake()
+	if at.IsZero() {
+		return nil
+	}
+	return time.After(time.Until(at))
+}
+
+// wait waits for all goroutines; their context has ended.
+func (r *runner) wait(limit time.Duration) error {
+	done := make(chan struct{})
+	go func() { r.work.Wait(); close(done) }()
+	select {
+	case <-done:
+		return nil
+	case <-time.After(limit):
+		return errors.New("agent: a machine or a call did not end in time")
+	}
+}
+
+// tell gives ev to the loop, unless that has ended.
+func (r *runner) tell(ev Event) {
+	select {
+	case r.events <- ev:
+	case <-r.base.Done():
+	}
+}
+
+func (r *runner) step(ev Event) {
+	r.note(ev)
+	var effects []Effect
+	r.state, effects = Step(r.state, ev, time.Now())
+	for _, e := range effects {
+		r.do(e)
+	}
+}
+
+// do does e in the background.
+func (r *runner) do(e Effect) {
+	switch e := e.(type) {
+	case SendStart:
+		r.call(e.Call, func(ctx context.Context) (Event, error) {
+			_, err := r.Server.Start(ctx, client.StartRequest{Facts: e.Facts})
+			return Started{Call: e.Call}, err
+		})
+	case SendSync:
+		r.call(e.Call, func(ctx context.Context) (Event, error) {
+			answer, err := r.Server.Sync(ctx, e.Request)
+			return Synced{Call: e.Call, Response: answer}, err
+		})
+	case FetchJIT:
+		r.work.Go(func() { r.tell(r.fetchJIT(e.Ref)) })
+	case StartVM:
+		r.Log.Info("A VM is started.", "vm", e.ID, "epoch", e.Epoch, "vcpus", e.Spec.VCPUs, "memory_mb", e.Spec.MemoryMB)
+		ctx, kill := context.WithCancel(r.base)
+		m := &machine{kill: kill, config: make(chan guest.Config, 1)}
+		r.vms[e.Ref] = m
+		r.work.Go(func() { r.machine(ctx, e.Ref, e.Spec, m.config) })
+	case ConfigureVM:
+		r.vms[e.Ref].config <- guest.Config{Hostname: e.Hostname, JIT: e.JIT.Reveal(), Now: time.Now()}
+	case KillVM:
+		r.Log.Info("A VM is killed.", "vm", e.ID, "epoch", e.Epoch, "reason", e.Reason)
+		r.vms[e.Ref].kill()
+	}
+}
+
+// call makes a call and cuts the one before it short.
+func (r *runner) call(n int, do func(context.Context) (Event, error)) {
+	r.cut()
+	ctx, cut := context.WithCancel(r.base)
+	r.cut = cut
+	r.work.Go(func() {
+		defer cut()
+		ev, err := do(ctx)
+		switch {
+		case err == nil:
+			r.tell(ev)
+		case ctx.Err() == nil:
+			r.Log.Warn("The control plane did not answer as hoped.", "error", err)
+			failed := CallFailed{Call: n, Jitter: rand.Float64()}
+			if client.IsAnswer(err) {
+				failed.Code = millrace.CodeOf(err)
+			}
+			r.tell(failed)
+		}
+	})
+}
+
+// fetchJIT asks for a VM's registration and opens it.
+func (r *runner) fetchJIT(ref Ref) Event {
+	answer, err := r.Server.JIT(r.base, ref.ID, ref.Epoch)
+	if err != nil {
+		failed := JITFailed{Ref: ref, Message: "The control plane could not be reached.", Jitter: rand.Float64()}
+		if client.IsAnswer(err) {
+			failed.Code, failed.Message = millrace.CodeOf(err), millrace.MessageOf(err)
+		}
+		r.Log.Warn("A VM has no registration yet.", "vm", ref.ID, "error", err)
+		return failed
+	}
+	plain, err := client.Open(r.SealKey, client.SealedFor{Host: r.Host, VM: ref.ID, Epoch: ref.Epoch}, answer.Sealed)
+	if err != nil {
+		r.Log.Error("A VM's registration is not sealed for this host.", "vm", ref.ID, "error", err)
+		return JITFailed{Ref: ref, Code: millrace.Unprocessable, Message: "It is not sealed for this host and VM."}
+	}
+	return JITReady{Ref: ref, JIT: millrace.Secret(plain)}
+}
+
+// note keeps the log and the list of machines.
+func (r *runner) note(ev Event) {
+	switch ev := ev.(type) {
+	case Started:
+		r.Log.Info("The control plane knows this agent.", "offer", r.Facts.Offer, "driver", r.Facts.Driver)
+	case VMReached:
+		r.Log.Info("A VM's runner is "+string(ev.State)+".", "vm", ev.ID)
+	case VMDone:
+		r.Log.Info("A VM is gone.", "vm", ev.ID, "epoch", ev.Epoch, "reason", ev.Reason)
+		delete(r.vms, ev.Ref)
+	}
+}

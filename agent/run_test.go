@@ -1,0 +1,224 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/guest"
+	"github.com/millrace-ci/millrace/vm"
+)
+
+// machines is a driver whose guests are goroutines.
+type machines struct {
+	guest func(ctx context.Context, g *guest.Guest)
+	fail  error
+
+	mu      sync.Mutex
+	started int
+	running int
+}
+
+func (d *machines) Name() string                  { return "test" }
+func (d *machines) Prepare(context.Context) error { return nil }
+
+func (d *machines) Start(ctx context.Context, _ vm.Spec) (vm.Machine, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.started++
+	if d.fail != nil {
+		return nil, d.fail
+	}
+	d.running++
+	ctx, kill := context.WithCancel(ctx)
+	here, there := net.Pipe()
+	m := &pipeMachine{channel: here, kill: kill, done: make(chan struct{})}
+	go func() {
+		defer close(m.done)
+		context.AfterFunc(ctx, func() { there.Close() })
+		d.guest(ctx, guest.NewGuest(there))
+		if m.err = ctx.Err(); m.err != nil {
+			m.err = errors.New("killed")
+		}
+		kill()
+		d.mu.Lock()
+		d.running--
+		d.mu.Unlock()
+	}()
+	return m, nil
+}
+
+type pipeMachine struct {
+	channel io.ReadWriteCloser
+	kill    func()
+	done    chan struct{}
+	err     error
+}
+
+func (m *pipeMachine) Channel() io.ReadWriteCloser { return m.channel }
+func (m *pipeMachine) Done() <-chan struct{}       { return m.done }
+func (m *pipeMachine) Err() error                  { return m.err }
+func (m *pipeMachine) Kill()                       { m.kill() }
+
+// boots is a guest that boots for a second and tells its configuration.
+func boots(g *guest.Guest) (guest.Config, bool) {
+	time.Sleep(time.Second)
+	_ = g.Say(guest.Event{Hello: &guest.Hello{Kernel: "6.1"}})
+	c, err := g.Config()
+	return c, err == nil
+}
+
+// runsAJob is a guest that runs one job of a minute.
+func runsAJob(ctx context.Context, g *guest.Guest) {
+	c, ok := boots(g)
+	if !ok {
+		return
+	}
+	for _, ev := range []guest.Event{
+		{State: millrace.VMOnline},
+		{State: millrace.VMBusy},
+		{Console: []byte("I am " + c.Hostname + " with " + c.JIT + "\n")},
+	} {
+		_ = g.Say(ev)
+	}
+	select {
+	case <-time.After(time.Minute):
+	case <-ctx.Done():
+	}
+	_ = g.Say(guest.Event{Usage: &millrace.Metering{CPUMillis: 60_000}})
+	_ = g.Say(guest.Event{Exit: &guest.Exit{Code: 0}})
+}
+
+// runs is Run in the background, until the test ends it.
+func runs(t *testing.T, c *control, d *machines) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- Run(ctx, Config{
+			Server: c, Host: c.host, SealKey: c.key, Driver: d, Log: slog.New(slog.DiscardHandler),
+			Facts: millrace.HostFacts{Arch: millrace.AMD64, Offer: millrace.Size{MilliCPU: 2000, MemoryMB: 1024}},
+		})
+	}()
+	return func() {
+		t.Helper()
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		if d.running != 0 {
+			t.Errorf("%d machines run on", d.running)
+		}
+	}
+}
+
+func TestRunAJob(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, d := newControl(t), &machines{guest: runsAJob}
+		stop := runs(t, c, d)
+		c.set(order(1), order(2))
+		time.Sleep(30 * time.Second)
+		if r := c.report(1); r.State != millrace.VMBusy {
+			t.Errorf("after 30 s: %+v", r)
+		}
+		time.Sleep(time.Minute)
+		for n := byte(1); n <= 2; n++ {
+			r := c.report(n)
+			if r.State != millrace.VMGone || r.Reason != "" || r.ExitCode == nil || *r.ExitCode != 0 || r.Usage.CPUMillis != 60_000 || len(r.Steps) != 4 {
+				t.Errorf("at the end: %+v", r)
+			}
+			id := vmID(n)
+			if got, want := string(c.consoles[id]), "I am "+millrace.RunnerName(id, 1)+" with config of "+id.String()+"\n"; got != want {
+				t.Errorf("the console is %q, want %q", got, want)
+			}
+		}
+		stop()
+	})
+}
+
+func TestRunWithoutTheControlPlane(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, d := newControl(t), &machines{guest: runsAJob}
+		stop := runs(t, c, d)
+		c.set(order(1))
+		time.Sleep(10 * time.Second)
+		c.mu.Lock()
+		c.away, c.forget = true, true
+		c.mu.Unlock()
+		time.Sleep(time.Hour)
+		if d.started != 1 {
+			t.Errorf("%d machines were started", d.started)
+		}
+		c.mu.Lock()
+		c.away = false
+		c.mu.Unlock()
+		time.Sleep(lastRetry + time.Second)
+		if r := c.report(1); r.State != millrace.VMGone || r.ExitCode == nil || c.starts != 2 {
+			t.Errorf("after %d starts: %+v", c.starts, r)
+		}
+		stop()
+	})
+}
+
+func TestRunKills(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		driver *machines
+		after  func(*control)
+		reason string
+	}{
+		"withdrawn":    {&machines{guest: runsAJob}, func(c *control) { c.set() }, "withdrew"},
+		"never boots":  {&machines{guest: func(ctx context.Context, _ *guest.Guest) { <-ctx.Done() }}, func(*control) {}, "did not come up"},
+		"never starts": {&machines{fail: errors.New("no disk")}, func(*control) {}, "no disk"},
+		"falls silent": {&machines{guest: func(_ context.Context, g *guest.Guest) { boots(g) }}, func(*control) {}, "fell silent"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := newControl(t)
+				stop := runs(t, c, tt.driver)
+				c.set(order(1))
+				time.Sleep(5 * time.Second)
+				tt.after(c)
+				time.Sleep(2 * time.Minute)
+				if r := c.report(1); r.State != millrace.VMGone || !strings.Contains(r.Reason, tt.reason) {
+					t.Errorf("got %+v", r)
+				}
+				stop()
+			})
+		})
+	}
+}
+
+func TestRunStops(t *testing.T) {
+	t.Parallel()
+	for _, away := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			c, d := newControl(t), &machines{guest: runsAJob}
+			stop := runs(t, c, d)
+			c.set(order(1))
+			time.Sleep(10 * time.Second)
+			c.mu.Lock()
+			c.away = away
+			c.mu.Unlock()
+			began := time.Now()
+			stop()
+			if took := time.Since(began); took > 3*time.Second {
+				t.Errorf("away %v: it took %v", away, took)
+			}
+			if r := c.report(1); !away && (r.State != millrace.VMGone || r.Reason != "The agent was stopped.") {
+				t.Errorf("reported %+v", r)
+			}
+		})
+	}
+}
