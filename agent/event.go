@@ -32,11 +32,12 @@ type (
 		Jitter float64
 	}
 
-	// JITReady is the answer to FetchJIT, JITFailed what came instead of it.
+	// JITReady is the answer to FetchJIT.
 	JITReady struct {
 		Ref
 		JIT millrace.Secret
 	}
+	// JITFailed is what came of a FetchJIT instead of an answer.
 	JITFailed struct {
 		Ref
 		Code    millrace.Code

@@ -294,8 +294,13 @@ func TestEpochs(t *testing.T) {
 	old := Ref{ID: vmID(1), Epoch: 1}
 	before := d.state
 	for _, ev := range []Event{
-		VMHello{old}, VMReached{old, millrace.VMBusy}, VMUsage{old, millrace.Metering{CPUMillis: 1}}, VMExit{Ref: old},
-		VMDone{Ref: old}, JITReady{old, "config"}, JITFailed{Ref: old, Code: millrace.Gone},
+		VMHello{old},
+		VMReached{old, millrace.VMBusy},
+		VMUsage{old, millrace.Metering{CPUMillis: 1}},
+		VMExit{Ref: old},
+		VMDone{Ref: old},
+		JITReady{old, "config"},
+		JITFailed{Ref: old, Code: millrace.Gone},
 	} {
 		if effects := d.step(ev); len(effects) != 0 {
 			t.Errorf("%T of an older epoch gave %#v", ev, effects)

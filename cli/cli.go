@@ -5,6 +5,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -133,9 +134,9 @@ func (c *cli) api() (client.REST, error) {
 	token := c.Getenv("MILLRACE_TOKEN")
 	switch {
 	case c.url == "":
-		return client.REST{}, usageError{fmt.Errorf("which server? Set MILLRACE_URL or --url")}
+		return client.REST{}, usageError{errors.New("which server? Set MILLRACE_URL or --url")}
 	case c.org == "":
-		return client.REST{}, usageError{fmt.Errorf("which org? Set MILLRACE_ORG or --org")}
+		return client.REST{}, usageError{errors.New("which org? Set MILLRACE_ORG or --org")}
 	case token == "":
 		return client.REST{}, millrace.Errorf(millrace.Unauthenticated, "Set MILLRACE_TOKEN to an API token of the org.")
 	}

@@ -36,8 +36,10 @@ func server(t *testing.T) string {
 	answers := map[string]any{
 		org + "jobs": client.NewList([]client.Job{job()}, "opaque"),
 		org + "jobs/job_00000000000000000000000001": job(),
-		org + "hosts": client.NewList([]client.Host{{ID: millrace.HostID{15: 1}, Name: "h1", Status: millrace.StatusOnline,
-			Facts: millrace.HostFacts{Arch: millrace.AMD64, Offer: millrace.Size{MilliCPU: 4000, MemoryMB: 8192}}, SeenAt: client.Time(at)}}, ""),
+		org + "hosts": client.NewList([]client.Host{{
+			ID: millrace.HostID{15: 1}, Name: "h1", Status: millrace.StatusOnline,
+			Facts: millrace.HostFacts{Arch: millrace.AMD64, Offer: millrace.Size{MilliCPU: 4000, MemoryMB: 8192}}, SeenAt: client.Time(at),
+		}}, ""),
 		org + "usage": client.NewList([]client.Usage{{Key: "calm/app", Jobs: 3, Failed: 1, BuildMS: 90_000, VCPUMS: 180_000, WaitP50MS: 800, WaitP95MS: 2500}}, ""),
 	}
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -1,7 +1,7 @@
 package cli
 
 import (
-	"fmt"
+	"errors"
 	"slices"
 	"strconv"
 	"time"
@@ -22,7 +22,7 @@ func (c *cli) usage() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			groupings := []millrace.UsageBy{millrace.ByRepository, millrace.ByUser, millrace.ByDay}
 			if !slices.Contains(groupings, millrace.UsageBy(by)) || days < 0 {
-				return usageError{fmt.Errorf("--by is repository, user or day, and --days at least 0")}
+				return usageError{errors.New("--by is repository, user or day, and --days at least 0")}
 			}
 			api, err := c.api()
 			if err != nil {

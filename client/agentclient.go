@@ -103,8 +103,8 @@ func (a *Agent) send(ctx context.Context, timeout time.Duration, path, contentTy
 		}
 		r.Header.Set("Content-Type", contentType)
 		Sign(r, body, a.Key, a.claims(path == startPath))
-		res, err := do(a.HTTP, r, maxAgentBody, out)
-		if again && millrace.CodeOf(err) == millrace.Unauthenticated && a.adjust(res) {
+		header, err := do(a.HTTP, r, maxAgentBody, out)
+		if again && millrace.CodeOf(err) == millrace.Unauthenticated && a.adjust(header) {
 			continue
 		}
 		return err
@@ -121,8 +121,8 @@ func (a *Agent) claims(start bool) Claims {
 }
 
 // adjust takes the server's clock from an answer's Date and reports whether ours was off enough to matter.
-func (a *Agent) adjust(res *http.Response) bool {
-	date, err := http.ParseTime(res.Header.Get("Date"))
+func (a *Agent) adjust(answer http.Header) bool {
+	date, err := http.ParseTime(answer.Get("Date"))
 	if err != nil {
 		return false
 	}

@@ -32,8 +32,9 @@ func NewHTTP() *http.Client {
 	}
 }
 
-// do sends r and reads the answer into out, which may be nil. An answer that isn't 2xx is the server's error.
-func do(c *http.Client, r *http.Request, limit int64, out any) (*http.Response, error) {
+// do sends r, reads the answer into out, which may be nil, and returns the answer's header. An answer that isn't 2xx is
+// the server's error.
+func do(c *http.Client, r *http.Request, limit int64, out any) (http.Header, error) {
 	r.Header.Set("Accept", "application/json, "+ProblemType)
 	res, err := c.Do(r)
 	if err != nil {
@@ -43,16 +44,16 @@ func do(c *http.Client, r *http.Request, limit int64, out any) (*http.Response, 
 	body, err := io.ReadAll(io.LimitReader(res.Body, limit+1))
 	switch {
 	case err != nil:
-		return res, fmt.Errorf("client: reading the answer: %w", err)
+		return res.Header, fmt.Errorf("client: reading the answer: %w", err)
 	case int64(len(body)) > limit:
-		return res, fmt.Errorf("client: the server's answer exceeds %d bytes", limit)
+		return res.Header, fmt.Errorf("client: the server's answer exceeds %d bytes", limit)
 	case res.StatusCode < 200 || res.StatusCode > 299:
-		return res, errorOf(res.StatusCode, res.Header.Get("Content-Type"), body)
+		return res.Header, errorOf(res.StatusCode, res.Header.Get("Content-Type"), body)
 	case out == nil:
-		return res, nil
+		return res.Header, nil
 	}
 	if err := json.Unmarshal(body, out); err != nil {
-		return res, fmt.Errorf("client: the server's answer is not what was asked for: %w", err)
+		return res.Header, fmt.Errorf("client: the server's answer is not what was asked for: %w", err)
 	}
-	return res, nil
+	return res.Header, nil
 }
