@@ -47,11 +47,11 @@ func landingPage(f ui.Frame) templ.Component {
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}
-			templ_7745c5c3_Err = point("For teams with their own hardware", "A rack, a colocated server or a rented machine: whatever runs Linux with KVM. The agent dials out, so nothing has to be opened.").Render(ctx, templ_7745c5c3_Buffer)
+			templ_7745c5c3_Err = point("For teams with their own hardware", "A rack, a colocated server or a rented machine: what runs Linux and can boot VMs is a host. The agent dials out, so nothing has to be opened.").Render(ctx, templ_7745c5c3_Buffer)
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}
-			templ_7745c5c3_Err = point("One job, one machine", "No state of one job is left for the next, and a job can't reach another. Jobs may use Docker, systemd and root.").Render(ctx, templ_7745c5c3_Buffer)
+			templ_7745c5c3_Err = point("One job, one machine", "A job finds a fresh disk and leaves nothing behind: when it ends, its VM, disk and registration at GitHub are gone. No VM can reach another.").Render(ctx, templ_7745c5c3_Buffer)
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}

@@ -265,7 +265,7 @@ func usageBody(v usageView) templ.Component {
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}
-			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 15, "<details class=\"mt-3\"><summary class=\"inline-flex min-h-6 items-center text-muted\">Table of days (UTC)</summary><div class=\"scroll mt-2\" tabindex=\"0\" role=\"region\" aria-label=\"Days\">")
+			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 15, "<details class=\"mt-3\"><summary class=\"py-1 text-muted\">Table of days (UTC)</summary><div class=\"scroll mt-2\" tabindex=\"0\" role=\"region\" aria-label=\"Days\">")
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}

@@ -15,28 +15,34 @@ type Bar struct {
 	Text  string // the whole figure in words, shown on hover
 }
 
-// The drawing's measures, in its own units; it scales with the page.
+// The drawing's measures in pixels. Across, everything is in per cent, so that text keeps its size at any width.
 const (
-	width, height = 720.0, 200.0
-	left, right   = 44.0, 4.0
-	top, bottom   = 10.0, 24.0
-	gap           = 0.28 // of a bar's place
+	height = 200.0
+	top    = 12.0
+	bottom = 24.0
+	gap    = 28.0 // per cent of a bar's place
+	widest = 6.0  // per cent of the whole
+	names  = 12   // names under the axis at the most; a third of them on a phone
 )
 
-type rect struct {
-	x, y, w, h string
-	text       string
-}
+type rect struct{ x, y, w, h, text string }
 
-type mark struct{ x, y, text string }
+// line is a line across at a value.
+type line struct{ y, value string }
+
+// name stands under the axis. A fine one is left out where there is little room.
+type name struct {
+	x, text string
+	fine    bool
+}
 
 type drawing struct {
 	bars  []rect
-	lines []mark // a line across at y, with its value
-	names []mark // under the axis
+	lines []line
+	names []name
 }
 
-// draw lays out bars. Labels are thinned so that no two touch.
+// draw lays out bars. Names are thinned so that no two touch; the last bar always has one.
 func draw(bars []Bar) drawing {
 	var d drawing
 	peak := 0.0
@@ -48,16 +54,16 @@ func draw(bars []Bar) drawing {
 	y := func(v float64) float64 { return top + (height-top-bottom)*(1-v/ceiling) }
 	for i := 0; float64(i)*step <= ceiling+step/2; i++ {
 		v := float64(i) * step
-		d.lines = append(d.lines, mark{num(left - 8), num(y(v)), strconv.FormatFloat(v, 'f', -1, 64)})
+		d.lines = append(d.lines, line{num(y(v)), strconv.FormatFloat(v, 'f', -1, 64)})
 	}
-	place := (width - left - right) / float64(max(1, len(bars)))
-	every := max(1, int(math.Ceil(56/place)))
+	place := 100 / float64(max(1, len(bars)))
+	every := (len(bars) + names - 1) / names
 	for i, b := range bars {
-		x := left + place*float64(i)
-		w := min(place*(1-gap), 48)
-		d.bars = append(d.bars, rect{num(x + (place-w)/2), num(y(b.Value)), num(w), num(y(0) - y(b.Value)), b.Text})
-		if (len(bars)-1-i)%every == 0 {
-			d.names = append(d.names, mark{num(x + place/2), num(height - 6), b.Label})
+		x := place * float64(i)
+		w := min(place*(100-gap)/100, widest)
+		d.bars = append(d.bars, rect{num(x+(place-w)/2) + "%", num(y(b.Value)), num(w) + "%", num(y(0) - y(b.Value)), b.Text})
+		if fromEnd := len(bars) - 1 - i; fromEnd%every == 0 {
+			d.names = append(d.names, name{num(x+place/2) + "%", b.Label, len(bars) > names/3 && fromEnd/every%3 != 0})
 		}
 	}
 	return d
@@ -118,4 +124,4 @@ func partWidths(parts []Part) (x, w []float64) {
 	return x, w
 }
 
-func num(f float64) string { return strconv.FormatFloat(math.Round(f*10)/10, 'f', -1, 64) }
+func num(f float64) string { return strconv.FormatFloat(math.Round(f*100)/100, 'f', -1, 64) }
