@@ -16,7 +16,6 @@ type Spec struct {
 	Arch     millrace.Arch
 	VCPUs    int
 	MemoryMB int
-	DiskMB   int // size of the writable root disk; 0 is the image's
 }
 
 // Driver starts machines of one kind on this host.

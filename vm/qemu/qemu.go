@@ -1,0 +1,163 @@
+// Package qemu runs machines with QEMU's microvm board: KVM where it really boots a guest, QEMU's own emulation (TCG)
+// elsewhere, which is slower and the same in every other way.
+//
+// A machine boots a kernel with an initrd that holds millrace-init and the modules it needs, on a copy-on-write clone of
+// one root disk. A virtio-serial port is the channel to the guest. Its network is QEMU's user-mode one: each guest is
+// alone on it, reaches out through its host's address, and no other guest.
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/vm"
+)
+
+// Accel is how guest code is run.
+type Accel string
+
+// The ways: AccelAuto probes.
+const (
+	AccelAuto Accel = "auto"
+	AccelKVM  Accel = "kvm"
+	AccelTCG  Accel = "tcg"
+)
+
+// Config is what a driver needs.
+type Config struct {
+	Dir   string // state of machines, and what they share
+	Guest string // kernel, modules and busybox, as scripts/guest.sh lays them out; "" is DefaultGuest
+	Init  []byte // PID 1
+	// Runner is the program that runs a job, put where PID 1 looks for it.
+	Runner []byte
+	Accel  Accel
+	Log    *slog.Logger
+}
+
+// DefaultGuest is where make deps puts the guest's kernel: $MILLRACE_GUEST_DIR, else below the user's cache directory.
+func DefaultGuest() string {
+	base := os.Getenv("MILLRACE_GUEST_DIR")
+	if base == "" {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			return ""
+		}
+		base = filepath.Join(cache, "millrace", "guest")
+	}
+	return filepath.Join(base, string(millrace.AMD64))
+}
+
+// Driver starts machines. It is a [vm.Driver].
+type Driver struct {
+	cfg    Config
+	qemu   string // path of the monitor
+	accel  Accel
+	initrd string
+	disk   string
+}
+
+var _ vm.Driver = (*Driver)(nil)
+
+// New makes a driver. The error says what is missing on this machine and what to do.
+func New(cfg Config) (*Driver, error) {
+	if cfg.Guest == "" {
+		cfg.Guest = DefaultGuest()
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	path, err := exec.LookPath("qemu-system-x86_64")
+	if err != nil {
+		return nil, errors.New("no qemu-system-x86_64 on this machine; install qemu-system-x86, or run make deps")
+	}
+	for _, tool := range []string{"qemu-img", "mke2fs"} {
+		if _, err := lookTool(tool); err != nil {
+			return nil, fmt.Errorf("no %s on this machine; install qemu-utils and e2fsprogs, or run make deps", tool)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(cfg.Guest, "complete")); err != nil {
+		return nil, fmt.Errorf("no guest kernel in %s; run make deps", cfg.Guest)
+	}
+	dir, err := filepath.Abs(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Dir = dir
+	return &Driver{cfg: cfg, qemu: path, accel: cfg.Accel}, nil
+}
+
+// lookTool finds a program that may be root's alone.
+func lookTool(name string) (string, error) {
+	if path, err := exec.LookPath(name); err == nil {
+		return path, nil
+	}
+	for _, dir := range []string{"/sbin", "/usr/sbin"} {
+		if path := filepath.Join(dir, name); isFile(path) {
+			return path, nil
+		}
+	}
+	return "", exec.ErrNotFound
+}
+
+func isFile(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
+}
+
+// Name says the monitor and the acceleration; before [Driver.Prepare] it says "auto" where it probes.
+func (d *Driver) Name() string { return "qemu/" + string(d.accel) }
+
+// Prepare removes what machines of an earlier process left, makes the initrd and the root disk when they are missing or
+// stale, and finds out whether KVM works.
+func (d *Driver) Prepare(ctx context.Context) error {
+	if err := os.MkdirAll(filepath.Join(d.cfg.Dir, "vms"), 0o700); err != nil {
+		return err
+	}
+	if err := d.clean(); err != nil {
+		return err
+	}
+	if err := d.build(ctx); err != nil {
+		return err
+	}
+	if d.accel == AccelAuto || d.accel == "" {
+		accel, why := d.probe(ctx)
+		d.accel = accel
+		d.cfg.Log.Info("chose how VMs run", "accel", accel, "because", why)
+	}
+	return ctx.Err()
+}
+
+// commandLine is QEMU's for a machine. Each flag that isn't plain has its reason here; research on such machines found
+// them (100 boots each).
+func (d *Driver) commandLine(accel Accel, spec vm.Spec, kernelArgs string, disk disk) []string {
+	board := "microvm,pit=off,pic=off" // with ACPI and a legacy timer some QEMU versions hang right after interrupts are on
+	cpu, kernel := "host", "console=ttyS0 quiet panic=-1 reboot=t random.trust_cpu=on "+kernelArgs
+	if accel == AccelTCG {
+		cpu = "max,-cx16" // QEMU 7.2 emulates cmpxchg16b wrongly: one boot in ten panics
+		// Emulated time is too jittery to calibrate against: a busy host would hang the boot.
+		kernel += " tsc_early_khz=2600000 tsc=reliable lpj=26000000 no_timer_check"
+	}
+	args := []string{
+		"-M", board, "-accel", string(accel), "-cpu", cpu, "-smp", fmt.Sprint(spec.VCPUs), "-m", fmt.Sprint(spec.MemoryMB),
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio",
+		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+		"-kernel", filepath.Join(d.cfg.Guest, "vmlinuz"), "-initrd", d.initrd, "-append", strings.TrimSpace(kernel),
+		"-chardev", "socket,id=channel,fd=3", "-device", "virtio-serial-device,max_ports=2", "-device", "virtserialport,chardev=channel,name=millrace",
+	}
+	if disk.path != "" {
+		args = append(args,
+			"-drive", "if=none,id=root,cache=unsafe,discard=unmap,format="+disk.format+",file="+escape(disk.path), "-device", "virtio-blk-device,drive=root",
+			"-netdev", "user,id=net", "-device", "virtio-net-device,netdev=net")
+	}
+	return args
+}
+
+// escape doubles the commas of a value, as QEMU's option syntax wants.
+func escape(s string) string { return strings.ReplaceAll(s, ",", ",,") }
