@@ -24,8 +24,9 @@ type Offer struct {
 
 const defaultReserveMB = 512
 
-// Facts are those of this machine, with dir on the disk that VMs live on, offered as o says.
-func Facts(dir, driver string, o Offer) (millrace.HostFacts, error) {
+// Facts are those of this machine, with dir on the disk that VMs live on, offered as o says. The driver's name is added
+// by [Run], which knows it.
+func Facts(dir string, o Offer) (millrace.HostFacts, error) {
 	mem, err := memoryMB("/proc/meminfo")
 	if err != nil {
 		return millrace.HostFacts{}, err
@@ -44,7 +45,6 @@ func Facts(dir, driver string, o Offer) (millrace.HostFacts, error) {
 		MemoryMB: mem,
 		DiskMB:   int(fs.Bavail * uint64(fs.Bsize) >> 20),
 		Labels:   append([]string{}, o.Labels...),
-		Driver:   driver,
 		Version:  Version(),
 		Kernel:   unix.ByteSliceToString(uts.Release[:]),
 		CPUModel: cpuModel("/proc/cpuinfo"),

@@ -91,19 +91,36 @@ func TestEnrollRefusesWhatIsNoToken(t *testing.T) {
 
 func TestFacts(t *testing.T) {
 	t.Parallel()
-	f, err := Facts(t.TempDir(), "fake", Offer{CPUOvercommit: 2, Labels: []string{"gpu"}})
+	f, err := Facts(t.TempDir(), Offer{CPUOvercommit: 2, Labels: []string{"gpu"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if f.VCPUs < 1 || f.MemoryMB < 128 || f.DiskMB < 1 || f.Kernel == "" || f.Version == "" || f.Driver != "fake" {
+	if f.VCPUs < 1 || f.MemoryMB < 128 || f.DiskMB < 1 || f.Kernel == "" || f.Version == "" {
 		t.Errorf("got %+v", f)
 	}
 	if want := (millrace.Size{MilliCPU: f.VCPUs * 2000, MemoryMB: f.MemoryMB - defaultReserveMB}); f.Offer != want {
 		t.Errorf("offers %v, want %v", f.Offer, want)
 	}
 	for _, o := range []Offer{{CPUOvercommit: -1}, {CPUOvercommit: 1e9}, {MemoryReserveMB: 1 << 40}} {
-		if _, err := Facts(t.TempDir(), "fake", o); millrace.CodeOf(err) != millrace.Invalid {
+		if _, err := Facts(t.TempDir(), o); millrace.CodeOf(err) != millrace.Invalid {
 			t.Errorf("%+v: %v", o, err)
 		}
 	}
+}
+
+func TestLock(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "state")
+	unlock, err := Lock(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Lock(dir); millrace.CodeOf(err) != millrace.Conflict {
+		t.Errorf("locked twice: %v", err)
+	}
+	unlock()
+	if unlock, err = Lock(dir); err != nil {
+		t.Fatal(err)
+	}
+	unlock()
 }

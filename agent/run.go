@@ -44,6 +44,7 @@ func Run(ctx context.Context, c Config) error {
 	if err := c.Driver.Prepare(ctx); err != nil {
 		return err
 	}
+	c.Facts.Driver = c.Driver.Name()
 	base, cancel := context.WithCancel(context.WithoutCancel(ctx)) // outlives ctx: the end is told too
 	r := &runner{
 		Config: c,

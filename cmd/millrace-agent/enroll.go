@@ -1,0 +1,76 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/agent"
+)
+
+func (o *options) enroll() *cobra.Command {
+	var url string
+	cmd := &cobra.Command{
+		Use:   "enroll --url URL",
+		Short: "Make this machine a host of your org",
+		Long: `Make this machine a host of your org.
+
+The enrollment token (mret_…, from your org's Hosts page) is read from the environment variable
+MILLRACE_ENROLL_TOKEN or from standard input; never from a flag, as others can read a process's arguments.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			token, err := o.token()
+			if err != nil {
+				return err
+			}
+			if err := os.MkdirAll(o.dir, 0o700); err != nil {
+				return err
+			}
+			facts, err := agent.Facts(o.dir, o.offer)
+			if err != nil {
+				return err
+			}
+			id, err := agent.Enroll(cmd.Context(), agent.EnrollConfig{
+				URL: strings.TrimSuffix(url, "/"), Token: token, Name: o.name, Dir: o.dir, Facts: facts,
+			})
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "This machine is %s of org %s. Start it with: millrace-agent run --dir %s\n", id.HostID, id.Org, o.dir)
+			return nil
+		},
+	}
+	hostname, _ := os.Hostname()
+	cmd.Flags().StringVar(&url, "url", "", "the control plane's address")
+	cmd.Flags().StringVar(&o.name, "name", hostname, "the host's name in your org")
+	_ = cmd.MarkFlagRequired("url")
+	o.offerFlags(cmd)
+	return cmd
+}
+
+// token reads the enrollment token from the environment, else the first line of standard input.
+func (o *options) token() (millrace.Secret, error) {
+	if s := o.getenv("MILLRACE_ENROLL_TOKEN"); s != "" {
+		return millrace.Secret(strings.TrimSpace(s)), nil
+	}
+	missing := errors.New("no enrollment token; set MILLRACE_ENROLL_TOKEN, or write the token to standard input")
+	if f, ok := o.stdin.(*os.File); ok {
+		if info, err := f.Stat(); err != nil || info.Mode()&os.ModeCharDevice != 0 {
+			return "", missing
+		}
+	}
+	line, err := bufio.NewReader(io.LimitReader(o.stdin, 4096)).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", err
+	}
+	if line = strings.TrimSpace(line); line == "" {
+		return "", missing
+	}
+	return millrace.Secret(line), nil
+}

@@ -1,0 +1,74 @@
+// Command millrace-agent makes a machine a host and runs its VMs, see package agent.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/millrace-ci/millrace/agent"
+)
+
+func main() { os.Exit(start()) }
+
+// start runs the command line and returns the exit code.
+func start() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := command(os.Stdin, os.Getenv).ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "millrace-agent:", err)
+		return 1
+	}
+	return 0
+}
+
+// options are the flags that commands share.
+type options struct {
+	dir    string
+	name   string
+	offer  agent.Offer
+	stdin  io.Reader
+	getenv func(string) string
+}
+
+func command(stdin io.Reader, getenv func(string) string) *cobra.Command {
+	o := &options{stdin: stdin, getenv: getenv}
+	root := &cobra.Command{
+		Use:           "millrace-agent",
+		Short:         "Run Millrace's microVMs on this machine",
+		Version:       agent.Version(),
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.PersistentFlags().StringVar(&o.dir, "dir", defaultDir(getenv), "where identity, disks and sockets are kept")
+	root.AddCommand(o.enroll(), o.run(), o.doctor())
+	return root
+}
+
+// defaultDir is root's or a person's own.
+func defaultDir(getenv func(string) string) string {
+	if dir := getenv("MILLRACE_AGENT_DIR"); dir != "" {
+		return dir
+	}
+	if os.Geteuid() == 0 {
+		return "/var/lib/millrace-agent"
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "millrace-agent"
+	}
+	return filepath.Join(home, ".local", "state", "millrace-agent")
+}
+
+// offerFlags adds what a host's owner may say of the offer.
+func (o *options) offerFlags(cmd *cobra.Command) {
+	cmd.Flags().Float64Var(&o.offer.CPUOvercommit, "cpu-overcommit", 1, "vCPUs to offer for each one there is")
+	cmd.Flags().IntVar(&o.offer.MemoryReserveMB, "memory-reserve", 0, "MB of memory to keep for the host; 0 is 512")
+	cmd.Flags().StringSliceVar(&o.offer.Labels, "label", nil, "extra labels that jobs may ask for")
+}

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/agent"
+	"github.com/millrace-ci/millrace/client"
+)
+
+func run(t *testing.T, stdin, env string, line ...string) (string, error) {
+	t.Helper()
+	root := command(strings.NewReader(stdin), func(k string) string { return map[string]string{"MILLRACE_ENROLL_TOKEN": env}[k] })
+	var out bytes.Buffer
+	root.SetOut(&out)
+	root.SetErr(io.Discard)
+	root.SetArgs(line)
+	err := root.ExecuteContext(t.Context())
+	return out.String(), err
+}
+
+func TestEnroll(t *testing.T) {
+	t.Parallel()
+	token := millrace.NewSecret(millrace.EnrollmentTokenPrefix, nil).Reveal()
+	var got client.EnrollRequest
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = json.NewDecoder(r.Body).Decode(&got)
+		_ = json.NewEncoder(w).Encode(client.EnrollResponse{HostID: millrace.HostID{15: 1}, Org: "calm"})
+	}))
+	defer srv.Close()
+	for name, from := range map[string][2]string{"stdin": {token + "\n", ""}, "environment": {"", token}} {
+		dir := t.TempDir()
+		out, err := run(t, from[0], from[1], "enroll", "--url", srv.URL, "--dir", dir, "--name", "h1", "--label", "gpu", "--cpu-overcommit", "2")
+		if err != nil || !strings.Contains(out, "org calm") {
+			t.Errorf("%s: %q, %v", name, out, err)
+		}
+		if got.Token != token || got.Name != "h1" || len(got.Facts.Labels) != 1 || got.Facts.Offer.MilliCPU != got.Facts.VCPUs*2000 {
+			t.Errorf("%s: asked %+v", name, got)
+		}
+		if id, err := agent.LoadIdentity(dir); err != nil || id.Org != "calm" {
+			t.Errorf("%s: %+v, %v", name, id, err)
+		}
+	}
+}
+
+func TestMistakes(t *testing.T) {
+	t.Parallel()
+	for line, want := range map[string]string{
+		"enroll --url http://127.0.0.1:1":          "MILLRACE_ENROLL_TOKEN",
+		"enroll":                                   "url",
+		"enroll --url http://127.0.0.1:1 mret_x":   "unknown command",
+		"enroll --url http://x --token mret_x":     "unknown flag",
+		"run":                                      "run millrace-agent enroll",
+		"run --driver bogus":                       "--driver is",
+		"run --dir /nonexistent/dir":               "not enrolled",
+		"doctor --json":                            "can't run jobs yet",
+		"enroll --url http://x --cpu-overcommit x": "invalid argument",
+	} {
+		fields := strings.Fields(line)
+		if !strings.Contains(line, "--dir") {
+			fields = append(fields, "--dir", t.TempDir())
+		}
+		if _, err := run(t, "", "", fields...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
+}
+
+func TestDoctorsJSON(t *testing.T) {
+	t.Parallel()
+	out, _ := run(t, "", "", "doctor", "--json", "--dir", t.TempDir())
+	var got struct {
+		Findings []agent.Finding `json:"findings"`
+	}
+	if err := json.Unmarshal([]byte(out), &got); err != nil || len(got.Findings) < 6 {
+		t.Errorf("%v: %s", err, out)
+	}
+}
