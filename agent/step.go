@@ -129,6 +129,9 @@ func (st *step) kill(v *VM, reason string) {
 
 func (st *step) end(v *VM, reason string) {
 	v.because(reason)
+	if v.State == millrace.VMBooting {
+		v.because("The VM ended before its runner came online.")
+	}
 	v.JIT, v.JITAt = "", time.Time{}
 	st.reach(v, millrace.VMGone)
 }

@@ -448,3 +448,18 @@ func TestStop(t *testing.T) {
 		t.Error("an idle agent didn't stop at once")
 	}
 }
+
+func TestAnEndBeforeOnlineHasAReason(t *testing.T) {
+	t.Parallel()
+	d := newDriver(t)
+	ref := Ref{vmID(1), 1}
+	one := 1
+	d.answer(1, order(1))
+	d.step(VMHello{ref})
+	d.step(VMExit{Ref: ref, Code: &one})
+	d.step(VMDone{Ref: ref})
+	d.after(cutAfter)
+	if r := d.report(1); r.Reason == "" || r.ExitCode == nil {
+		t.Errorf("reported %+v", r)
+	}
+}
