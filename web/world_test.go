@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -327,3 +328,13 @@ func (w *world) busy() (running store.JobRow) {
 	}
 	return page.Jobs[0]
 }
+
+// secure is the same dashboard as it is behind https.
+func (w *world) secure() string {
+	w.t.Helper()
+	server := httptest.NewServer(web.New(web.Config{Store: w.Store, URL: "https://millrace.example", Secure: true, Now: w.now}))
+	w.t.Cleanup(server.Close)
+	return server.URL
+}
+
+func millis(t time.Time) string { return strconv.FormatInt(t.UnixMilli(), 10) }

@@ -1,0 +1,57 @@
+package chart_test
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/a-h/templ"
+
+	"github.com/millrace-ci/millrace/web/chart"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// golden compares a drawing with its golden file.
+func golden(t *testing.T, name string, c templ.Component) {
+	t.Helper()
+	var b bytes.Buffer
+	if err := c.Render(t.Context(), &b); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(b.Bytes(), want) {
+		t.Errorf("%s differs from its golden file; if that is right, run go test ./web/chart -update. Got:\n%s", name, b.Bytes())
+	}
+}
+
+func TestBars(t *testing.T) {
+	t.Parallel()
+	golden(t, "bars.html", chart.Bars("Minutes per day", []chart.Bar{
+		{Label: "1 Mar", Value: 0, Text: "none"},
+		{Label: "2 Mar", Value: 12.5, Text: "<b>12.5</b>"},
+		{Label: "3 Mar", Value: 37, Text: "37"},
+	}))
+	golden(t, "bars-empty.html", chart.Bars("Nothing", nil))
+}
+
+func TestProportions(t *testing.T) {
+	t.Parallel()
+	golden(t, "proportions.html", chart.Proportions("A job", []chart.Part{
+		{Name: "waited", Took: 7 * time.Millisecond, Text: "waited: 7 ms"},
+		{},
+		{Name: "ran", Took: time.Minute, Text: "ran: 60,000 ms"},
+	}))
+}
