@@ -217,36 +217,51 @@ func (v jobView) trigger() string {
 	return "refresh from:body"
 }
 
-// between are what happens between one stage and the next.
-var between = map[millrace.Stage]string{
-	millrace.StageQueued:  "Waited for a place",
-	millrace.StagePlaced:  "Order to the host",
-	millrace.StageBooting: "VM boots, runner registers",
-	millrace.StageOnline:  "GitHub hands over the job",
-	millrace.StageRunning: "Job runs",
+// leg is the time between one stage and the next that was seen.
+type leg struct {
+	From, To millrace.Stage // To is "now" while it goes on
+	What     string
+	Took     time.Duration
 }
 
-// stageOrder gives each stage its colour, whether or not those before it were seen.
-var stageOrder = []millrace.Stage{millrace.StageQueued, millrace.StagePlaced, millrace.StageBooting, millrace.StageOnline, millrace.StageRunning}
+func (l leg) name() string { return string(l.From) + " → " + string(l.To) }
 
-// parts are the times between the stages, in the stages' order; the last goes on until now while the job is not done.
-func (v jobView) parts() []chart.Part {
+// between says what happens after a stage.
+var between = map[millrace.Stage]string{
+	millrace.StageQueued:  "waits for a place",
+	millrace.StagePlaced:  "the host gets its order",
+	millrace.StageBooting: "the VM boots, its runner registers",
+	millrace.StageOnline:  "GitHub hands over the job",
+	millrace.StageRunning: "the job runs",
+}
+
+// stageColours gives each stage its own colour, whether or not those before it were seen.
+var stageColours = []millrace.Stage{millrace.StageQueued, millrace.StagePlaced, millrace.StageBooting, millrace.StageOnline, millrace.StageRunning}
+
+func (l leg) colour() string { return chart.Fill(slices.Index(stageColours, l.From)) }
+
+// legs are the times between the stages; the last goes on while the job is not done.
+func (v jobView) legs() (legs []leg) {
 	line := millrace.Timeline(v.Row.Job, v.Row.VM)
-	parts := make([]chart.Part, len(stageOrder))
 	for i, at := range line {
-		slot := slices.Index(stageOrder, at.Stage)
-		if slot < 0 {
-			continue // done
+		l := leg{From: at.Stage, To: "now", What: between[at.Stage]}
+		switch {
+		case i+1 < len(line):
+			l.To, l.Took = line[i+1].Stage, line[i+1].At.Sub(at.At)
+		case at.Stage == millrace.StageDone || v.Row.Status == millrace.JobCompleted:
+			continue
+		default:
+			l.Took = max(0, v.Now.Sub(at.At))
 		}
-		end := v.Now
-		if i+1 < len(line) {
-			end = line[i+1].At
-		} else if v.Row.Status == millrace.JobCompleted {
-			end = at.At
-		}
-		took := max(0, end.Sub(at.At))
-		name := between[at.Stage]
-		parts[slot] = chart.Part{Name: name, Took: took, Text: name + ": " + ui.Millis(took)}
+		legs = append(legs, l)
+	}
+	return legs
+}
+
+func (v jobView) parts() []chart.Part {
+	var parts []chart.Part
+	for _, l := range v.legs() {
+		parts = append(parts, chart.Part{Took: l.Took, Fill: l.colour(), Text: l.name() + ": " + ui.Millis(l.Took)})
 	}
 	return parts
 }
@@ -255,9 +270,7 @@ func (v jobView) parts() []chart.Part {
 func (v jobView) summary() string {
 	var words []string
 	for _, p := range v.parts() {
-		if p.Name != "" {
-			words = append(words, p.Text)
-		}
+		words = append(words, p.Text)
 	}
-	return "Timeline. " + strings.Join(words, ", ") + "."
+	return "Timeline: " + strings.Join(words, ", ") + "."
 }

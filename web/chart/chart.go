@@ -86,15 +86,15 @@ func niceStep(peak float64) float64 {
 
 // Part is one part of a [Proportions] bar.
 type Part struct {
-	Name string
 	Took time.Duration
-	Text string
+	Fill string // a class that [Fill] gives
+	Text string // the whole part in words, shown on hover
 }
 
-// series are the fills of parts, in order; the parts' names stand in the table beside the bar.
+// series are the fills of parts; what they stand for is said beside the bar.
 var series = []string{"fill-series-1", "fill-series-2", "fill-series-3", "fill-series-4", "fill-series-5"}
 
-// Fill is the class of the i-th part's colour.
+// Fill is the class of the i-th colour.
 func Fill(i int) string { return series[i%len(series)] }
 
 // partWidths are the parts' widths of 1000 units in all. Every part that took any time can be seen.

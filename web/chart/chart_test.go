@@ -50,8 +50,8 @@ func TestBars(t *testing.T) {
 func TestProportions(t *testing.T) {
 	t.Parallel()
 	golden(t, "proportions.html", chart.Proportions("A job", []chart.Part{
-		{Name: "waited", Took: 7 * time.Millisecond, Text: "waited: 7 ms"},
+		{Took: 7 * time.Millisecond, Fill: chart.Fill(0), Text: "waited: 7 ms"},
 		{},
-		{Name: "ran", Took: time.Minute, Text: "ran: 60,000 ms"},
+		{Took: time.Minute, Fill: chart.Fill(4), Text: "ran: 60,000 ms"},
 	}))
 }
