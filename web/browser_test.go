@@ -135,6 +135,21 @@ func TestLive(t *testing.T) {
 		do(t, ctx, chromedp.Poll[bool](row, chromedp.WithPollingInterval(100*time.Millisecond), chromedp.WithPollingTimeout(20*time.Second)))
 	}
 	shows("Queued")
-	w.run(host, id, millrace.StageRunning, 0, "")
+	vm := w.run(host, id, millrace.StageRunning, 0, "")
 	shows("Running")
+
+	// On the job's page what the reader opened stays open, and the log follows.
+	do(t, ctx, chromedp.Click(chromedp.CSS("#jobs tbody a")))
+	do(t, ctx, chromedp.WaitVisible(chromedp.CSS("#log")))
+	do(t, ctx, chromedp.Evaluate[chromedp.Void](`window.unreloaded = true; document.querySelector("#job details").open = true`))
+	more := strings.Repeat("another line\n", 200) + "the last line\n"
+	if err := w.Store.Org(w.Org.ID).AppendConsole(t.Context(), host.ID, vm.ID, 4096, []byte(more)); err != nil {
+		t.Fatal(err)
+	}
+	follows := `(() => {
+		const log = document.getElementById("log");
+		return window.unreloaded && log.textContent.endsWith("the last line\n") && log.scrollTop > 0 && log.scrollHeight - log.scrollTop - log.clientHeight < 2
+			&& document.querySelector("#job details").open;
+	})()`
+	do(t, ctx, chromedp.Poll[bool](follows, chromedp.WithPollingInterval(100*time.Millisecond), chromedp.WithPollingTimeout(20*time.Second)))
 }
