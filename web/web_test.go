@@ -53,6 +53,7 @@ func TestSignIn(t *testing.T) {
 	}
 
 	t.Run("a link works once", func(t *testing.T) {
+		t.Parallel()
 		res, page := w.get(browser(t), link)
 		if res.StatusCode != http.StatusUnauthorized || res.Header.Get("Set-Cookie") != "" {
 			t.Errorf("used again: %s, cookie %q", res.Status, res.Header.Get("Set-Cookie"))
@@ -60,6 +61,7 @@ func TestSignIn(t *testing.T) {
 		contains(t, page, "was used already")
 	})
 	t.Run("signing out ends the session", func(t *testing.T) {
+		t.Parallel()
 		old := strings.SplitN(strings.SplitN(cookie, ";", 2)[0], "=", 2)[1]
 		if res, _ := w.post(b, "/sign-out"); res.StatusCode != http.StatusSeeOther {
 			t.Fatalf("signing out: %s", res.Status)
@@ -69,6 +71,7 @@ func TestSignIn(t *testing.T) {
 		}
 	})
 	t.Run("a target elsewhere is not kept", func(t *testing.T) {
+		t.Parallel()
 		for _, target := range []string{"//evil.example/o/", "/\\evil.example", "https://evil.example/o/x", "/o/..\\\\evil.example"} {
 			res, _ := w.get(browser(t), w.link(), "Cookie", "millrace-target="+url.QueryEscape(target))
 			if to := res.Header.Get("Location"); to != "/" {
@@ -77,6 +80,7 @@ func TestSignIn(t *testing.T) {
 		}
 	})
 	t.Run("over https the cookie is bound to the host", func(t *testing.T) {
+		t.Parallel()
 		if res, _ := w.get(browser(t), w.secure()+"/sign-in/"+strings.TrimPrefix(w.link(), w.URL+"/sign-in/")); !strings.HasPrefix(res.Header.Get("Set-Cookie"), "__Host-millrace=") ||
 			!strings.Contains(res.Header.Get("Set-Cookie"), "; Secure") {
 			t.Errorf("cookie %q", res.Header.Get("Set-Cookie"))
@@ -207,6 +211,7 @@ func TestWithoutJavaScript(t *testing.T) {
 	contains(t, page, "renovate[bot]")
 
 	t.Run("htmx gets the live part alone", func(t *testing.T) {
+		t.Parallel()
 		_, part := w.get(b, "/o/calm/jobs", "HX-Request", "true")
 		if strings.Contains(part, "<html") || !strings.HasPrefix(part, `<div id="jobs"`) {
 			t.Errorf("got %.80q", part)
@@ -217,6 +222,7 @@ func TestWithoutJavaScript(t *testing.T) {
 		}
 	})
 	t.Run("what can't be read is said", func(t *testing.T) {
+		t.Parallel()
 		for _, path := range []string{"jobs?status=sleeping", "jobs?cursor=x", "usage?by=moon", "usage?window=5y"} {
 			res, page := w.get(b, "/o/calm/"+path)
 			if res.StatusCode != http.StatusBadRequest {
