@@ -16,6 +16,7 @@ type hostsView struct {
 	URL       string // of this server, for the agent
 	MayEnroll bool
 	Token     millrace.Secret // just made; shown once
+	Waiting   bool            // a token was shown: the host is to come
 	Hosts     []store.HostRow
 	Now       time.Time
 }
@@ -47,6 +48,7 @@ func (s *server) makeEnrollmentToken(w http.ResponseWriter, r *http.Request, v v
 
 func (s *server) showHosts(w http.ResponseWriter, r *http.Request, v visit, token millrace.Secret) error {
 	view := hostsView{Path: "/o/" + v.Org.Slug + "/hosts", URL: s.URL, MayEnroll: mayEnroll(v.Org.Role), Token: token, Now: s.Now()}
+	view.Waiting = token != "" || r.URL.Query().Has("waiting")
 	var err error
 	if view.Hosts, err = s.Store.Org(v.Org.OrgID).Hosts(r.Context()); err != nil {
 		return err
@@ -55,6 +57,14 @@ func (s *server) showHosts(w http.ResponseWriter, r *http.Request, v visit, toke
 		return render(w, r, http.StatusOK, hostList(view))
 	}
 	return render(w, r, http.StatusOK, hostsPage(v.frame("Hosts", "hosts"), view))
+}
+
+// here is what the live part is fetched from.
+func (v hostsView) here() string {
+	if v.Waiting {
+		return v.Path + "?waiting"
+	}
+	return v.Path
 }
 
 // command enrolls a machine. The token goes in by standard input, so that it is in no list of processes.

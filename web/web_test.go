@@ -169,6 +169,10 @@ func TestEnrollmentToken(t *testing.T) {
 	if res.StatusCode != http.StatusOK || !found {
 		t.Fatalf("making a token: %s", res.Status)
 	}
+	contains(t, page, "Waiting for the host", `hx-get="/o/calm/hosts?waiting"`)
+	if _, part := w.get(b, "/o/calm/hosts?waiting", "HX-Request", "true"); !strings.Contains(part, "Waiting for the host") {
+		t.Error("the page offers another token before the host has come")
+	}
 	secret := "mret_" + rest[:38]
 	if _, slug, err := w.Store.EnrollHost(t.Context(), secret, "rack-1", make([]byte, 32), make([]byte, 32), storetest.Facts()); err != nil || slug != "calm" {
 		t.Errorf("enrolling with it: %q, %v", slug, err)
