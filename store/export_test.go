@@ -1,0 +1,6 @@
+package store
+
+import "github.com/jackc/pgx/v5/pgxpool"
+
+// AppPool is the app role's pool, for tests that look at whom it is logged in as.
+func (s *Store) AppPool() *pgxpool.Pool { return s.app }

@@ -1,0 +1,607 @@
+-- The schema as the migrations make it, but for partitions. Written by: go test ./store -run TestSchema -update
+
+CREATE TYPE job_status AS ENUM ('waiting', 'queued', 'in_progress', 'completed');
+
+CREATE TABLE api_tokens (
+	org_id bigint NOT NULL,
+	token_id uuid NOT NULL,
+	user_id uuid NOT NULL,
+	name text NOT NULL,
+	hash bytea NOT NULL,
+	created_at timestamp with time zone NOT NULL,
+	expires_at timestamp with time zone,
+	revoked_at timestamp with time zone,
+	CONSTRAINT api_tokens_hash_key UNIQUE (hash),
+	CONSTRAINT api_tokens_pkey PRIMARY KEY (org_id, token_id),
+	CONSTRAINT api_tokens_membership_fkey FOREIGN KEY (org_id, user_id) REFERENCES memberships(org_id, user_id) ON DELETE CASCADE
+);
+ALTER TABLE api_tokens ENABLE ROW LEVEL SECURITY;
+ALTER TABLE api_tokens FORCE ROW LEVEL SECURITY;
+CREATE POLICY owner ON api_tokens TO millrace_migrate USING true WITH CHECK true;
+CREATE POLICY system ON api_tokens TO millrace_system USING true WITH CHECK true;
+CREATE POLICY tenant ON api_tokens TO millrace_app USING (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) WITH CHECK (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint);
+GRANT INSERT, SELECT, UPDATE ON api_tokens TO millrace_app;
+GRANT INSERT, SELECT, UPDATE ON api_tokens TO millrace_system;
+
+CREATE TABLE audit (
+	org_id bigint NOT NULL,
+	at timestamp with time zone NOT NULL,
+	audit_id uuid NOT NULL,
+	actor_kind text NOT NULL,
+	actor_id text NOT NULL,
+	action text NOT NULL,
+	subject text NOT NULL,
+	CONSTRAINT audit_pkey PRIMARY KEY (org_id, at, audit_id),
+	CONSTRAINT audit_actor_check CHECK ((actor_kind = ANY (ARRAY['user'::text, 'token'::text, 'host'::text, 'system'::text])))
+) PARTITION BY RANGE (at);
+ALTER TABLE audit ENABLE ROW LEVEL SECURITY;
+ALTER TABLE audit FORCE ROW LEVEL SECURITY;
+CREATE POLICY owner ON audit TO millrace_migrate USING true WITH CHECK true;
+CREATE POLICY system ON audit TO millrace_system USING true WITH CHECK true;
+CREATE POLICY tenant ON audit TO millrace_app USING (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) WITH CHECK (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint);
+GRANT INSERT, SELECT ON audit TO millrace_app;
+GRANT INSERT, SELECT ON audit TO millrace_system;
+
+CREATE TABLE deliveries (
+	org_id bigint NOT NULL,
+	received_at timestamp with time zone NOT NULL,
+	guid text NOT NULL,
+	event text NOT NULL,
+	action text NOT NULL,
+	installation_id bigint NOT NULL,
+	body bytea NOT NULL
+) PARTITION BY RANGE (received_at);
+CREATE INDEX deliveries_guid_idx ON ONLY deliveries USING btree (org_id, guid);
+ALTER TABLE deliveries ENABLE ROW LEVEL SECURITY;
+ALTER TABLE deliveries FORCE ROW LEVEL SECURITY;
+CREATE POLICY owner ON deliveries TO millrace_migrate USING true WITH CHECK true;
+CREATE POLICY system ON deliveries TO millrace_system USING true WITH CHECK true;
+CREATE POLICY tenant ON deliveries TO millrace_app USING (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) WITH CHECK (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint);
+GRANT INSERT, SELECT ON deliveries TO millrace_system;
+
+CREATE TABLE enrollment_tokens (
+	org_id bigint NOT NULL,
+	token_id uuid NOT NULL,
+	hash bytea NOT NULL,
+	uses_left integer NOT NULL,
+	created_at timestamp with time zone NOT NULL,
+	expires_at timestamp with time zone NOT NULL,
+	revoked_at timestamp with time zone,
+	CONSTRAINT enrollment_tokens_hash_key UNIQUE (hash),
+	CONSTRAINT enrollment_tokens_pkey PRIMARY KEY (org_id, token_id),
+	CONSTRAINT enrollment_tokens_org_fkey FOREIGN KEY (org_id) REFERENCES orgs(org_id) ON DELETE CASCADE,
+	CONSTRAINT enrollment_tokens_uses_check CHECK ((uses_left >= 0))
+);
+ALTER TABLE enrollment_tokens ENABLE ROW LEVEL SECURITY;
+ALTER TABLE enrollment_tokens FORCE ROW LEVEL SECURITY;
+CREATE POLICY owner ON enrollment_tokens TO millrace_migrate USING true WITH CHECK true;
+CREATE POLICY system ON enrollment_tokens TO millrace_system USING true WITH CHECK true;
+CREATE POLICY tenant ON enrollment_tokens TO millrace_app USING (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) WITH CHECK (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint);
+GRANT INSERT, SELECT, UPDATE ON enrollment_tokens TO millrace_app;
+GRANT INSERT, SELECT, UPDATE ON enrollment_tokens TO millrace_system;
+
+CREATE TABLE host_beats (
+	org_id bigint NOT NULL,
+	host_id uuid NOT NULL,
+	seen_at timestamp with time zone NOT NULL,
+	epoch bigint NOT NULL,
+	sequence bigint NOT NULL,
+	CONSTRAINT host_beats_pkey PRIMARY KEY (org_id, host_id),
+	CONSTRAINT host_beats_host_fkey FOREIGN KEY (org_id, host_id) REFERENCES hosts(org_id, host_id) ON DELETE CASCADE
+);
+ALTER TABLE host_beats ENABLE ROW LEVEL SECURITY;
+ALTER TABLE host_beats FORCE ROW LEVEL SECURITY;
+CREATE POLICY owner ON host_beats TO millrace_migrate USING true WITH CHECK true;
+CREATE POLICY system ON host_beats TO millrace_system USING true WITH CHECK true;
+CREATE POLICY tenant ON host_beats TO millrace_app USING (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) WITH CHECK (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint);
+GRANT INSERT, SELECT, UPDATE ON host_beats TO millrace_app;
+GRANT INSERT, SELECT, UPDATE ON host_beats TO millrace_system;
+
+CREATE TABLE hosts (
+	org_id bigint NOT NULL,
+	host_id uuid NOT NULL,
+	name text NOT NULL,
+	arch text NOT NULL,
+	vcpus integer NOT NULL,
+	memory_mb integer NOT NULL,
+	disk_mb integer NOT NULL,
+	offer_cpu integer NOT NULL,
+	offer_memory integer NOT NULL,
+	labels text[] NOT NULL,
+	driver text NOT NULL,
+	version text NOT NULL,
+	kernel text NOT NULL,
+	cpu_model text NOT NULL,
+	admin text NOT NULL,
+	sign_key bytea NOT NULL,
+	seal_key bytea NOT NULL,
+	epoch bigint NOT NULL,
+	desired_version bigint NOT NULL,
+	created_at timestamp with time zone NOT NULL,
+	CONSTRAINT hosts_host_id_key UNIQUE (host_id),
+	CONSTRAINT hosts_name_key UNIQUE (org_id, name),
+	CONSTRAINT hosts_sign_key_key UNIQUE (sign_key),
+	CONSTRAINT hosts_pkey PRIMARY KEY (org_id, host_id),
+	CONSTRAINT hosts_org_fkey FOREIGN KEY (org_id) REFERENCES orgs(org_id) ON DELETE CASCADE,
+	CONSTRAINT hosts_admin_check CHECK ((admin = ANY (ARRAY['enabled'::text, 'draining'::text, 'disabled'::text]))),
+	CONSTRAINT hosts_arch_check CHECK ((arch = ANY (ARRAY['amd64'::text, 'arm64'::text]))),
+	CONSTRAINT hosts_facts_check CHECK (((vcpus > 0) AND (memory_mb > 0) AND (disk_mb >= 0) AND (offer_cpu >= 0) AND (offer_memory >= 0))),
+	CONSTRAINT hosts_keys_check CHECK (((length(sign_key) = 32) AND (length(seal_key) = 32)))
+);
+ALTER TABLE hosts ENABLE ROW LEVEL SECURITY;
+ALTER TABLE hosts FORCE ROW LEVEL SECURITY;
+CREATE POLICY owner ON hosts TO millrace_migrate USING true WITH CHECK true;
+CREATE POLICY system ON hosts TO millrace_system USING true WITH CHECK true;
+CREATE POLICY tenant ON hosts TO millrace_app USING (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) WITH CHECK (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint);
+GRANT INSERT, SELECT, UPDATE ON hosts TO millrace_app;
+GRANT SELECT, UPDATE ON hosts TO millrace_system;
+
+CREATE TABLE installations (
+	org_id bigint NOT NULL,
+	installation_id bigint NOT NULL,
+	owner_id bigint NOT NULL,
+	owner_login text NOT NULL,
+	owner_type text NOT NULL,
+	suspended_at timestamp with time zone,
+	jit_left double precision NOT NULL,
+	jit_at timestamp with time zone NOT NULL,
+	created_at timestamp with time zone NOT NULL,
+	CONSTRAINT installations_installation_key UNIQUE (installation_id),
+	CONSTRAINT installations_pkey PRIMARY KEY (org_id, installation_id),
+	CONSTRAINT installations_org_fkey FOREIGN KEY (org_id) REFERENCES orgs(org_id) ON DELETE CASCADE,
+	CONSTRAINT installations_owner_type_check CHECK ((owner_type = ANY (ARRAY['Organization'::text, 'User'::text])))
+);
+ALTER TABLE installations ENABLE ROW LEVEL SECURITY;
+ALTER TABLE installations FORCE ROW LEVEL SECURITY;
+CREATE POLICY owner ON installations TO millrace_migrate USING true WITH CHECK true;
+CREATE POLICY system ON installations TO millrace_system USING true WITH CHECK true;
+CREATE POLICY tenant ON installations TO millrace_app USING (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) WITH CHECK (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint);
+GRANT SELECT ON installations TO millrace_app;
+GRANT DELETE, INSERT, SELECT, UPDATE ON installations TO millrace_system;
+
+CREATE TABLE job_facts (
+	org_id bigint NOT NULL,
+	completed_at timestamp with time zone NOT NULL,
+	job_id uuid NOT NULL,
+	repository_id bigint NOT NULL,
+	repository text NOT NULL,
+	workflow text NOT NULL,
+	name text NOT NULL,
+	actor_id bigint NOT NULL,
+	actor text NOT NULL,
+	conclusion text NOT NULL,
+	arch text NOT NULL,
+	cpu integer NOT NULL,
+	memory integer NOT NULL,
+	host_id uuid,
+	vm_id uuid,
+	wait_ms bigint NOT NULL,
+	run_ms bigint NOT NULL,
+	started boolean NOT NULL,
+	CONSTRAINT job_facts_pkey PRIMARY KEY (org_id, completed_at, job_id)
+) PARTITION BY RANGE (completed_at);
+ALTER TABLE job_facts ENABLE ROW LEVEL SECURITY;
+ALTER TABLE job_facts FORCE ROW LEVEL SECURITY;
+CREATE POLICY owner ON job_facts TO millrace_migrate USING true WITH CHECK true;
+CREATE POLICY system ON job_facts TO millrace_system USING true WITH CHECK true;
+CREATE POLICY tenant ON job_facts TO millrace_app USING (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) WITH CHECK (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint);
+GRANT SELECT ON job_facts TO millrace_app;
+GRANT INSERT, SELECT, UPDATE ON job_facts TO millrace_system;
+
+CREATE TABLE jobs (
+	org_id bigint NOT NULL,
+	job_id uuid NOT NULL,
+	installation_id bigint NOT NULL,
+	github_job_id bigint NOT NULL,
+	run_id bigint NOT NULL,
+	run_attempt integer NOT NULL,
+	repository_id bigint NOT NULL,
+	repository text NOT NULL,
+	private boolean NOT NULL,
+	zone text NOT NULL,
+	workflow text NOT NULL,
+	name text NOT NULL,
+	branch text NOT NULL,
+	sha text NOT NULL,
+	actor_id bigint NOT NULL,
+	actor text NOT NULL,
+	labels text[] NOT NULL,
+	html_url text NOT NULL,
+	status job_status NOT NULL,
+	conclusion text NOT NULL,
+	runner_id bigint NOT NULL,
+	runner_name text NOT NULL,
+	queued_at timestamp with time zone NOT NULL,
+	started_at timestamp with time zone,
+	completed_at timestamp with time zone,
+	received_at timestamp with time zone NOT NULL,
+	arch text NOT NULL,
+	cpu integer NOT NULL,
+	memory integer NOT NULL,
+	burstable boolean NOT NULL,
+	extra_labels text[] NOT NULL,
+	wait_code text NOT NULL,
+	wait_text text NOT NULL,
+	tries integer NOT NULL,
+	failure text NOT NULL,
+	retry_at timestamp with time zone,
+	CONSTRAINT jobs_github_key UNIQUE (org_id, installation_id, github_job_id, run_attempt),
+	CONSTRAINT jobs_pkey PRIMARY KEY (org_id, job_id),
+	CONSTRAINT jobs_installation_fkey FOREIGN KEY (org_id, installation_id) REFERENCES installations(org_id, installation_id) ON DELETE CASCADE,
+	CONSTRAINT jobs_completed_check CHECK (((completed_at IS NULL) = (status <> 'completed'::job_status))),
+	CONSTRAINT jobs_demand_check CHECK (((cpu >= 0) AND (memory >= 0) AND (arch = ANY (ARRAY[''::text, 'amd64'::text, 'arm64'::text, 'any'::text])))),
+	CONSTRAINT jobs_zone_check CHECK ((zone = ANY (ARRAY['private'::text, 'public'::text, 'fork'::text])))
+);
+CREATE INDEX jobs_list_idx ON jobs USING btree (org_id, received_at DESC, job_id DESC);
+CREATE INDEX jobs_open_idx ON jobs USING btree (org_id, received_at, job_id) WHERE (status <> 'completed'::job_status);
+CREATE INDEX jobs_repository_idx ON jobs USING btree (org_id, repository, received_at DESC, job_id DESC);
+CREATE INDEX jobs_runner_idx ON jobs USING btree (org_id, installation_id, runner_id) WHERE (runner_id <> 0);
+ALTER TABLE jobs ENABLE ROW LEVEL SECURITY;
+ALTER TABLE jobs FORCE ROW LEVEL SECURITY;
+CREATE POLICY owner ON jobs TO millrace_migrate USING true WITH CHECK true;
+CREATE POLICY system ON jobs TO millrace_system USING true WITH CHECK true;
+CREATE POLICY tenant ON jobs TO millrace_app USING (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) WITH CHECK (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint);
+GRANT SELECT, UPDATE ON jobs TO millrace_app;
+GRANT INSERT, SELECT, UPDATE ON jobs TO millrace_system;
+
+CREATE TABLE memberships (
+	org_id bigint NOT NULL,
+	user_id uuid NOT NULL,
+	role text NOT NULL,
+	created_at timestamp with time zone NOT NULL,
+	CONSTRAINT memberships_pkey PRIMARY KEY (org_id, user_id),
+	CONSTRAINT memberships_org_fkey FOREIGN KEY (org_id) REFERENCES orgs(org_id) ON DELETE CASCADE,
+	CONSTRAINT memberships_user_fkey FOREIGN KEY (user_id) REFERENCES users(user_id) ON DELETE CASCADE,
+	CONSTRAINT memberships_role_check CHECK ((role = ANY (ARRAY['owner'::text, 'admin'::text, 'member'::text, 'billing'::text, 'viewer'::text])))
+);
+CREATE INDEX memberships_user_idx ON memberships USING btree (user_id);
+ALTER TABLE memberships ENABLE ROW LEVEL SECURITY;
+ALTER TABLE memberships FORCE ROW LEVEL SECURITY;
+CREATE POLICY owner ON memberships TO millrace_migrate USING true WITH CHECK true;
+CREATE POLICY system ON memberships TO millrace_system USING true WITH CHECK true;
+CREATE POLICY tenant ON memberships TO millrace_app USING (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) WITH CHECK (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint);
+GRANT SELECT ON memberships TO millrace_app;
+GRANT DELETE, INSERT, SELECT, UPDATE ON memberships TO millrace_system;
+
+CREATE TABLE org_flags (
+	org_id bigint NOT NULL,
+	flag text NOT NULL,
+	created_at timestamp with time zone NOT NULL,
+	CONSTRAINT org_flags_pkey PRIMARY KEY (org_id, flag),
+	CONSTRAINT org_flags_org_fkey FOREIGN KEY (org_id) REFERENCES orgs(org_id) ON DELETE CASCADE
+);
+ALTER TABLE org_flags ENABLE ROW LEVEL SECURITY;
+ALTER TABLE org_flags FORCE ROW LEVEL SECURITY;
+CREATE POLICY owner ON org_flags TO millrace_migrate USING true WITH CHECK true;
+CREATE POLICY system ON org_flags TO millrace_system USING true WITH CHECK true;
+CREATE POLICY tenant ON org_flags TO millrace_app USING (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) WITH CHECK (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint);
+GRANT SELECT ON org_flags TO millrace_app;
+GRANT DELETE, INSERT, SELECT ON org_flags TO millrace_system;
+
+CREATE TABLE orgs (
+	org_id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+	slug text NOT NULL,
+	name text NOT NULL,
+	plan text NOT NULL,
+	concurrency integer NOT NULL,
+	default_cpu integer NOT NULL,
+	default_memory integer NOT NULL,
+	actuated_labels boolean NOT NULL,
+	created_at timestamp with time zone NOT NULL,
+	CONSTRAINT orgs_slug_key UNIQUE (slug),
+	CONSTRAINT orgs_pkey PRIMARY KEY (org_id),
+	CONSTRAINT orgs_concurrency_check CHECK ((concurrency >= 0)),
+	CONSTRAINT orgs_default_check CHECK (((default_cpu > 0) AND (default_memory > 0))),
+	CONSTRAINT orgs_slug_check CHECK ((slug ~ '^[a-z0-9]([a-z0-9-]{0,37}[a-z0-9])?$'::text))
+);
+ALTER TABLE orgs ENABLE ROW LEVEL SECURITY;
+ALTER TABLE orgs FORCE ROW LEVEL SECURITY;
+CREATE POLICY owner ON orgs TO millrace_migrate USING true WITH CHECK true;
+CREATE POLICY system ON orgs TO millrace_system USING true WITH CHECK true;
+CREATE POLICY tenant ON orgs TO millrace_app USING (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) WITH CHECK (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint);
+GRANT SELECT ON orgs TO millrace_app;
+GRANT INSERT, SELECT, UPDATE ON orgs TO millrace_system;
+
+CREATE TABLE outbox (
+	outbox_id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+	org_id bigint NOT NULL,
+	kind text NOT NULL,
+	args jsonb NOT NULL,
+	at timestamp with time zone NOT NULL,
+	CONSTRAINT outbox_pkey PRIMARY KEY (org_id, outbox_id),
+	CONSTRAINT outbox_org_fkey FOREIGN KEY (org_id) REFERENCES orgs(org_id) ON DELETE CASCADE
+);
+ALTER TABLE outbox ENABLE ROW LEVEL SECURITY;
+ALTER TABLE outbox FORCE ROW LEVEL SECURITY;
+CREATE POLICY owner ON outbox TO millrace_migrate USING true WITH CHECK true;
+CREATE POLICY system ON outbox TO millrace_system USING true WITH CHECK true;
+CREATE POLICY tenant ON outbox TO millrace_app USING (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) WITH CHECK (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint);
+GRANT INSERT ON outbox TO millrace_app;
+GRANT DELETE, INSERT, SELECT ON outbox TO millrace_system;
+
+CREATE TABLE repositories (
+	org_id bigint NOT NULL,
+	repository_id bigint NOT NULL,
+	installation_id bigint NOT NULL,
+	full_name text NOT NULL,
+	private boolean NOT NULL,
+	seen_at timestamp with time zone NOT NULL,
+	CONSTRAINT repositories_pkey PRIMARY KEY (org_id, repository_id),
+	CONSTRAINT repositories_installation_fkey FOREIGN KEY (org_id, installation_id) REFERENCES installations(org_id, installation_id) ON DELETE CASCADE
+);
+ALTER TABLE repositories ENABLE ROW LEVEL SECURITY;
+ALTER TABLE repositories FORCE ROW LEVEL SECURITY;
+CREATE POLICY owner ON repositories TO millrace_migrate USING true WITH CHECK true;
+CREATE POLICY system ON repositories TO millrace_system USING true WITH CHECK true;
+CREATE POLICY tenant ON repositories TO millrace_app USING (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) WITH CHECK (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint);
+GRANT SELECT ON repositories TO millrace_app;
+GRANT DELETE, INSERT, SELECT, UPDATE ON repositories TO millrace_system;
+
+CREATE TABLE sessions (
+	hash bytea NOT NULL,
+	user_id uuid NOT NULL,
+	created_at timestamp with time zone NOT NULL,
+	last_used_at timestamp with time zone NOT NULL,
+	expires_at timestamp with time zone NOT NULL,
+	CONSTRAINT sessions_pkey PRIMARY KEY (hash),
+	CONSTRAINT sessions_user_fkey FOREIGN KEY (user_id) REFERENCES users(user_id) ON DELETE CASCADE
+);
+CREATE INDEX sessions_user_idx ON sessions USING btree (user_id);
+
+CREATE TABLE sign_in_links (
+	hash bytea NOT NULL,
+	user_id uuid NOT NULL,
+	expires_at timestamp with time zone NOT NULL,
+	CONSTRAINT sign_in_links_pkey PRIMARY KEY (hash),
+	CONSTRAINT sign_in_links_user_fkey FOREIGN KEY (user_id) REFERENCES users(user_id) ON DELETE CASCADE
+);
+GRANT DELETE, INSERT, SELECT ON sign_in_links TO millrace_system;
+
+CREATE TABLE users (
+	user_id uuid NOT NULL,
+	github_id bigint NOT NULL,
+	login text NOT NULL,
+	name text NOT NULL,
+	created_at timestamp with time zone NOT NULL,
+	CONSTRAINT users_github_id_key UNIQUE (github_id),
+	CONSTRAINT users_pkey PRIMARY KEY (user_id)
+);
+GRANT INSERT, SELECT, UPDATE ON users TO millrace_system;
+
+CREATE TABLE vm_samples (
+	org_id bigint NOT NULL,
+	at timestamp with time zone NOT NULL,
+	vm_id uuid NOT NULL,
+	memory bigint NOT NULL,
+	cpu_ms bigint NOT NULL,
+	disk_read bigint NOT NULL,
+	disk_write bigint NOT NULL,
+	net_rx bigint NOT NULL,
+	net_tx bigint NOT NULL,
+	CONSTRAINT vm_samples_pkey PRIMARY KEY (org_id, vm_id, at)
+) PARTITION BY RANGE (at);
+ALTER TABLE vm_samples ENABLE ROW LEVEL SECURITY;
+ALTER TABLE vm_samples FORCE ROW LEVEL SECURITY;
+CREATE POLICY owner ON vm_samples TO millrace_migrate USING true WITH CHECK true;
+CREATE POLICY system ON vm_samples TO millrace_system USING true WITH CHECK true;
+CREATE POLICY tenant ON vm_samples TO millrace_app USING (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) WITH CHECK (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint);
+GRANT INSERT, SELECT ON vm_samples TO millrace_app;
+GRANT INSERT, SELECT ON vm_samples TO millrace_system;
+
+CREATE TABLE vms (
+	org_id bigint NOT NULL,
+	vm_id uuid NOT NULL,
+	host_id uuid NOT NULL,
+	for_job uuid NOT NULL,
+	ran_job uuid,
+	state text NOT NULL,
+	epoch bigint NOT NULL,
+	zone text NOT NULL,
+	arch text NOT NULL,
+	cpu integer NOT NULL,
+	memory integer NOT NULL,
+	burstable boolean NOT NULL,
+	labels text[] NOT NULL,
+	installation_id bigint NOT NULL,
+	repository_id bigint NOT NULL,
+	repository text NOT NULL,
+	runner_id bigint NOT NULL,
+	runner_name text NOT NULL,
+	jit_sealed bytea,
+	reason text NOT NULL,
+	exit_code integer,
+	retire_reason text NOT NULL,
+	peak_memory bigint NOT NULL,
+	cpu_ms bigint NOT NULL,
+	disk_read bigint NOT NULL,
+	disk_write bigint NOT NULL,
+	net_rx bigint NOT NULL,
+	net_tx bigint NOT NULL,
+	placed_at timestamp with time zone NOT NULL,
+	booting_at timestamp with time zone,
+	online_at timestamp with time zone,
+	busy_at timestamp with time zone,
+	stopping_at timestamp with time zone,
+	gone_at timestamp with time zone,
+	changed_at timestamp with time zone NOT NULL,
+	CONSTRAINT vms_pkey PRIMARY KEY (org_id, vm_id),
+	CONSTRAINT vms_for_job_fkey FOREIGN KEY (org_id, for_job) REFERENCES jobs(org_id, job_id) ON DELETE CASCADE,
+	CONSTRAINT vms_host_fkey FOREIGN KEY (org_id, host_id) REFERENCES hosts(org_id, host_id) ON DELETE CASCADE,
+	CONSTRAINT vms_ran_job_fkey FOREIGN KEY (org_id, ran_job) REFERENCES jobs(org_id, job_id) ON DELETE CASCADE,
+	CONSTRAINT vms_gone_check CHECK (((gone_at IS NULL) = (state <> 'gone'::text))),
+	CONSTRAINT vms_size_check CHECK (((cpu > 0) AND (memory > 0))),
+	CONSTRAINT vms_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'booting'::text, 'online'::text, 'busy'::text, 'stopping'::text, 'lost'::text, 'gone'::text])))
+);
+CREATE UNIQUE INDEX vms_cover_key ON vms USING btree (org_id, for_job) WHERE ((ran_job IS NULL) AND (state <> ALL (ARRAY['stopping'::text, 'gone'::text])));
+CREATE INDEX vms_for_job_idx ON vms USING btree (org_id, for_job, placed_at DESC);
+CREATE INDEX vms_list_idx ON vms USING btree (org_id, placed_at DESC, vm_id DESC);
+CREATE INDEX vms_live_idx ON vms USING btree (org_id, host_id) WHERE (state <> 'gone'::text);
+CREATE INDEX vms_ran_job_idx ON vms USING btree (org_id, ran_job) WHERE (ran_job IS NOT NULL);
+CREATE UNIQUE INDEX vms_runner_key ON vms USING btree (org_id, installation_id, runner_id) WHERE (runner_id <> 0);
+ALTER TABLE vms ENABLE ROW LEVEL SECURITY;
+ALTER TABLE vms FORCE ROW LEVEL SECURITY;
+CREATE POLICY owner ON vms TO millrace_migrate USING true WITH CHECK true;
+CREATE POLICY system ON vms TO millrace_system USING true WITH CHECK true;
+CREATE POLICY tenant ON vms TO millrace_app USING (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) WITH CHECK (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint);
+GRANT SELECT, UPDATE ON vms TO millrace_app;
+GRANT INSERT, SELECT, UPDATE ON vms TO millrace_system;
+
+CREATE OR REPLACE FUNCTION host_credentials(host_id uuid)
+ RETURNS TABLE(org_id bigint, sign_key bytea, seal_key bytea, epoch bigint, sequence bigint, admin text)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+	SELECT h.org_id, h.sign_key, h.seal_key, h.epoch, CASE WHEN b.epoch = h.epoch THEN b.sequence ELSE 0 END, h.admin
+	FROM public.hosts h JOIN public.host_beats b ON (b.org_id, b.host_id) = (h.org_id, h.host_id)
+	WHERE h.host_id = host_credentials.host_id
+$function$;
+GRANT EXECUTE ON FUNCTION host_credentials TO millrace_app;
+
+CREATE OR REPLACE FUNCTION keep_partitions(at timestamp with time zone)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET "TimeZone" TO 'UTC'
+AS $function$
+DECLARE
+	kept   record;
+	first  timestamptz;
+	step   interval;
+	child  text;
+	found  record;
+BEGIN
+	PERFORM pg_advisory_xact_lock(hashtext('keep_partitions'));
+	FOR kept IN
+		SELECT * FROM (VALUES
+			('deliveries', 'day', 14, interval '7 days'),
+			('job_facts', 'month', 2, interval '400 days'),
+			('vm_samples', 'month', 2, interval '90 days'),
+			('audit', 'month', 2, interval '400 days')
+		) AS v (parent, unit, ahead, retention)
+	LOOP
+		step := ('1 ' || kept.unit)::interval;
+		FOR n IN -1 .. kept.ahead LOOP
+			first := date_trunc(kept.unit, at) + n * step;
+			child := kept.parent || '_' || to_char(first, CASE kept.unit WHEN 'day' THEN 'YYYYMMDD' ELSE 'YYYYMM' END);
+			IF to_regclass('public.' || quote_ident(child)) IS NULL THEN
+				EXECUTE format('CREATE TABLE public.%I PARTITION OF public.%I FOR VALUES FROM (%L) TO (%L)', child, kept.parent, first, first + step);
+				PERFORM public.protect(to_regclass('public.' || quote_ident(child)));
+			END IF;
+		END LOOP;
+		FOR found IN
+			SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+			WHERE i.inhparent = to_regclass('public.' || kept.parent)
+		LOOP
+			first := to_date(substring(found.relname from '[0-9]+$'), CASE kept.unit WHEN 'day' THEN 'YYYYMMDD' ELSE 'YYYYMM' END)::timestamptz;
+			IF first + step < at - kept.retention THEN
+				EXECUTE format('DROP TABLE public.%I', found.relname);
+			END IF;
+		END LOOP;
+	END LOOP;
+END
+$function$;
+GRANT EXECUTE ON FUNCTION keep_partitions TO millrace_system;
+
+CREATE OR REPLACE FUNCTION memberships_of(user_id uuid)
+ RETURNS TABLE(org_id bigint, slug text, name text, role text)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+	SELECT o.org_id, o.slug, o.name, m.role
+	FROM public.memberships m JOIN public.orgs o ON o.org_id = m.org_id
+	WHERE m.user_id = memberships_of.user_id
+	ORDER BY o.slug
+$function$;
+GRANT EXECUTE ON FUNCTION memberships_of TO millrace_app;
+
+CREATE OR REPLACE FUNCTION org_of_api_token(hash bytea)
+ RETURNS bigint
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$ SELECT t.org_id FROM public.api_tokens t WHERE t.hash = org_of_api_token.hash $function$;
+GRANT EXECUTE ON FUNCTION org_of_api_token TO millrace_app;
+
+CREATE OR REPLACE FUNCTION org_of_enrollment_token(hash bytea)
+ RETURNS bigint
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$ SELECT t.org_id FROM public.enrollment_tokens t WHERE t.hash = org_of_enrollment_token.hash $function$;
+GRANT EXECUTE ON FUNCTION org_of_enrollment_token TO millrace_app;
+
+CREATE OR REPLACE FUNCTION org_of_slug(slug text)
+ RETURNS bigint
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$ SELECT o.org_id FROM public.orgs o WHERE o.slug = org_of_slug.slug $function$;
+GRANT EXECUTE ON FUNCTION org_of_slug TO millrace_app;
+
+CREATE OR REPLACE FUNCTION protect(target regclass)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public'
+AS $function$
+BEGIN
+	EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', target);
+	EXECUTE format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', target);
+	EXECUTE format($p$CREATE POLICY tenant ON %s TO millrace_app
+		USING (org_id = nullif(current_setting('app.org_id', true), '')::bigint)
+		WITH CHECK (org_id = nullif(current_setting('app.org_id', true), '')::bigint)$p$, target);
+	EXECUTE format('CREATE POLICY system ON %s TO millrace_system USING (true) WITH CHECK (true)', target);
+	EXECUTE format('CREATE POLICY owner ON %s TO millrace_migrate USING (true) WITH CHECK (true)', target);
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION schema_version()
+ RETURNS bigint
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$ SELECT max(version_id) FROM public.goose_db_version WHERE is_applied $function$;
+GRANT EXECUTE ON FUNCTION schema_version TO millrace_app;
+GRANT EXECUTE ON FUNCTION schema_version TO millrace_system;
+
+CREATE OR REPLACE FUNCTION session_user_at(session bytea, at timestamp with time zone, idle_since timestamp with time zone)
+ RETURNS TABLE(user_id uuid, github_id bigint, login text, name text, created_at timestamp with time zone, expires_at timestamp with time zone)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+BEGIN
+	UPDATE public.sessions s SET last_used_at = at
+	WHERE s.hash = session AND s.expires_at > at AND s.last_used_at > idle_since AND s.last_used_at < at - interval '1 minute';
+	RETURN QUERY
+		SELECT u.user_id, u.github_id, u.login, u.name, s.created_at, s.expires_at
+		FROM public.sessions s JOIN public.users u ON u.user_id = s.user_id
+		WHERE s.hash = session AND s.expires_at > at AND s.last_used_at > idle_since;
+END
+$function$;
+GRANT EXECUTE ON FUNCTION session_user_at TO millrace_app;
+
+CREATE OR REPLACE FUNCTION sign_in(link bytea, session bytea, at timestamp with time zone, expires_at timestamp with time zone)
+ RETURNS uuid
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+	WITH used AS (
+		DELETE FROM sign_in_links l WHERE l.hash = link RETURNING l.user_id, l.expires_at
+	)
+	INSERT INTO public.sessions (hash, user_id, created_at, last_used_at, expires_at)
+	SELECT session, u.user_id, at, at, sign_in.expires_at FROM used u WHERE u.expires_at > at
+	RETURNING user_id
+$function$;
+GRANT EXECUTE ON FUNCTION sign_in TO millrace_app;
+
+CREATE OR REPLACE FUNCTION sign_out(session bytea)
+ RETURNS void
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$ DELETE FROM public.sessions s WHERE s.hash = session $function$;
+GRANT EXECUTE ON FUNCTION sign_out TO millrace_app;
