@@ -174,7 +174,7 @@ CREATE TABLE outbox (
 );
 SELECT protect('outbox');
 GRANT INSERT ON outbox TO millrace_app;
-GRANT SELECT, INSERT, DELETE ON outbox TO millrace_system;
+GRANT SELECT, INSERT, UPDATE, DELETE ON outbox TO millrace_system; -- UPDATE: rows are locked while they are relayed
 
 -- +goose Down
 DROP TABLE outbox, vms, jobs, host_beats, hosts;

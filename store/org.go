@@ -143,3 +143,34 @@ func val(t *time.Time) time.Time {
 	}
 	return *t
 }
+
+// FleetCounts are how many jobs, VMs and hosts there are over all orgs, for operators.
+type FleetCounts struct {
+	Jobs        map[millrace.JobStatus]int // not completed
+	VMs         map[millrace.VMState]int   // not gone
+	HostsOnline int
+}
+
+// FleetCounts counts.
+func (s *Store) FleetCounts(ctx context.Context) (c FleetCounts, err error) {
+	c.Jobs, c.VMs = map[millrace.JobStatus]int{}, map[millrace.VMState]int{}
+	err = s.systemTx(ctx, func(tx *Tx) error {
+		rows, err := tx.Query(ctx, `SELECT status::text, count(*) FROM jobs WHERE status <> 'completed' GROUP BY status`)
+		if err != nil {
+			return err
+		}
+		var name string
+		var n int
+		if _, err = pgx.ForEachRow(rows, []any{&name, &n}, func() error { c.Jobs[millrace.JobStatus(name)] = n; return nil }); err != nil {
+			return err
+		}
+		if rows, err = tx.Query(ctx, `SELECT state, count(*) FROM vms WHERE state <> 'gone' GROUP BY state`); err != nil {
+			return err
+		}
+		if _, err = pgx.ForEachRow(rows, []any{&name, &n}, func() error { c.VMs[millrace.VMState(name)] = n; return nil }); err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, `SELECT count(*) FROM host_beats WHERE seen_at > $1`, tx.now.Add(-millrace.OfflineAfter)).Scan(&c.HostsOnline)
+	})
+	return c, err
+}

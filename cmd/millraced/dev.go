@@ -99,7 +99,7 @@ func dev(ctx context.Context, o devOptions, stdout, stderr io.Writer) (err error
 		return err
 	}
 
-	machines, err := chooseDriver(ctx, o.driver, filepath.Join(data, "agent"), log)
+	machines, err := chooseDriver(o.driver, filepath.Join(data, "agent"), log)
 	if err != nil {
 		return err
 	}
@@ -143,11 +143,11 @@ func dev(ctx context.Context, o devOptions, stdout, stderr io.Writer) (err error
 	group.Go(func() error { return serve(serving, cfg, log, listener, metrics) })
 	group.Go(func() error {
 		defer stopServing()
-		seeded, err := seed(ctx, cfg, data, github)
+		seeded, err := seed(ctx, cfg, github)
 		if err != nil {
 			return err
 		}
-		return runHost(ctx, host{url: url, dir: filepath.Join(data, "agent"), machines: machines, log: log}, seeded, func() error {
+		return host{url: url, dir: filepath.Join(data, "agent"), machines: machines, log: log}.run(ctx, seeded.enrollment, func() error {
 			ready := Ready{
 				URL: url, GitHubURL: github.URL(), MetricsURL: "http://" + metrics.Addr().String() + "/metrics",
 				Org: seeded.orgs[0].Slug, Owner: seeded.owners[0], APIToken: seeded.tokens[0].Reveal(),
@@ -160,8 +160,11 @@ func dev(ctx context.Context, o devOptions, stdout, stderr io.Writer) (err error
 					return err
 				}
 			}
+			github.Resume()
 			if !o.noDemo {
-				github.QueueDemo()
+				if err := github.QueueDemo(); err != nil {
+					return err
+				}
 			}
 			ready.print(stdout, machines, time.Since(began))
 			return nil
@@ -200,7 +203,7 @@ var tenants = []struct{ slug, name, owner string }{
 }
 
 // seed makes the two tenants, and fresh credentials for them: secrets are stored hashed, so yesterday's can't be shown.
-func seed(ctx context.Context, cfg Config, data string, github *githubtest.GitHub) (*seeded, error) {
+func seed(ctx context.Context, cfg Config, github *githubtest.GitHub) (*seeded, error) {
 	st, err := store.Open(ctx, store.Config{AppURL: cfg.DatabaseURL, SystemURL: cfg.DatabaseSystemURL, BlobURL: cfg.BlobURL, Prefixes: cfg.LabelPrefixes})
 	if err != nil {
 		return nil, err

@@ -1,0 +1,260 @@
+package api
+
+import (
+	"crypto/ed25519"
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/client"
+	"github.com/millrace-ci/millrace/store"
+)
+
+// Bounds of what an agent sends.
+const (
+	maxAgentBody = 4 << 20
+	maxConsole   = 256 << 10
+	maxHostName  = 63
+	maxReports   = 10_000
+)
+
+func (s *Server) enroll(w http.ResponseWriter, r *http.Request) error {
+	if r.URL.RawQuery != "" {
+		return millrace.Errorf(millrace.Invalid, "A token in a URL ends up in logs; send it in the body.")
+	}
+	body, err := readBody(w, r, maxAgentBody)
+	if err != nil {
+		return err
+	}
+	var in client.EnrollRequest
+	if err := decode(body, &in); err != nil {
+		return err
+	}
+	if len(in.SignKey) != ed25519.PublicKeySize || len(in.SealKey) != 32 {
+		return millrace.Errorf(millrace.Unprocessable, "The keys are an Ed25519 and an X25519 public key, 32 bytes each.")
+	}
+	if err := checkName(in.Name); err != nil {
+		return err
+	}
+	if err := checkFacts(in.Facts); err != nil {
+		return err
+	}
+	host, slug, err := s.store.EnrollHost(r.Context(), in.Token, in.Name, in.SignKey, in.SealKey, in.Facts)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusCreated, client.EnrollResponse{HostID: host.ID, Org: slug, Epoch: host.Epoch, ServerTime: s.now()})
+	return nil
+}
+
+func checkName(name string) error {
+	if name == "" || len(name) > maxHostName || strings.ContainsFunc(name, func(c rune) bool { return unicode.IsControl(c) || unicode.IsSpace(c) }) {
+		return millrace.Errorf(millrace.Unprocessable, "A host's name has 1 to %d characters without spaces; %q has not.", maxHostName, name)
+	}
+	return nil
+}
+
+func checkFacts(f millrace.HostFacts) error {
+	const large = 1 << 30
+	switch {
+	case f.Arch != millrace.AMD64 && f.Arch != millrace.ARM64:
+		return millrace.Errorf(millrace.Unprocessable, "A host's architecture is amd64 or arm64, not %q.", f.Arch)
+	case f.VCPUs < 1 || f.VCPUs > large || f.MemoryMB < 1 || f.MemoryMB > large || f.DiskMB < 0 || f.DiskMB > large ||
+		f.Offer.MilliCPU < 0 || f.Offer.MilliCPU > large || f.Offer.MemoryMB < 0 || f.Offer.MemoryMB > large:
+		return millrace.Errorf(millrace.Unprocessable, "The host's vCPUs, memory, disk and offer are not plausible.")
+	case len(f.Labels) > 100:
+		return millrace.Errorf(millrace.Unprocessable, "A host has at most 100 labels.")
+	}
+	for _, text := range append([]string{f.Driver, f.Version, f.Kernel, f.CPUModel}, f.Labels...) {
+		if len(text) > 256 || strings.Contains(text, "\x00") {
+			return millrace.Errorf(millrace.Unprocessable, "A host's texts have at most 256 characters.")
+		}
+	}
+	return nil
+}
+
+// windows tell replays of one host's requests, see [client.Window].
+type windows struct {
+	requests client.Window
+	starts   int64 // the highest sequence number of a start, which is a time
+}
+
+// signed reads a request that a host signed and checks who it is: the signature, the epoch, and that it is no replay.
+func (s *Server) signed(w http.ResponseWriter, r *http.Request, limit int64) (host store.HostCredentials, body []byte, err error) {
+	if body, err = readBody(w, r, limit); err != nil {
+		return host, nil, err
+	}
+	now := s.now()
+	claims, err := client.Verify(r, body, func(id millrace.HostID) (ed25519.PublicKey, error) {
+		host, err = s.store.HostCredentials(r.Context(), id)
+		return host.SignKey, err
+	}, now)
+	w.Header().Set("Date", now.UTC().Format(http.TimeFormat)) // a host whose clock is wrong sees by how much
+	if err != nil {
+		return host, nil, err
+	}
+	isStart := r.URL.Path == "/agent/v1/start"
+	if want := host.Epoch; !isStart && claims.Epoch != want || isStart && claims.Epoch != 0 {
+		return host, nil, millrace.Errorf(millrace.Unauthenticated, "The request's epoch is not the host's present one: the agent was started again elsewhere.")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seen, ok := s.windows[host.HostID]
+	if !ok {
+		seen = &windows{}
+		s.windows[host.HostID] = seen
+	}
+	fresh := false
+	if isStart {
+		if fresh = claims.Sequence > seen.starts; fresh {
+			seen.starts = claims.Sequence
+		}
+	} else {
+		fresh = claims.Sequence > host.Sequence-64 && seen.requests.Accept(claims.Epoch, claims.Sequence)
+	}
+	if !fresh {
+		return host, nil, millrace.Errorf(millrace.Unauthenticated, "The request was sent before: its sequence number is used up.")
+	}
+	if !isStart {
+		s.store.Heard(host.OrgID, host.HostID, claims.Epoch, claims.Sequence)
+	}
+	return host, body, nil
+}
+
+func (s *Server) start(w http.ResponseWriter, r *http.Request) error {
+	host, body, err := s.signed(w, r, maxAgentBody)
+	if err != nil {
+		return err
+	}
+	var in client.StartRequest
+	if err := decode(body, &in); err != nil {
+		return err
+	}
+	if err := checkFacts(in.Facts); err != nil {
+		return err
+	}
+	epoch, err := s.store.Org(host.OrgID).StartHost(r.Context(), host.HostID, in.Facts)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, client.StartResponse{Epoch: epoch, ServerTime: s.now()})
+	return nil
+}
+
+// sync takes what the host observes, and answers with what it should have: at once when that differs from what it knows,
+// when it changes, or after a heartbeat.
+func (s *Server) sync(w http.ResponseWriter, r *http.Request) error {
+	host, body, err := s.signed(w, r, maxAgentBody)
+	if err != nil {
+		return err
+	}
+	var in client.SyncRequest
+	if err := decode(body, &in); err != nil {
+		return err
+	}
+	observations, err := observationsOf(in.VMs)
+	if err != nil {
+		return err
+	}
+	ctx, org := r.Context(), s.store.Org(host.OrgID)
+	if err := org.Observe(ctx, host.HostID, host.Epoch, observations); err != nil {
+		return err
+	}
+	waiting.Inc()
+	defer waiting.Dec()
+	heartbeat := time.NewTimer(millrace.Heartbeat)
+	defer heartbeat.Stop()
+	for late := false; ; {
+		changed := s.store.Bus.On(store.TopicHost(host.HostID))
+		version, vms, err := org.Desired(ctx, host.HostID)
+		if err != nil {
+			return err
+		}
+		if version != in.Have || late {
+			out := client.SyncResponse{Version: version, VMs: make([]client.VMOrder, 0, len(vms)), ServerTime: s.now()}
+			for _, v := range vms {
+				out.VMs = append(out.VMs, client.VMOrder{
+					ID: v.ID, Epoch: v.Epoch, Arch: v.Arch, MilliCPU: v.Size.MilliCPU, MemoryMB: v.Size.MemoryMB, Burstable: v.Burstable, Zone: v.Zone, State: v.State,
+				})
+			}
+			writeJSON(w, http.StatusOK, out)
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-heartbeat.C:
+			late = true
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// observationsOf reads reports. What contradicts a VM's row is the store's to see; what makes no sense is refused here.
+func observationsOf(reports []client.VMReport) ([]millrace.Observation, error) {
+	if len(reports) > maxReports {
+		return nil, millrace.Errorf(millrace.Unprocessable, "A host reports at most %d VMs.", maxReports)
+	}
+	list := make([]millrace.Observation, 0, len(reports))
+	for _, r := range reports {
+		switch r.State {
+		case millrace.VMPending, millrace.VMBooting, millrace.VMOnline, millrace.VMBusy, millrace.VMGone:
+		case millrace.VMStopping, millrace.VMLost:
+			return nil, millrace.Errorf(millrace.Unprocessable, "A host cannot say that VM %s is %s.", r.ID, r.State)
+		default:
+			return nil, millrace.Errorf(millrace.Unprocessable, "%.20q is no state of a VM.", r.State)
+		}
+		o := millrace.Observation{VMID: r.ID, Epoch: r.Epoch, State: r.State, Reason: text(r.Reason), ExitCode: r.ExitCode, Usage: r.Usage}
+		for _, step := range r.Steps[:min(len(r.Steps), len(millrace.VMStates))] {
+			if step.AgeMS >= 0 && step.AgeMS < 1<<40 {
+				o.Steps = append(o.Steps, millrace.Step{State: step.State, Age: time.Duration(step.AgeMS) * time.Millisecond})
+			}
+		}
+		list = append(list, o)
+	}
+	return list, nil
+}
+
+// text bounds a text that a host sends and removes what Postgres can't store.
+func text(s string) string {
+	const most = 2000
+	s = strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "")
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "")
+	}
+	return s
+}
+
+func (s *Server) appendConsole(w http.ResponseWriter, r *http.Request) error {
+	host, body, err := s.signed(w, r, maxConsole)
+	if err != nil {
+		return err
+	}
+	vm, err := millrace.ParseVMID(chi.URLParam(r, "vm"))
+	if err != nil {
+		return err
+	}
+	offset, err := strconv.ParseInt(r.URL.Query().Get("offset"), 10, 64)
+	if err != nil || offset < 0 {
+		return millrace.Errorf(millrace.Invalid, "offset says where the bytes belong; it is a number from 0.")
+	}
+	if err := s.store.Org(host.OrgID).AppendConsole(r.Context(), host.HostID, vm, offset, body); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// decode reads a JSON body. Fields that we don't know are a newer agent's and are ignored.
+func decode(body []byte, into any) error {
+	if err := json.Unmarshal(body, into); err != nil {
+		return millrace.Errorf(millrace.Invalid, "The body is not the JSON that this call takes.")
+	}
+	return nil
+}

@@ -1,0 +1,89 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/client"
+	"github.com/millrace-ci/millrace/store"
+)
+
+// registerWithin bounds a registration: a few calls to GitHub.
+const registerWithin = 45 * time.Second
+
+// jit answers with a VM's registration, sealed to its host. A repeat gets the same; GitHub is asked once.
+func (s *Server) jit(w http.ResponseWriter, r *http.Request) error {
+	host, body, err := s.signed(w, r, maxAgentBody)
+	if err != nil {
+		return err
+	}
+	vm, err := millrace.ParseVMID(chi.URLParam(r, "vm"))
+	if err != nil {
+		return err
+	}
+	var in client.JITRequest
+	if err := decode(body, &in); err != nil {
+		return err
+	}
+	// An agent that hangs up in the middle must not leave a registration behind that nobody knows.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), registerWithin)
+	defer cancel()
+	sealed, err, _ := s.jits.Do(vm.String(), func() (any, error) { return s.register(ctx, host, vm, in.Epoch) })
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, client.JITResponse{Sealed: sealed.([]byte)})
+	return nil
+}
+
+// register registers a VM's runner at GitHub, with no transaction held meanwhile.
+func (s *Server) register(ctx context.Context, host store.HostCredentials, vm millrace.VMID, epoch int64) ([]byte, error) {
+	org := s.store.Org(host.OrgID)
+	grant, err := org.BeginJIT(ctx, host.HostID, vm, epoch)
+	if err != nil || grant.Sealed != nil {
+		return grant.Sealed, err
+	}
+	config, err := s.createRunner(ctx, grant)
+	if err != nil {
+		s.log.Warn("GitHub did not register a runner", "vm", vm, "error", err)
+		return nil, millrace.Errorf(millrace.Unavailable, "GitHub did not register the runner: %s", millrace.MessageOf(err))
+	}
+	sealed, err := client.Seal(host.SealKey, client.SealedFor{Host: host.HostID, VM: vm, Epoch: epoch}, []byte(config.Encoded.Reveal()))
+	if err == nil {
+		err = org.SaveJIT(ctx, vm, epoch, config.RunnerID, sealed)
+	}
+	if err != nil {
+		if undo := s.runners.DeleteRunner(ctx, grant.Target, config.RunnerID); undo != nil {
+			s.log.Error("a registration is left at GitHub", "runner_id", config.RunnerID, "error", undo)
+		}
+		return nil, err
+	}
+	return sealed, nil
+}
+
+// createRunner registers under the VM's name. When the name is taken, an earlier try succeeded whose answer was lost; its
+// configuration can't be had again, so that registration is removed unless a runner uses it.
+func (s *Server) createRunner(ctx context.Context, grant store.JITGrant) (millrace.JITConfig, error) {
+	name := grant.VM.RunnerName
+	config, err := s.runners.CreateJIT(ctx, grant.Target, name, grant.VM.Labels)
+	if millrace.CodeOf(err) != millrace.Conflict {
+		return config, err
+	}
+	old, err := s.runners.FindRunner(ctx, grant.Target, name)
+	switch {
+	case millrace.CodeOf(err) == millrace.NotFound:
+	case err != nil:
+		return config, err
+	case old.Online || old.Busy:
+		return config, millrace.Errorf(millrace.Conflict, "a runner named %s is connected", name)
+	default:
+		if err := s.runners.DeleteRunner(ctx, grant.Target, old.ID); err != nil {
+			return config, err
+		}
+	}
+	return s.runners.CreateJIT(ctx, grant.Target, name, grant.VM.Labels)
+}

@@ -1,0 +1,142 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humachi"
+	"github.com/go-chi/chi/v5"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/client"
+	"github.com/millrace-ci/millrace/store"
+)
+
+// problem is an error answer to huma: RFC 9457, whatever went wrong.
+type problem struct{ client.Problem }
+
+// Error is the sentence.
+func (p *problem) Error() string { return p.Detail }
+
+// GetStatus is the answer's status.
+func (p *problem) GetStatus() int { return p.Status }
+
+// ContentType is the media type of problems.
+func (p *problem) ContentType(string) string { return client.ProblemType }
+
+// ownErrors makes huma's own refusals (a bad parameter, say) problems of ours. huma keeps this in package variables.
+var ownErrors = sync.OnceFunc(func() {
+	newError := func(ctx huma.Context, status int, message string, errs ...error) huma.StatusError {
+		var details []string
+		for _, err := range errs {
+			var detail *huma.ErrorDetail
+			if errors.As(err, &detail) {
+				details = append(details, fmt.Sprintf("%s: %s", detail.Location, detail.Message))
+			}
+		}
+		if len(details) > 0 {
+			message = strings.Join(details, "; ")
+		}
+		id := ""
+		if ctx != nil {
+			id = requestID(ctx.Context())
+		}
+		p := client.NewProblem(millrace.Errorf(millrace.CodeForStatus(status), "%s", message), id)
+		p.Status, p.Title = status, http.StatusText(status)
+		return &problem{p}
+	}
+	huma.NewErrorWithContext = newError
+	huma.NewError = func(status int, message string, errs ...error) huma.StatusError {
+		return newError(nil, status, message, errs...)
+	}
+})
+
+// rest adds the REST API to a router.
+func (s *Server) rest(r chi.Router) {
+	ownErrors()
+	config := huma.DefaultConfig("Millrace", "1")
+	config.Info.Description = "Jobs, VMs, hosts and usage of one org. Every list answers `{\"data\": […], \"next_cursor\": …}`; every error is a problem (RFC 9457)."
+	config.OpenAPIPath = "/openapi"
+	config.DocsPath = ""
+	config.SchemasPath = ""
+	config.CreateHooks = nil // no $schema in answers
+	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
+		"token": {Type: "http", Scheme: "bearer", Description: "An API token, `mrat_…`."},
+	}
+	config.Security = []map[string][]string{{"token": {}}}
+	api := humachi.New(r, config)
+	org := huma.NewGroup(api, "/api/v1/orgs/{org}")
+	org.UseMiddleware(s.authenticate)
+	s.jobRoutes(org)
+	s.vmRoutes(org)
+	s.hostRoutes(org)
+	s.usageRoutes(org)
+	r.Get("/docs/api", s.handle(docsPage(api.OpenAPI())))
+}
+
+// inOrg is the path parameter that every operation has.
+type inOrg struct {
+	Org string `path:"org" doc:"The org's short name" example:"calm"`
+}
+
+// paging is the query of every list.
+type paging struct {
+	Limit  int    `query:"limit" minimum:"1" maximum:"100" default:"50" doc:"Rows on a page"`
+	Cursor string `query:"cursor" maxLength:"100" doc:"Where the page before ended: its next_cursor"`
+}
+
+type out[T any] struct{ Body T }
+
+type tenantKey struct{}
+
+// authenticate finds the token's org and checks that it is the path's. Another org and none at all are the same 404.
+func (s *Server) authenticate(ctx huma.Context, next func(huma.Context)) {
+	refuse := func(err error) {
+		p := s.problem(ctx.Context(), err)
+		if p.Status == http.StatusUnauthorized {
+			ctx.SetHeader("WWW-Authenticate", `Bearer realm="millrace"`)
+		}
+		_, w := humachi.Unwrap(ctx)
+		writeProblem(w, p)
+	}
+	scheme, secret, _ := strings.Cut(ctx.Header("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		secret = ""
+	}
+	token, err := s.store.TokenAuth(ctx.Context(), strings.TrimSpace(secret))
+	if err != nil {
+		refuse(err)
+		return
+	}
+	org, err := s.store.OrgBySlug(ctx.Context(), ctx.Param("org"))
+	if err != nil && millrace.CodeOf(err) != millrace.NotFound {
+		refuse(err)
+		return
+	}
+	if err != nil || org.ID != token.OrgID {
+		refuse(millrace.Errorf(millrace.NotFound, "There is no org with this name that this token may see."))
+		return
+	}
+	next(huma.WithValue(ctx, tenantKey{}, s.store.Org(org.ID)))
+}
+
+// register adds one operation: its errors become problems, and its tenant is found in the context.
+func register[I, O any](s *Server, api huma.API, op huma.Operation, do func(ctx context.Context, org store.Org, in *I) (*O, error)) {
+	op.Errors = []int{http.StatusUnauthorized, http.StatusNotFound, http.StatusUnprocessableEntity}
+	huma.Register(api, op, func(ctx context.Context, in *I) (*O, error) {
+		org, ok := ctx.Value(tenantKey{}).(store.Org)
+		if !ok {
+			return nil, &problem{s.problem(ctx, errors.New("api: an operation without authentication"))}
+		}
+		o, err := do(ctx, org, in)
+		if err != nil {
+			return nil, &problem{s.problem(ctx, err)}
+		}
+		return o, nil
+	})
+}

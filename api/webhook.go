@@ -1,0 +1,55 @@
+package api
+
+import (
+	"errors"
+	"io"
+	"net/http"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/store"
+)
+
+// maxWebhook is GitHub's own limit for a delivery's body.
+const maxWebhook = 25 << 20
+
+// githubWebhook takes a delivery. Its answer is 2xx only once the delivery is durable: GitHub does not deliver again by
+// itself, and the signature is looked at before anything else is.
+func (s *Server) githubWebhook(w http.ResponseWriter, r *http.Request) error {
+	body, err := readBody(w, r, maxWebhook)
+	if err != nil {
+		return err
+	}
+	delivery, err := s.webhooks.Parse(r.Header, body)
+	if err != nil {
+		return err
+	}
+	result, err := s.store.Intake(r.Context(), delivery)
+	if err != nil {
+		s.log.Error("a delivery could not be stored", "request_id", requestID(r.Context()), "delivery", delivery.GUID, "error", err)
+		return millrace.Errorf(millrace.Unavailable, "The delivery could not be stored; deliver it again.")
+	}
+	code := http.StatusAccepted
+	if result == store.IntakeStored {
+		code = http.StatusOK
+	}
+	writeJSON(w, code, map[string]store.IntakeResult{"result": result})
+	return nil
+}
+
+// readBody reads a whole body of at most limit bytes; TooLarge when it has more.
+func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+	tooLarge := millrace.Errorf(millrace.TooLarge, "The body is larger than %d bytes.", limit)
+	if r.ContentLength > limit {
+		w.Header().Set("Connection", "close")
+		return nil, tooLarge
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	var maxErr *http.MaxBytesError
+	switch {
+	case errors.As(err, &maxErr):
+		return nil, tooLarge
+	case err != nil:
+		return nil, millrace.Errorf(millrace.Invalid, "The body ended early.")
+	}
+	return body, nil
+}

@@ -1,0 +1,142 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/agent"
+	"github.com/millrace-ci/millrace/guest"
+	"github.com/millrace-ci/millrace/guest/testrunner"
+	"github.com/millrace-ci/millrace/vm"
+	"github.com/millrace-ci/millrace/vm/fake"
+	"github.com/millrace-ci/millrace/vm/qemu"
+)
+
+// machines is what runs dev's VMs.
+type machines struct {
+	driver  vm.Driver
+	warning string // what people must be told of it
+}
+
+// fromGuest is the URL at which a guest reaches a server of this machine.
+func (m machines) fromGuest(addr net.Addr) string {
+	_, port, _ := net.SplitHostPort(addr.String())
+	if _, isFake := m.driver.(fake.Driver); isFake {
+		return "http://" + addr.String()
+	}
+	return "http://10.0.2.2:" + port // QEMU's user-mode network
+}
+
+// chooseDriver takes QEMU where it is, and a fake, loudly, where it isn't and nobody insisted.
+func chooseDriver(kind, dir string, log *slog.Logger) (machines, error) {
+	if kind != "auto" && kind != "qemu" && kind != "fake" {
+		return machines{}, fmt.Errorf("--driver is auto, qemu or fake, not %q", kind)
+	}
+	noVMs := machines{driver: fake.Driver{Guest: tellJobs}, warning: "The fake driver is on: NO VM IS BOOTED, and steps are printed, not run."}
+	if kind == "fake" {
+		return noVMs, nil
+	}
+	driver, err := newQEMU(dir, log)
+	if err == nil {
+		return machines{driver: driver}, nil
+	}
+	if kind == "qemu" {
+		return machines{}, err
+	}
+	noVMs.warning += fmt.Sprintf(" Because: %v.", err)
+	return noVMs, nil
+}
+
+func newQEMU(dir string, log *slog.Logger) (vm.Driver, error) {
+	pid1, err := guest.Binary(millrace.AMD64, "millrace-init")
+	if err != nil {
+		return nil, err
+	}
+	runner, err := guest.Binary(millrace.AMD64, "testrunner")
+	if err != nil {
+		return nil, err
+	}
+	return qemu.New(qemu.Config{Dir: dir, Init: pid1, Runner: runner, Accel: qemu.AccelAuto, Log: log})
+}
+
+// tellJobs is the inside of a fake machine: it speaks to the stand-in as a real guest's runner does, and prints each step
+// instead of running it. Nothing of a job runs on the developer's machine.
+func tellJobs(ctx context.Context, conn io.ReadWriteCloser, _ vm.Spec) error {
+	g := guest.NewGuest(conn)
+	if err := g.Say(guest.Event{Hello: &guest.Hello{Kernel: "none", BootID: "none"}}); err != nil {
+		return err
+	}
+	config, err := g.Config()
+	if err != nil {
+		return err
+	}
+	code := testrunner.Run(ctx, config.JIT, guest.NewConsole(g), func(_ context.Context, script string, _ []string, out io.Writer) error {
+		_, err := fmt.Fprintf(out, "fake driver, not run:\n%s\n", script)
+		return err
+	})
+	return g.Say(guest.Event{Exit: &guest.Exit{Code: code}})
+}
+
+// host is dev's one host.
+type host struct {
+	url      string
+	dir      string
+	machines machines
+	log      *slog.Logger
+}
+
+// enroll makes this machine a host through the real call, unless an earlier run did.
+func (h host) enroll(ctx context.Context, token millrace.Secret) (agent.Config, error) {
+	if err := os.MkdirAll(h.dir, 0o700); err != nil {
+		return agent.Config{}, err
+	}
+	// A development machine may sell each of its CPUs several times: jobs here wait more than they work.
+	facts, err := agent.Facts(h.dir, agent.Offer{CPUOvercommit: 4})
+	if err != nil {
+		return agent.Config{}, err
+	}
+	facts.Driver = h.machines.driver.Name()
+	id, err := agent.LoadIdentity(h.dir)
+	if millrace.CodeOf(err) == millrace.NotFound {
+		name, hostErr := os.Hostname()
+		if hostErr != nil || name == "" {
+			name = "dev"
+		}
+		id, err = agent.Enroll(ctx, agent.EnrollConfig{URL: h.url, Token: token, Name: name, Dir: h.dir, Facts: facts})
+	}
+	if err != nil {
+		return agent.Config{}, fmt.Errorf("enrolling this machine: %w", err)
+	}
+	id.URL = h.url // the port may be another in each run
+	seal, err := id.SealKey()
+	if err != nil {
+		return agent.Config{}, err
+	}
+	return agent.Config{Server: id.Client(), Host: id.HostID, SealKey: seal, Driver: h.machines.driver, Facts: facts, Log: h.log}, nil
+}
+
+// run enrolls, calls ready, and is the host's agent until ctx ends.
+func (h host) run(ctx context.Context, token millrace.Secret, ready func() error) error {
+	config, err := h.enroll(ctx, token)
+	if err != nil {
+		return err
+	}
+	unlock, err := agent.Lock(filepath.Clean(h.dir))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := h.machines.driver.Prepare(ctx); err != nil {
+		return err
+	}
+	if err := ready(); err != nil {
+		return err
+	}
+	return agent.Run(ctx, config)
+}
