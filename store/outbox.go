@@ -4,7 +4,12 @@ import (
 	"context"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/millrace-ci/millrace/migrations"
 )
+
+// TaskSchema is the schema of the task queue's tables.
+const TaskSchema = migrations.RiverSchema
 
 // RelayOutbox hands waiting tasks to insert, within the transaction that removes them, and returns how many it handed
 // on. Several processes may relay at once.

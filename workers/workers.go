@@ -17,7 +17,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/millrace-ci/millrace"
-	"github.com/millrace-ci/millrace/migrations"
 	"github.com/millrace-ci/millrace/store"
 )
 
@@ -98,7 +97,7 @@ func (w *Workers) newClient() (*river.Client[pgx.Tx], error) {
 		}
 	}
 	return river.NewClient(riverpgxv5.New(w.store.SystemPool()), &river.Config{
-		Schema:            migrations.RiverSchema,
+		Schema:            store.TaskSchema,
 		Queues:            map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: 20}},
 		Workers:           tasks,
 		PeriodicJobs:      periodic,
