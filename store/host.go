@@ -306,12 +306,13 @@ func (s *Store) FlushHeard(ctx context.Context) error {
 }
 
 // MarkLost marks the VMs of silent hosts as lost and has those that ran no job unregistered: only then may their jobs
-// have another. It returns how many it marked.
+// have another. One that is being stopped is unregistered already, and its job may have another: it can't be lost. It
+// returns how many it marked.
 func (s *Store) MarkLost(ctx context.Context) (n int, err error) {
 	err = s.systemTx(ctx, func(tx *Tx) error {
 		vms, err := many(ctx, tx, scanVM, `
 			SELECT `+vmColumns+` FROM vms v JOIN host_beats b ON (b.org_id, b.host_id) = (v.org_id, v.host_id)
-			WHERE b.seen_at <= $1 AND v.state IN ('pending', 'booting', 'online', 'busy', 'stopping')
+			WHERE b.seen_at <= $1 AND v.state IN ('pending', 'booting', 'online', 'busy')
 			ORDER BY v.org_id, v.vm_id LIMIT 1000 FOR UPDATE OF v`, tx.now.Add(-millrace.OfflineAfter))
 		if err != nil {
 			return err

@@ -2,8 +2,10 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"compress/flate"
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -85,10 +87,17 @@ func (s *Store) commitIntake(ctx context.Context) {
 						break gather
 					}
 				}
+				slices.SortStableFunc(batch, byRows)
 				s.intakeBatch(context.WithoutCancel(ctx), batch)
 			}
 		})
 	}
+}
+
+// byRows orders a batch by the rows that it locks, so that two commits lock them in the same order and can't deadlock.
+func byRows(a, b intakeRequest) int {
+	x, y := a.delivery.Job.Job, b.delivery.Job.Job
+	return cmp.Or(cmp.Compare(x.RepositoryID, y.RepositoryID), cmp.Compare(x.InstallationID, y.InstallationID), cmp.Compare(x.GitHubID, y.GitHubID))
 }
 
 // intakeBatch commits a batch; when that fails, each of it alone, so that one bad delivery can't fail its neighbours.

@@ -1,0 +1,317 @@
+package store_test
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/store"
+	"github.com/millrace-ci/millrace/store/storetest"
+)
+
+func TestEnrollmentTokenWorksOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	secret, err := w.org.CreateEnrollmentToken(t.Context(), storetest.System, 1, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var won atomic.Int32
+	var wg sync.WaitGroup
+	for i := range 100 {
+		wg.Go(func() {
+			n := byte(i)
+			_, slug, err := w.st.EnrollHost(t.Context(), secret.Reveal(), "racer-"+string('a'+rune(i%26))+string('a'+rune(i/26)), key(100+n), key(100+n), storetest.Facts())
+			if err == nil {
+				won.Add(1)
+				if slug != "calm" {
+					t.Errorf("enrolled into %q", slug)
+				}
+				return
+			}
+			code(t, err, millrace.Unauthenticated)
+		})
+	}
+	wg.Wait()
+	if won.Load() != 1 {
+		t.Errorf("%d hosts were enrolled with a token for one", won.Load())
+	}
+	if n := scalar[int](t, w.root, `SELECT count(*) FROM hosts WHERE name LIKE 'racer-%'`); n != 1 {
+		t.Errorf("%d hosts", n)
+	}
+	if n := scalar[int](t, w.root, `SELECT count(*) FROM audit WHERE action = 'host.enrolled'`); n != 2 {
+		t.Errorf("%d entries in the audit log, want 2", n)
+	}
+}
+
+func TestEnrollmentRefused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	mint := func(uses int, life time.Duration) string {
+		secret, err := w.org.CreateEnrollmentToken(t.Context(), storetest.System, uses, life)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return secret.Reveal()
+	}
+	revoked := mint(1, time.Hour)
+	if _, err := w.root.Exec(t.Context(), `UPDATE enrollment_tokens SET revoked_at = now()`); err != nil {
+		t.Fatal(err)
+	}
+	expired, good := mint(1, time.Minute), mint(3, time.Hour)
+	w.advance(time.Minute)
+	for name, secret := range map[string]string{
+		"none": "", "expired": expired, "revoked": revoked, "mistyped": good[:len(good)-1] + "!",
+		"unknown": millrace.NewSecret(millrace.EnrollmentTokenPrefix, nil).Reveal(), "of another kind": storetest.MustCreateToken(t, w.st, w.Tenant),
+	} {
+		_, _, err := w.st.EnrollHost(t.Context(), secret, "rack-2", key(3), key(4), storetest.Facts())
+		if millrace.CodeOf(err) != millrace.Unauthenticated {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// What is refused for another reason leaves the token as it was.
+	_, _, err := w.st.EnrollHost(t.Context(), good, "rack-1", key(5), key(6), storetest.Facts())
+	code(t, err, millrace.Conflict)
+	_, _, err = w.st.EnrollHost(t.Context(), good, "rack-3", key(1), key(6), storetest.Facts())
+	code(t, err, millrace.Conflict)
+	if n := scalar[int](t, w.root, `SELECT max(uses_left) FROM enrollment_tokens`); n != 3 {
+		t.Errorf("the token has %d uses left, want 3", n)
+	}
+}
+
+func TestStartRaisesTheEpoch(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	vm := w.place(w.queue(1))
+	facts := storetest.Facts()
+	facts.Offer.MilliCPU = 2000
+	epoch, err := w.org.StartHost(t.Context(), w.host.ID, facts)
+	if err != nil || epoch != w.host.Epoch+1 {
+		t.Fatalf("epoch %d, %v", epoch, err)
+	}
+	gone := []millrace.Observation{{VMID: vm, Epoch: 1, State: millrace.VMGone}}
+	code(t, w.org.Observe(t.Context(), w.host.ID, w.host.Epoch, gone), millrace.Unauthenticated)
+	if state := w.vm(vm).State; state != millrace.VMPending {
+		t.Errorf("the older process's word made the VM %s", state)
+	}
+	row, err := w.org.Host(t.Context(), w.host.ID)
+	if err != nil || row.Facts.Offer.MilliCPU != 2000 || row.VMs != 1 || row.Committed.MilliCPU != 1000 {
+		t.Errorf("%+v, %v", row, err)
+	}
+}
+
+func TestFailedBootIsTriedAgainLater(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	job := w.queue(1)
+	for try := 1; try <= 9; try++ {
+		vm := w.place(job)
+		w.advance(10 * time.Second)
+		err := w.org.Observe(t.Context(), w.host.ID, w.host.Epoch, []millrace.Observation{{VMID: vm, Epoch: 1, State: millrace.VMGone, Reason: "no kernel"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		row := w.job(job)
+		if row.Tries != try || row.Failure != "no kernel" || row.RetryAt.Sub(w.now()) != millrace.Backoff(try) {
+			t.Errorf("after try %d: tries %d, failure %q, again in %s, want %s", try, row.Tries, row.Failure, row.RetryAt.Sub(w.now()), millrace.Backoff(try))
+		}
+		// The same message again is no other failure.
+		w.observe(millrace.VMGone, vm)
+		if row := w.job(job); row.Tries != try {
+			t.Errorf("a repeat made it %d tries", row.Tries)
+		}
+	}
+	if got := w.tasks(); len(got) != 0 {
+		t.Errorf("tasks %v for VMs that were never registered", got)
+	}
+}
+
+func TestEndOfARegisteredVMThatRanNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	vm := w.place(w.queue(1))
+	w.register(vm, 4711)
+	w.observe(millrace.VMOnline, vm)
+	w.observe(millrace.VMGone, vm)
+	if diff := cmp.Diff([]string{millrace.RetireVM{}.Kind()}, w.tasks()); diff != "" {
+		t.Errorf("its registration stays at GitHub: %s", diff)
+	}
+}
+
+func TestStoppingVMThatIsNotReportedIsGone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	silent, stopping := w.place(w.queue(1)), w.place(w.queue(2))
+	w.pass(func(millrace.Pass) millrace.Decision {
+		return millrace.Decision{Retire: []millrace.Retirement{{VMID: stopping, Reason: "test"}}}
+	})
+	if state := w.vm(stopping).State; state != millrace.VMStopping {
+		t.Fatalf("an unregistered VM that is retired is %s", state)
+	}
+	_, list, err := w.org.Desired(t.Context(), w.host.ID)
+	if err != nil || len(list) != 1 || list[0].ID != silent {
+		t.Errorf("the host should have %+v, %v", list, err)
+	}
+	w.observe(millrace.VMBooting, silent, stopping)
+	if state := w.vm(stopping).State; state != millrace.VMStopping {
+		t.Errorf("a VM that the host still has is %s", state)
+	}
+	w.observe(millrace.VMBooting)
+	if state := w.vm(stopping).State; state != millrace.VMGone {
+		t.Errorf("a stopping VM that the host has not is %s", state)
+	}
+	if state := w.vm(silent).State; state != millrace.VMBooting {
+		t.Errorf("a VM that should run and isn't reported is %s: a report may be older than its order", state)
+	}
+	if row := w.job(w.jobID(2)); row.Tries != 0 {
+		t.Errorf("being retired counts as %d failed tries", row.Tries)
+	}
+}
+
+// beat is what the server does with a host's request.
+func (w *world) beat(host millrace.HostID, epoch, sequence int64) {
+	w.t.Helper()
+	w.st.Heard(w.ID, host, epoch, sequence)
+	if err := w.st.FlushHeard(w.t.Context()); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) markLost() int {
+	w.t.Helper()
+	n, err := w.st.MarkLost(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return n
+}
+
+func TestSilentHostLosesItsVMs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	idle, busy := w.place(w.queue(1)), w.place(w.queue(2))
+	w.register(busy, 4712)
+	storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, 2, millrace.JobInProgress, func(j *millrace.Job) { j.RunnerID = 4712 }))
+	w.pass(nothing)
+	w.advance(millrace.OfflineAfter - time.Second)
+	if n := w.markLost(); n != 0 {
+		t.Fatalf("%d VMs are lost a second early", n)
+	}
+	w.advance(time.Second)
+	if n := w.markLost(); n != 2 {
+		t.Fatalf("%d VMs are lost, want 2", n)
+	}
+	if a, b := w.vm(idle), w.vm(busy); a.State != millrace.VMLost || a.RetireReason == "" || b.State != millrace.VMLost || b.RetireReason != "" {
+		t.Errorf("idle %s, retired because %q; busy %s, retired because %q", a.State, a.RetireReason, b.State, b.RetireReason)
+	}
+	if diff := cmp.Diff([]string{millrace.RetireVM{}.Kind()}, w.tasks()); diff != "" {
+		t.Error(diff)
+	}
+	if n := w.markLost(); n != 0 || len(w.tasks()) != 1 {
+		t.Errorf("marked %d again, tasks %v", n, w.tasks())
+	}
+
+	w.beat(w.host.ID, w.host.Epoch, 9)
+	if status := w.pass(nothing).Hosts[0].Status(w.now()); status != millrace.StatusOnline {
+		t.Errorf("the host that is back is %s", status)
+	}
+	w.observe(millrace.VMBusy, busy)
+	if state := w.vm(busy).State; state != millrace.VMBusy {
+		t.Errorf("the VM that is back is %s", state)
+	}
+	if n := w.markLost(); n != 0 {
+		t.Errorf("%d VMs of a host that is back are lost", n)
+	}
+}
+
+// A lost VM's job gets another VM once the lost one is unregistered, and it keeps that one for as long as the host is
+// silent: the old VM doesn't stand for the job again.
+func TestJobOfASilentHostMovesOn(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	second := storetest.MustEnroll(t, w.st, w.Tenant, "rack-2", key(3), key(4))
+	job := w.queue(1)
+	old := w.place(job)
+	w.advance(millrace.OfflineAfter)
+	w.beat(second.ID, second.Epoch, 1)
+	if n := w.markLost(); n != 1 {
+		t.Fatalf("%d VMs are lost", n)
+	}
+	if err := w.st.Unregistered(t.Context(), w.ID, old); err != nil {
+		t.Fatal(err)
+	}
+	w.pass(func(millrace.Pass) millrace.Decision {
+		return millrace.Decision{Place: []millrace.Placement{{JobID: job, HostID: second.ID, Arch: millrace.AMD64}}}
+	})
+	if n := w.markLost(); n != 0 {
+		t.Errorf("%d VMs were lost twice", n)
+	}
+	if v := w.job(job).VM; v == nil || v.ID == old || v.HostID != second.ID {
+		t.Errorf("the job has %+v", v)
+	}
+	// The silent host comes back and reports what it still has; then it has it no more.
+	w.beat(w.host.ID, w.host.Epoch, 1)
+	w.observe(millrace.VMOnline, old)
+	w.observe(millrace.VMOnline)
+	if state := w.vm(old).State; state != millrace.VMGone {
+		t.Errorf("the replaced VM is %s", state)
+	}
+	if row := w.job(job); row.Tries != 0 {
+		t.Errorf("the move counts as %d failed tries", row.Tries)
+	}
+}
+
+func TestFlushHeard(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	stored := func() (c store.HostCredentials) {
+		t.Helper()
+		c, err := w.st.HostCredentials(t.Context(), w.host.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	w.beat(w.host.ID, w.host.Epoch, 9)
+	w.beat(w.host.ID, w.host.Epoch, 5) // a request that was overtaken
+	if got := stored().Sequence; got != 9 {
+		t.Errorf("the highest sequence is %d, want 9", got)
+	}
+	if _, err := w.org.StartHost(t.Context(), w.host.ID, storetest.Facts()); err != nil {
+		t.Fatal(err)
+	}
+	w.beat(w.host.ID, w.host.Epoch, 50) // of the epoch before
+	if got := stored(); got.Sequence != 0 || got.Epoch != w.host.Epoch+1 {
+		t.Errorf("epoch %d, sequence %d; want %d, 0", got.Epoch, got.Sequence, w.host.Epoch+1)
+	}
+	w.advance(millrace.OfflineAfter)
+	woken := w.st.Bus.On(store.TopicDemand(w.ID))
+	w.beat(w.host.ID, w.host.Epoch+1, 1)
+	closed(t, woken, "the return of a host")
+	if err := w.st.FlushHeard(t.Context()); err != nil {
+		t.Errorf("with nothing heard: %v", err)
+	}
+}
+
+func TestHostsAreListedByName(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	storetest.MustEnroll(t, w.st, w.Tenant, "an-older", key(3), key(4))
+	rows, err := w.org.Hosts(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := make([]string, 0, len(rows))
+	for _, r := range rows {
+		names = append(names, r.Name)
+	}
+	if !slices.IsSorted(names) || len(names) != 2 {
+		t.Errorf("hosts %s", strings.Join(names, ", "))
+	}
+}

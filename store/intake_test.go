@@ -1,0 +1,223 @@
+package store_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/store"
+	"github.com/millrace-ci/millrace/store/storetest"
+)
+
+// drawEvent is something that GitHub may say of a job: a status with the facts that come with it, which differ between two
+// events only where GitHub's do.
+func drawEvent(t *rapid.T) func(*millrace.Job) {
+	status := rapid.SampledFrom(millrace.JobStatuses).Draw(t, "status")
+	repository := rapid.SampledFrom([]string{"calm/app", "calm/renamed"}).Draw(t, "repository")
+	actor := rapid.Int64Range(1, 3).Draw(t, "actor")
+	runner := rapid.SampledFrom([]int64{0, 4711}).Draw(t, "runner")
+	seconds := time.Duration(rapid.IntRange(0, 2).Draw(t, "seconds")) * time.Second
+	return func(j *millrace.Job) {
+		at := time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC)
+		j.Status, j.Repository, j.ActorID, j.Actor = status, repository, actor, fmt.Sprintf("user-%d", actor)
+		j.QueuedAt = at.Add(seconds)
+		if status == millrace.JobInProgress || status == millrace.JobCompleted {
+			j.RunnerID, j.StartedAt = runner, at.Add(10*time.Second+seconds)
+			if runner != 0 {
+				j.RunnerName = "millrace-1"
+			}
+		}
+		if status == millrace.JobCompleted {
+			j.CompletedAt, j.Conclusion = at.Add(time.Minute+seconds), rapid.SampledFrom([]string{"success", "cancelled"}).Draw(t, "conclusion")
+		}
+	}
+}
+
+// A job's row is the join of its events: neither their order nor their number matters.
+func TestIntakeIsAJoin(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var github int64
+	row := func() string {
+		return scalar[string](t, w.root, `
+			SELECT (to_jsonb(j) - ARRAY['job_id', 'github_job_id', 'run_id', 'received_at'])::text FROM jobs j WHERE github_job_id = $1`, github)
+	}
+	rapid.Check(t, func(rt *rapid.T) {
+		events := make([]func(*millrace.Job), rapid.IntRange(1, 5).Draw(rt, "events"))
+		for i := range events {
+			// What is drawn inside an event must be the same each time that it is delivered.
+			change := drawEvent(rt)
+			var job millrace.Job
+			change(&job)
+			events[i] = func(j *millrace.Job) {
+				j.Status, j.Repository, j.ActorID, j.Actor, j.RunnerID, j.RunnerName = job.Status, job.Repository, job.ActorID, job.Actor, job.RunnerID, job.RunnerName
+				j.QueuedAt, j.StartedAt, j.CompletedAt, j.Conclusion = job.QueuedAt, job.StartedAt, job.CompletedAt, job.Conclusion
+			}
+		}
+		github++
+		for _, e := range events {
+			storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, github, millrace.JobQueued, e))
+		}
+		want := row()
+		github++
+		var reached millrace.JobStatus
+		again := rapid.SliceOfN(rapid.SampledFrom(events), 0, 3).Draw(rt, "again")
+		for _, e := range rapid.Permutation(slices.Concat(events, again)).Draw(rt, "order") {
+			storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, github, millrace.JobQueued, e))
+			status := millrace.JobStatus(scalar[string](t, w.root, `SELECT status::text FROM jobs WHERE github_job_id = $1`, github))
+			if slices.Index(millrace.JobStatuses, status) < slices.Index(millrace.JobStatuses, reached) {
+				rt.Fatalf("the job went back from %s to %s", reached, status)
+			}
+			reached = status
+		}
+		if diff := cmp.Diff(want, row()); diff != "" {
+			rt.Fatalf("the order of the events matters:\n%s", diff)
+		}
+	})
+}
+
+func TestRerunIsAnotherJob(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, 1, millrace.JobCompleted))
+	storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, 1, millrace.JobQueued, func(j *millrace.Job) { j.RunAttempt = 2 }))
+	got := column[string](t, w.root, `SELECT run_attempt || ' ' || status FROM jobs WHERE github_job_id = 1 ORDER BY run_attempt`)
+	if diff := cmp.Diff([]string{"1 completed", "2 queued"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// Deliveries that come at the same time share commits; each is durable when its own answer comes, and none waits for a
+// deadlock between two commits that lock the same rows in another order.
+func TestConcurrentIntake(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const jobs, repositories = 200, 7
+	before := scalar[int64](t, w.root, `SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()`)
+	for round, status := range []millrace.JobStatus{millrace.JobQueued, millrace.JobInProgress} {
+		var wg sync.WaitGroup
+		for i := range int64(jobs) {
+			for range 2 { // GitHub may deliver twice
+				wg.Go(func() {
+					d := storetest.Delivery(w.Tenant, i+1, status, func(j *millrace.Job) {
+						j.RepositoryID = i%repositories + 1
+						j.Repository = fmt.Sprintf("calm/app-%d-%d", i%repositories, i%2) // each renames it
+					})
+					if result, err := w.st.Intake(t.Context(), d); err != nil || result != store.IntakeStored {
+						t.Errorf("job %d: %s, %v", i, result, err)
+					}
+				})
+			}
+		}
+		wg.Wait()
+		if n := scalar[int](t, w.root, `SELECT count(*) FROM jobs WHERE status = $1::text::job_status`, status); n != jobs {
+			t.Errorf("%d jobs are %s, want %d", n, status, jobs)
+		}
+		if n, want := scalar[int](t, w.root, `SELECT count(*) FROM deliveries`), (round+1)*2*jobs; n != want {
+			t.Errorf("%d deliveries, want %d", n, want)
+		}
+	}
+	// The statistics of ended transactions are there at the latest when their sessions end.
+	w.st.Close()
+	if n := scalar[int64](t, w.root, `SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()`) - before; n != 0 {
+		t.Errorf("%d deadlocks", n)
+	}
+}
+
+// One delivery that can't be stored doesn't take those that share its commit with it.
+func TestOneBadDeliveryFailsAlone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var wg sync.WaitGroup
+	for i := range int64(50) {
+		wg.Go(func() {
+			bad := i%10 == 0
+			_, err := w.st.Intake(t.Context(), storetest.Delivery(w.Tenant, i+1, millrace.JobQueued, func(j *millrace.Job) {
+				if bad {
+					j.Zone = "nowhere"
+				}
+			}))
+			if bad == (err == nil) {
+				t.Errorf("delivery %d, bad %t: %v", i, bad, err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := scalar[int](t, w.root, `SELECT count(*) FROM jobs`); n != 45 {
+		t.Errorf("%d jobs, want 45", n)
+	}
+}
+
+func TestIntakeIgnores(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	good := storetest.Delivery(w.Tenant, 1, millrace.JobQueued)
+	stranger := good
+	stranger.InstallationID = 99
+	other := storetest.Delivery(w.Tenant, 1, millrace.JobQueued, func(j *millrace.Job) { j.Labels = []string{"self-hosted", "linux", "millracer"} })
+	event := good
+	event.Event, event.Job = "star", nil
+	for name, c := range map[string]struct {
+		d    millrace.Delivery
+		want store.IntakeResult
+	}{
+		"unknown installation":  {stranger, store.IntakeUnknownInstallation},
+		"labels that aren't us": {other, store.IntakeIgnored},
+		"another event":         {event, store.IntakeIgnored},
+	} {
+		if got, err := w.st.Intake(t.Context(), c.d); err != nil || got != c.want {
+			t.Errorf("%s: %q, %v; want %q", name, got, err, c.want)
+		}
+	}
+	for _, table := range []string{"jobs", "deliveries", "repositories", "outbox"} {
+		if n := scalar[int](t, w.root, `SELECT count(*) FROM `+table); n != 0 {
+			t.Errorf("%d rows in %s", n, table)
+		}
+	}
+}
+
+// A label of ours that says nothing we understand is kept, so that the job can say why it never starts.
+func TestUnparseableLabelIsKept(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, 1, millrace.JobQueued, func(j *millrace.Job) { j.Labels = []string{"millrace-4cpu-lots"} }))
+	job := w.job(w.jobID(1))
+	if job.Wait.Code != millrace.WaitLabelUnparseable || !strings.Contains(job.Wait.Text, `"lots"`) {
+		t.Errorf("waits because of %+v", job.Wait)
+	}
+	if job.Demand.Size != (millrace.Size{}) {
+		t.Errorf("demand %+v", job.Demand)
+	}
+}
+
+func TestCompletedJobIsClosed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	job := w.queue(1)
+	if got := w.tasks(); len(got) != 0 {
+		t.Errorf("tasks %v", got)
+	}
+	storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, 1, millrace.JobCompleted))
+	if diff := cmp.Diff([]string{millrace.CloseJob{}.Kind()}, w.tasks()); diff != "" {
+		t.Error(diff)
+	}
+	args := scalar[string](t, w.root, `SELECT args->>'job_id' FROM outbox`)
+	if args != job.UUID() {
+		t.Errorf("the task is for %s, not for %s", args, job.UUID())
+	}
+}
+
+func TestIntakeAfterClose(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.st.Close()
+	_, err := w.st.Intake(t.Context(), storetest.Delivery(w.Tenant, 1, millrace.JobQueued))
+	code(t, err, millrace.Unavailable)
+}
