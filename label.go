@@ -25,11 +25,11 @@ type Size struct {
 	MemoryMB int `json:"memory_mb"`
 }
 
-// String is the size in words, e.g. "4 vCPU, 16 GB".
+// String is the size in words, e.g. "4 vCPU, 16 GB"; memory is rounded to a tenth of a GB.
 func (s Size) String() string {
 	mem := fmt.Sprintf("%d MB", s.MemoryMB)
 	if s.MemoryMB >= 1024 {
-		mem = strconv.FormatFloat(float64(s.MemoryMB)/1024, 'f', -1, 64) + " GB"
+		mem = strconv.FormatFloat(math.Round(float64(s.MemoryMB)/102.4)/10, 'f', -1, 64) + " GB"
 	}
 	return strconv.FormatFloat(float64(s.MilliCPU)/1000, 'f', -1, 64) + " vCPU, " + mem
 }

@@ -117,12 +117,12 @@ func apart(t *testing.T, s *system) {
 		path, token string
 		want        int
 	}{
-		"own list":              {"/api/v1/orgs/" + s.OtherOrg + "/jobs", s.OtherAPIToken, 200},
-		"another org's list":    {"/api/v1/orgs/" + s.Org + "/jobs", s.OtherAPIToken, 404},
-		"another org's job":     {"/api/v1/orgs/" + s.Org + "/jobs/" + id, s.OtherAPIToken, 404},
-		"job under own org":     {"/api/v1/orgs/" + s.OtherOrg + "/jobs/" + id, s.OtherAPIToken, 404},
-		"an org that isn't":     {"/api/v1/orgs/nobody/jobs", s.OtherAPIToken, 404},
-		"no token":              {"/api/v1/orgs/" + s.Org + "/jobs", "", 401},
+		"own list":           {"/api/v1/orgs/" + s.OtherOrg + "/jobs", s.OtherAPIToken, 200},
+		"another org's list": {"/api/v1/orgs/" + s.Org + "/jobs", s.OtherAPIToken, 404},
+		"another org's job":  {"/api/v1/orgs/" + s.Org + "/jobs/" + id, s.OtherAPIToken, 404},
+		"job under own org":  {"/api/v1/orgs/" + s.OtherOrg + "/jobs/" + id, s.OtherAPIToken, 404},
+		"an org that isn't":  {"/api/v1/orgs/nobody/jobs", s.OtherAPIToken, 404},
+		"no token":           {"/api/v1/orgs/" + s.Org + "/jobs", "", 401},
 		"a token never made": {"/api/v1/orgs/" + s.Org + "/jobs", "mrat_" + strings.Repeat("a", 38), 401},
 	} {
 		if got := get(tc.path, tc.token); got != tc.want {

@@ -147,3 +147,23 @@ func (g *GitHub) Event(id int64, action string) []byte {
 	}
 	return body
 }
+
+// SampleEvent is a workflow_job delivery's body for a job that the stand-in does not keep, for load that is delivered by
+// whoever makes it. owner must have been added.
+func (g *GitHub) SampleEvent(owner string, id int64, label, action string) []byte {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := g.now()
+	j := &job{
+		ID: id, RunID: id, Owner: owner, Repo: "load", Workflow: "ci", Name: "load", Actor: "mona", Branch: "main", Labels: []string{label},
+		Status: action, CreatedAt: now,
+	}
+	if action == "completed" {
+		j.Conclusion, j.StartedAt, j.CompletedAt = "success", now, now
+	}
+	body, err := json.Marshal(g.event(g.owners[strings.ToLower(owner)], j, action))
+	if err != nil {
+		panic("githubtest: " + err.Error()) // the payload is ours
+	}
+	return body
+}

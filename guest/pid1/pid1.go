@@ -23,7 +23,7 @@ func Main() {
 		fmt.Fprintln(os.Stderr, "millrace-init is PID 1 of a VM and nothing else")
 		os.Exit(2)
 	}
-	mountKernelFS("")
+	mount("", needed)
 	channel, err := openChannel()
 	if err != nil {
 		fmt.Println("millrace-init:", err)
@@ -92,16 +92,23 @@ func powerOff() {
 	}
 }
 
-// mountKernelFS mounts what the kernel offers below root.
-func mountKernelFS(root string) {
-	for _, m := range []struct{ source, target, kind, data string }{
-		{"proc", "/proc", "proc", ""}, {"sysfs", "/sys", "sysfs", ""}, {"dev", "/dev", "devtmpfs", ""},
+// filesystem is one of the kernel's own.
+type filesystem struct{ source, target, kind, data string }
+
+// What the first word needs, and what the rest needs besides.
+var (
+	needed = []filesystem{{"proc", "/proc", "proc", ""}, {"sysfs", "/sys", "sysfs", ""}, {"dev", "/dev", "devtmpfs", ""}}
+	useful = []filesystem{
 		{"pts", "/dev/pts", "devpts", "mode=0620,ptmxmode=0666"}, {"shm", "/dev/shm", "tmpfs", "mode=1777"}, {"run", "/run", "tmpfs", "mode=0755"},
-	} {
+	}
+)
+
+// mount mounts file systems below root.
+func mount(root string, list []filesystem) {
+	for _, m := range list {
 		_ = os.MkdirAll(root+m.target, 0o755)
 		_ = unix.Mount(m.source, root+m.target, m.kind, unix.MS_NOSUID, m.data) // one that is missing shows where it is used
 	}
-	_ = os.Symlink("/proc/self/fd", root+"/dev/fd")
 }
 
 // loadModules loads the modules in a folder, in the order of their names.
@@ -172,7 +179,9 @@ func enterRoot() error {
 	if err := unix.Mount(disk, root, "ext4", unix.MS_NOATIME, ""); err != nil {
 		return fmt.Errorf("mounting the root disk: %w", err)
 	}
-	mountKernelFS(root)
+	mount(root, needed)
+	mount(root, useful)
+	_ = os.Symlink("/proc/self/fd", root+"/dev/fd")
 	if err := unix.Chdir(root); err != nil {
 		return err
 	}

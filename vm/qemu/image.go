@@ -59,7 +59,7 @@ func (d *Driver) build(ctx context.Context) error {
 	return os.Rename(tmp, made)
 }
 
-func (d *Driver) buildInitrd(path string) error {
+func (d *Driver) buildInitrd(path string, more ...cpio.Record) error {
 	var b bytes.Buffer
 	w := cpio.Newc.Writer(&b)
 	records := []cpio.Record{
@@ -81,7 +81,7 @@ func (d *Driver) buildInitrd(path string) error {
 			records = append(records, cpio.StaticFile("modules/"+stage+"/"+filepath.Base(name), string(content), 0o644))
 		}
 	}
-	if err := cpio.WriteRecords(w, records); err != nil {
+	if err := cpio.WriteRecords(w, append(records, more...)); err != nil {
 		return err
 	}
 	if err := cpio.WriteTrailer(w); err != nil {

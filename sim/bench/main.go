@@ -1,0 +1,88 @@
+// Command bench measures the figures of docs/figures.md in one run and fails when one misses its goal. It starts what it
+// measures: Postgres with fsync on, `millraced serve` and `millrace-agent run` as processes of their own, and the
+// stand-in GitHub within itself. Everything shares this machine's processors.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// figure is one result: its name, its value in words, and whether it reached its goal ("" when it has none).
+type figure struct {
+	name, value, goal string
+	missed            bool
+}
+
+func run(ctx context.Context) error {
+	dir, err := os.MkdirTemp("", "mrbench")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	w, err := start(ctx, dir)
+	if err != nil {
+		return err
+	}
+	var figures []figure
+	for _, measure := range []func(context.Context, *world) ([]figure, error){acks, orders, memory} {
+		list, err := measure(ctx, w)
+		if err != nil {
+			w.stop()
+			return err
+		}
+		figures = append(figures, list...)
+	}
+	if err := w.stop(); err != nil {
+		return err
+	}
+	boots, err := boots(ctx) // alone on the machine
+	if err != nil {
+		return err
+	}
+	figures = append(figures, boots...)
+	return report(figures)
+}
+
+func report(figures []figure) error {
+	var summary, missed []string
+	for _, f := range figures {
+		goal := ""
+		if f.goal != "" {
+			goal = "  (goal " + f.goal + ")"
+		}
+		if f.missed {
+			goal += "  MISSED"
+			missed = append(missed, f.name)
+		}
+		fmt.Printf("%-46s %s%s\n", f.name, f.value, goal)
+		summary = append(summary, f.name+"="+strings.ReplaceAll(f.value, " ", ""))
+	}
+	fmt.Println(strings.ReplaceAll(strings.Join(summary, ", "), "→", "to"))
+	if len(missed) > 0 {
+		return fmt.Errorf("missed: %s", strings.Join(missed, ", "))
+	}
+	return nil
+}
+
+// percentile is the nearest-rank percentile.
+func percentile(list []time.Duration, p float64) time.Duration {
+	slices.Sort(list)
+	return list[min(len(list)-1, int(float64(len(list))*p/100))]
+}
+
+func ms(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000) }
