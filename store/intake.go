@@ -87,17 +87,16 @@ func (s *Store) commitIntake(ctx context.Context) {
 						break gather
 					}
 				}
-				slices.SortStableFunc(batch, byRows)
+				slices.SortStableFunc(batch, func(a, b intakeRequest) int { return inLockOrder(a.delivery.Job.Job, b.delivery.Job.Job) })
 				s.intakeBatch(context.WithoutCancel(ctx), batch)
 			}
 		})
 	}
 }
 
-// byRows orders a batch by the rows that it locks, so that two commits lock them in the same order and can't deadlock.
-func byRows(a, b intakeRequest) int {
-	x, y := a.delivery.Job.Job, b.delivery.Job.Job
-	return cmp.Or(cmp.Compare(x.RepositoryID, y.RepositoryID), cmp.Compare(x.InstallationID, y.InstallationID), cmp.Compare(x.GitHubID, y.GitHubID))
+// inLockOrder is the order in which whatever writes many jobs locks them and their repositories, so that no two deadlock.
+func inLockOrder(a, b millrace.Job) int {
+	return cmp.Or(cmp.Compare(a.RepositoryID, b.RepositoryID), cmp.Compare(a.InstallationID, b.InstallationID), cmp.Compare(a.GitHubID, b.GitHubID))
 }
 
 // intakeBatch commits a batch; when that fails, each of it alone, so that one bad delivery can't fail its neighbours.

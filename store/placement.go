@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -101,9 +102,9 @@ func (tx *Tx) writeDecision(ctx context.Context, p millrace.Pass, d millrace.Dec
 	for _, j := range p.Jobs {
 		jobs[j.ID] = j
 	}
-	vms := make(map[millrace.VMID]millrace.VM, len(p.VMs))
-	for _, v := range p.VMs {
-		vms[v.ID] = v
+	retiring, err := tx.lockRetiring(ctx, org, d.Retire)
+	if err != nil {
+		return err
 	}
 	var b pgx.Batch
 	waits := map[millrace.JobID]millrace.WaitReason{}
@@ -114,7 +115,10 @@ func (tx *Tx) writeDecision(ctx context.Context, p millrace.Pass, d millrace.Dec
 		waits[c.JobID] = millrace.WaitReason{}
 	}
 	for _, r := range d.Retire {
-		v := vms[r.VMID]
+		v, ok := retiring[r.VMID]
+		if !ok {
+			continue
+		}
 		v.RetireReason = r.Reason
 		if v.RunnerID == 0 {
 			// Nothing to unregister: a registration that is being made right now finds the VM unwanted and is undone.
@@ -147,11 +151,17 @@ func (tx *Tx) writeDecision(ctx context.Context, p millrace.Pass, d millrace.Dec
 		waits[job] = reason
 	}
 	changed := len(d.Cover)+len(d.Retire)+len(d.Place) > 0
-	for _, j := range p.Jobs { // in order, so that two passes lock rows alike
+	var waiting []millrace.Job
+	for _, j := range p.Jobs {
 		if reason, ok := waits[j.ID]; ok && reason != j.Wait {
-			b.Queue(`UPDATE jobs SET wait_code = $3, wait_text = $4 WHERE (org_id, job_id) = ($1, $2)`, org, j.ID, reason.Code, reason.Text)
+			j.Wait = reason
+			waiting = append(waiting, j)
 			changed = true
 		}
+	}
+	slices.SortFunc(waiting, inLockOrder)
+	for _, j := range waiting {
+		b.Queue(`UPDATE jobs SET wait_code = $3, wait_text = $4 WHERE (org_id, job_id) = ($1, $2)`, org, j.ID, j.Wait.Code, j.Wait.Text)
 	}
 	for _, h := range p.Hosts {
 		if hosts[h.ID] {
@@ -170,6 +180,26 @@ func (tx *Tx) writeDecision(ctx context.Context, p millrace.Pass, d millrace.Dec
 		return nil
 	}
 	return tx.SendBatch(ctx, &b).Close()
+}
+
+// lockRetiring reads the VMs to retire once more, now locked: since the pass read them one may have got its runner, and one
+// that ended stays as it is.
+func (tx *Tx) lockRetiring(ctx context.Context, org millrace.OrgID, list []millrace.Retirement) (map[millrace.VMID]millrace.VM, error) {
+	if len(list) == 0 {
+		return nil, nil
+	}
+	ids := make([]string, len(list))
+	for i, r := range list {
+		ids[i] = r.VMID.UUID()
+	}
+	vms, err := many(ctx, tx, scanVM, `
+		SELECT `+vmColumns+` FROM vms v
+		WHERE v.org_id = $1 AND v.vm_id = ANY($2::text[]::uuid[]) AND v.state NOT IN ('stopping', 'gone') ORDER BY v.vm_id FOR UPDATE`, org, ids)
+	locked := make(map[millrace.VMID]millrace.VM, len(vms))
+	for _, v := range vms {
+		locked[v.ID] = v
+	}
+	return locked, err
 }
 
 // OrgsWithDemand are the orgs that have a job which isn't completed or a VM that isn't gone.

@@ -317,7 +317,7 @@ CREATE POLICY owner ON outbox TO millrace_migrate USING true WITH CHECK true;
 CREATE POLICY system ON outbox TO millrace_system USING true WITH CHECK true;
 CREATE POLICY tenant ON outbox TO millrace_app USING (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) WITH CHECK (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint);
 GRANT INSERT ON outbox TO millrace_app;
-GRANT DELETE, INSERT, SELECT ON outbox TO millrace_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON outbox TO millrace_system;
 
 CREATE TABLE repositories (
 	org_id bigint NOT NULL,
