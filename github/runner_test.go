@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -132,7 +134,7 @@ func TestCreateJIT(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	reset := fmt.Sprint(time.Now().Add(time.Hour).Unix())
+	reset := strconv.FormatInt(time.Now().Add(time.Hour).Unix(), 10)
 	for name, tc := range map[string]struct {
 		status int
 		header map[string]string
@@ -155,7 +157,7 @@ func TestRefusals(t *testing.T) {
 					rec.Header().Set(k, v)
 				}
 				rec.WriteHeader(tc.status)
-				rec.WriteString(tc.body)
+				io.WriteString(rec, tc.body)
 				return response(rec, r), nil
 			}))
 			_, err := app.CreateJIT(t.Context(), w.at(), "vm", []string{"millrace"})
@@ -277,7 +279,7 @@ func TestFindRunnerWantsTheExactName(t *testing.T) {
 	app := newApp(t, w.GitHub, answering(w.GitHub, func(r *http.Request) (*http.Response, error) {
 		query.Store(r.URL.Query().Get("name"))
 		rec := httptest.NewRecorder()
-		rec.WriteString(`{"total_count":2,"runners":[{"id":1,"name":"vm-10"},{"id":2,"name":"vm-1","status":"online","busy":true}]}`)
+		io.WriteString(rec, `{"total_count":2,"runners":[{"id":1,"name":"vm-10"},{"id":2,"name":"vm-1","status":"online","busy":true}]}`)
 		return response(rec, r), nil
 	}))
 	r, err := app.FindRunner(t.Context(), w.at(), "vm-1")
