@@ -164,14 +164,16 @@ func (o Org) Repositories(ctx context.Context) (names []string, err error) {
 	return names, err
 }
 
-// CloseJob writes the closed facts of a completed job. It may be repeated.
+// CloseJob writes the closed facts of a completed job. It may be repeated. The time of completion is GitHub's word: one
+// that can't be, for a run lasts 35 days at the most, is bounded by when we first heard of the job, so that there is a
+// partition for it.
 func (s *Store) CloseJob(ctx context.Context, org millrace.OrgID, job millrace.JobID) error {
 	return s.systemTx(ctx, func(tx *Tx) error {
 		tx.announceOrg(org)
 		_, err := tx.Exec(ctx, `
 			INSERT INTO job_facts (org_id, completed_at, job_id, repository_id, repository, workflow, name, actor_id, actor, conclusion,
 				arch, cpu, memory, host_id, vm_id, wait_ms, run_ms, started)
-			SELECT j.org_id, j.completed_at, j.job_id, j.repository_id, j.repository, j.workflow, j.name, j.actor_id, j.actor, j.conclusion,
+			SELECT j.org_id, least(greatest(j.completed_at, j.received_at - interval '1 day'), j.received_at + interval '36 days'), j.job_id, j.repository_id, j.repository, j.workflow, j.name, j.actor_id, j.actor, j.conclusion,
 				coalesce(v.arch, j.arch), j.cpu, j.memory, v.host_id, v.vm_id,
 				CASE WHEN j.runner_id = 0 THEN 0 ELSE greatest(0, extract(epoch FROM j.started_at - j.queued_at) * 1000)::bigint END,
 				CASE WHEN j.runner_id = 0 THEN 0 ELSE greatest(0, extract(epoch FROM j.completed_at - j.started_at) * 1000)::bigint END,
@@ -199,9 +201,12 @@ func cursor[K millrace.Kind](at time.Time, id millrace.ID[K]) string {
 	return base64.RawURLEncoding.EncodeToString(append(b, id[:]...))
 }
 
+// maxCursor is a time that no row has, in Unix microseconds, and that Postgres still can hold.
+const maxCursor = 1 << 60
+
 func parseCursor(s string) (at time.Time, uuid string, err error) {
 	b, err := base64.RawURLEncoding.DecodeString(s)
-	if err != nil || len(b) != 24 {
+	if err != nil || len(b) != 24 || binary.BigEndian.Uint64(b) > maxCursor {
 		return at, "", millrace.Errorf(millrace.Invalid, "The cursor is not one that a list gave out.")
 	}
 	var id millrace.JobID // of whatever kind: only its UUID is used

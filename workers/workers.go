@@ -110,8 +110,8 @@ func (w *Workers) newClient() (*river.Client[pgx.Tx], error) {
 	})
 }
 
-// unique makes a task's arguments its identity: inserting it while one waits is one task; after it ended it may be
-// inserted again.
+// unique makes a scheduled task one at a time: a tick that meets its like waiting or running is that one; after it ended
+// it may be inserted again.
 var unique = river.UniqueOpts{
 	ByArgs: true,
 	ByState: []rivertype.JobState{
@@ -131,7 +131,9 @@ func (w *Workers) relayForever(ctx context.Context, client *river.Client[pgx.Tx]
 				w.log.Error("a task in the outbox is not understood and was dropped", "kind", kind, "error", err)
 				return nil
 			}
-			_, err = client.InsertTx(ctx, tx, task, &river.InsertOpts{UniqueOpts: unique})
+			// Not unique: one that met its like running would be dropped, though that one may have read before this one
+			// was asked for. These tasks may be repeated instead.
+			_, err = client.InsertTx(ctx, tx, task, nil)
 			return err
 		})
 		if err != nil && ctx.Err() == nil {

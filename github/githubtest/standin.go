@@ -167,3 +167,10 @@ func (g *GitHub) SampleEvent(owner string, id int64, label, action string) []byt
 	}
 	return body
 }
+
+// Runners is how many runners are registered.
+func (g *GitHub) Runners() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.runners)
+}

@@ -149,6 +149,11 @@ func OpenAt(t testing.TB, db Database, now func() time.Time) *store.Store {
 		t.Fatal(err)
 	}
 	t.Cleanup(st.Close)
+	if now != nil { // the template has partitions for the real time
+		if err := st.KeepPartitions(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
 	return st
 }
 
