@@ -57,12 +57,19 @@ func New(cfg Config) http.Handler {
 	r.NotFound(s.handle(func(http.ResponseWriter, *http.Request) error {
 		return millrace.Errorf(millrace.NotFound, "There is nothing at this path; /docs/api lists what there is.")
 	}))
-	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
-		p := client.NewProblem(millrace.Errorf(millrace.Invalid, "This path does not take %s.", r.Method), requestID(r.Context()))
+	r.MethodNotAllowed(func(w http.ResponseWriter, req *http.Request) {
+		p := client.NewProblem(millrace.Errorf(millrace.Invalid, "This path does not take %s.", req.Method), requestID(req.Context()))
 		p.Status, p.Title = http.StatusMethodNotAllowed, http.StatusText(http.StatusMethodNotAllowed)
+		for _, method := range []string{http.MethodGet, http.MethodPost} {
+			if r.Match(chi.NewRouteContext(), method, req.URL.Path) {
+				w.Header().Add("Allow", method)
+			}
+		}
 		writeProblem(w, p)
 	})
-	r.Get("/healthz", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, map[string]string{"status": "ok"}) })
+	r.Get("/healthz", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
+	})
 	r.Get("/readyz", s.handle(s.ready))
 	r.Post("/webhooks/github", s.handle(s.githubWebhook))
 	r.Post("/agent/v1/enroll", s.handle(s.enroll))

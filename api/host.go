@@ -13,7 +13,7 @@ import (
 
 func (s *Server) hostRoutes(api huma.API) {
 	register(s, api, huma.Operation{OperationID: "list-hosts", Method: http.MethodGet, Path: "/hosts", Summary: "List hosts by name", Tags: []string{"hosts"}},
-		func(ctx context.Context, org store.Org, _ *inOrg) (*out[client.List[client.Host]], error) {
+		func(ctx context.Context, org store.Org, _ *InOrg) (*out[client.List[client.Host]], error) {
 			rows, err := org.Hosts(ctx)
 			if err != nil {
 				return nil, err
@@ -26,7 +26,7 @@ func (s *Server) hostRoutes(api huma.API) {
 		})
 
 	type one struct {
-		inOrg
+		InOrg
 		Host string `path:"host" maxLength:"40" doc:"The host's ID"`
 	}
 	register(s, api, huma.Operation{OperationID: "get-host", Method: http.MethodGet, Path: "/hosts/{host}", Summary: "Show a host", Tags: []string{"hosts"}},

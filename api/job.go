@@ -15,8 +15,8 @@ import (
 
 func (s *Server) jobRoutes(api huma.API) {
 	type list struct {
-		inOrg
-		paging
+		InOrg
+		Paging
 		Status     string `query:"status" maxLength:"100" doc:"Statuses, separated by commas: waiting, queued, in_progress, completed"`
 		Repository string `query:"repository" maxLength:"300" doc:"A repository's full name, owner/name"`
 	}
@@ -44,7 +44,7 @@ func (s *Server) jobRoutes(api huma.API) {
 		})
 
 	type one struct {
-		inOrg
+		InOrg
 		Job string `path:"job" maxLength:"40" doc:"The job's ID" example:"job_01jd2w8k5p7m9q3r5t7v9x1z3b"`
 	}
 	register(s, api, huma.Operation{OperationID: "get-job", Method: http.MethodGet, Path: "/jobs/{job}", Summary: "Show a job", Tags: []string{"jobs"}},

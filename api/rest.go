@@ -79,13 +79,14 @@ func (s *Server) rest(r chi.Router) {
 	r.Get("/docs/api", s.handle(docsPage(api.OpenAPI())))
 }
 
-// inOrg is the path parameter that every operation has.
-type inOrg struct {
+// InOrg is the path parameter that every operation has. It and [Paging] are exported because huma passes over the fields
+// of embedded structs that aren't.
+type InOrg struct {
 	Org string `path:"org" doc:"The org's short name" example:"calm"`
 }
 
-// paging is the query of every list.
-type paging struct {
+// Paging is the query of every list.
+type Paging struct {
 	Limit  int    `query:"limit" minimum:"1" maximum:"100" default:"50" doc:"Rows on a page"`
 	Cursor string `query:"cursor" maxLength:"100" doc:"Where the page before ended: its next_cursor"`
 }

@@ -14,7 +14,7 @@ import (
 
 func (s *Server) usageRoutes(api huma.API) {
 	type query struct {
-		inOrg
+		InOrg
 		By   string    `query:"by" enum:"repository,user,day" default:"repository" doc:"What is summed up"`
 		From time.Time `query:"from" doc:"Jobs completed from then on; 28 days ago unless given"`
 		To   time.Time `query:"to" doc:"Jobs completed before then; now unless given"`

@@ -13,8 +13,8 @@ import (
 
 func (s *Server) vmRoutes(api huma.API) {
 	type list struct {
-		inOrg
-		paging
+		InOrg
+		Paging
 		Live bool   `query:"live" doc:"Only VMs that aren't gone"`
 		Host string `query:"host" maxLength:"40" doc:"Only VMs of this host"`
 	}
@@ -40,7 +40,7 @@ func (s *Server) vmRoutes(api huma.API) {
 		})
 
 	type one struct {
-		inOrg
+		InOrg
 		VM string `path:"vm" maxLength:"40" doc:"The VM's ID"`
 	}
 	find := func(ctx context.Context, org store.Org, text string) (row store.VMRow, err error) {

@@ -3,6 +3,7 @@ package api
 import (
 	"errors"
 	"io"
+	"math"
 	"net/http"
 
 	"github.com/millrace-ci/millrace"
@@ -23,6 +24,10 @@ func (s *Server) githubWebhook(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if delivery.Job != nil && delivery.Job.Job.RunAttempt > math.MaxInt32 {
+		return millrace.Errorf(millrace.Invalid, "The body is not a workflow_job event.")
+	}
+	delivery.GUID = text(delivery.GUID) // headers aren't signed, and may hold any byte
 	result, err := s.store.Intake(r.Context(), delivery)
 	if err != nil {
 		s.log.Error("a delivery could not be stored", "request_id", requestID(r.Context()), "delivery", delivery.GUID, "error", err)

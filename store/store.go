@@ -230,6 +230,9 @@ var taken = map[string]string{
 	"installations_installation_key": "This installation belongs to another org.",
 }
 
+// notUTF8 is Postgres's error code (character_not_in_repertoire) for a text that it can't hold.
+const notUTF8 = "22021"
+
 // friendly turns what the database refuses, or does not have, into what a person may be told.
 func friendly(err error) error {
 	var e *millrace.Error
@@ -243,6 +246,9 @@ func friendly(err error) error {
 	if errors.As(err, &pgErr) {
 		if sentence, ok := taken[pgErr.ConstraintName]; ok {
 			return millrace.Errorf(millrace.Conflict, "%s", sentence)
+		}
+		if pgErr.Code == notUTF8 {
+			return millrace.Errorf(millrace.Invalid, "A text holds a NUL or is not UTF-8.")
 		}
 	}
 	return err
