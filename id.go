@@ -31,8 +31,9 @@ func (vmKind) prefix() string              { return "vm" }
 func (apiTokenKind) prefix() string        { return "tok" }
 func (enrollmentTokenKind) prefix() string { return "enr" }
 
-// The IDs of the product. Each is its own type, so that a host's cannot be passed for a job's.
+// IDs of the product, each a type of its own, so that a host's cannot be passed for a job's.
 type (
+	// UserID is a user's, and so on.
 	UserID            = ID[userKind]
 	HostID            = ID[hostKind]
 	JobID             = ID[jobKind]

@@ -1,6 +1,6 @@
 package millrace
 
-// A task is background work: its arguments are its identity, and inserting it twice while one waits is one task. Use
+// A task is background work: its arguments are its identity, and doing it twice is as good as once. Use
 // cases write tasks to the outbox in their own transaction; the workers relay and run them.
 
 // CloseJob writes the closed facts of a completed job, which insights read.

@@ -15,7 +15,11 @@ func TestUpDownUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer server.Stop()
+	defer func() {
+		if err := server.Stop(); err != nil {
+			t.Error(err)
+		}
+	}()
 	for range 2 {
 		if err := migrations.Roles(t.Context(), server.URL("postgres", "postgres"), "millrace"); err != nil {
 			t.Fatal(err)

@@ -194,7 +194,7 @@ func unprivileged() (*syscall.Credential, error) {
 		}
 		return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 	}
-	return nil, errors.New("Postgres does not run as root, and there is no user postgres or nobody to run it as")
+	return nil, errors.New("there is no user postgres or nobody to run Postgres as, which refuses to run as root")
 }
 
 // makeWay lets the dropped user pass through our own directories above dir: x for others, no more, and only below the
@@ -224,4 +224,3 @@ func onOff(b bool) string {
 func tail(b []byte, n int) []byte {
 	return bytes.TrimSpace(b[max(0, len(b)-n):])
 }
-

@@ -78,7 +78,7 @@ func startDev(t *testing.T, binary, data string, flags ...string) *system {
 		}
 	}
 	s.took = time.Since(began)
-	go io.Copy(io.Discard, stdout)
+	go io.Copy(io.Discard, stdout) //nolint:errcheck // ends with the process
 	content, err := os.ReadFile(ready)
 	if err != nil {
 		t.Fatalf("millraced dev did not become ready: %v\n%s", err, s.log)
@@ -106,8 +106,8 @@ func (s *system) stop(t *testing.T) {
 			t.Errorf("millraced ended with %v after SIGINT", err)
 		}
 	case <-time.After(40 * time.Second):
-		s.cmd.Process.Signal(syscall.SIGQUIT)
-		<-exited
+		_ = s.cmd.Process.Signal(syscall.SIGQUIT) // its goroutines say where it hangs
+		<-exited                                  //nolint:errcheck // it failed already
 		t.Fatal("millraced did not end within 40 s of SIGINT")
 	}
 	if left := processesOf(s.data); len(left) > 0 {

@@ -17,6 +17,8 @@ echo "uid=$(id -u) user=$(id -un)"`
 
 // TestWholeJob is the product in one test: `millraced dev`, five jobs at once, each in its own VM, seen by the API and in
 // the browser, and nothing left afterwards. It knows only the outside contract.
+//
+//nolint:paralleltest // its parts share one system and follow on each other
 func TestWholeJob(t *testing.T) {
 	t.Parallel()
 	binary := build(t)
@@ -148,7 +150,7 @@ func find(t *testing.T, text, pattern string) string {
 // shortTempDir is a temporary directory whose path leaves room for socket names, which may have 107 bytes.
 func shortTempDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "mr")
+	dir, err := os.MkdirTemp("/tmp", "mr") //nolint:usetesting // t.TempDir's paths are too long
 	if err != nil {
 		t.Fatal(err)
 	}

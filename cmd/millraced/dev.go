@@ -63,7 +63,7 @@ func dev(ctx context.Context, o devOptions, stdout, stderr io.Writer) (err error
 	if o.verbose {
 		level = slog.LevelDebug
 	}
-	log := slog.New(tint.NewHandler(stderr, &tint.Options{Level: level, TimeFormat: time.TimeOnly}))
+	log := slog.New(tint.NewTextHandler(stderr, &tint.Options{Level: level, TimeFormat: time.TimeOnly}))
 	data, err := filepath.Abs(o.data)
 	if err != nil {
 		return err

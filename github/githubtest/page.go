@@ -3,6 +3,7 @@ package githubtest
 import (
 	"cmp"
 	_ "embed"
+	"errors"
 	"fmt"
 	"html/template"
 	"net/http"
@@ -141,7 +142,7 @@ func (g *GitHub) queueSample(key string) error {
 	o := g.firstOwner()
 	g.mu.Unlock()
 	if o == nil || !g.cfg.Demo {
-		return fmt.Errorf("there are no sample workflows here")
+		return errors.New("there are no sample workflows here")
 	}
 	for _, s := range samples(o.Login) {
 		if s.Key != key {

@@ -13,7 +13,7 @@ import (
 
 func (g *GitHub) event(o *owner, j *job, action string) map[string]any {
 	e := map[string]any{
-		"action": action, "workflow_job": g.jobJSON(o, j), "repository": g.repository(o, j), "sender": g.user(j.Actor),
+		"action": action, "workflow_job": g.jobJSON(j), "repository": g.repository(o, j), "sender": g.user(j.Actor),
 		"installation": map[string]any{"id": o.Installation, "node_id": nodeID("I", o.Installation)},
 	}
 	if o.Type == millrace.Organization {
@@ -29,7 +29,7 @@ func (g *GitHub) event(o *owner, j *job, action string) map[string]any {
 	return e
 }
 
-func (g *GitHub) jobJSON(o *owner, j *job) map[string]any {
+func (g *GitHub) jobJSON(j *job) map[string]any {
 	base := fmt.Sprintf("%srepos/%s/%s", g.APIURL(), j.Owner, j.Repo)
 	steps := []any{}
 	for i, s := range j.Steps {

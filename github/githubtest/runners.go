@@ -170,11 +170,11 @@ func (g *GitHub) listRuns(r *http.Request, o *owner) (int, any, error) {
 	return http.StatusOK, map[string]any{"total_count": len(list), "workflow_runs": paged(r, list)}, nil
 }
 
-func (g *GitHub) listJobs(r *http.Request, o *owner) (int, any, error) {
+func (g *GitHub) listJobs(r *http.Request, _ *owner) (int, any, error) {
 	list := []any{}
 	for _, j := range g.repoJobs(r) {
 		if strconv.FormatInt(j.RunID, 10) == r.PathValue("id") {
-			list = append(list, g.jobJSON(o, j))
+			list = append(list, g.jobJSON(j))
 		}
 	}
 	if len(list) == 0 {
@@ -183,10 +183,10 @@ func (g *GitHub) listJobs(r *http.Request, o *owner) (int, any, error) {
 	return http.StatusOK, map[string]any{"total_count": len(list), "jobs": paged(r, list)}, nil
 }
 
-func (g *GitHub) getJob(r *http.Request, o *owner) (int, any, error) {
+func (g *GitHub) getJob(r *http.Request, _ *owner) (int, any, error) {
 	for _, j := range g.repoJobs(r) {
 		if strconv.FormatInt(j.ID, 10) == r.PathValue("id") {
-			return http.StatusOK, g.jobJSON(o, j), nil
+			return http.StatusOK, g.jobJSON(j), nil
 		}
 	}
 	return 0, nil, refuse(http.StatusNotFound, "Not Found")

@@ -56,7 +56,7 @@ func (g *GitHub) send(o *owner, j *job, action string) {
 			return
 		}
 		began := time.Now()
-		status := g.deliver(d.Event, d.GUID, o.Installation, body)
+		status := g.deliver(d.Event, d.GUID, body)
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		d.DeliveredAt, d.Duration, d.StatusCode = g.cfg.Now().UTC(), time.Since(began).Seconds(), status
@@ -67,7 +67,7 @@ func (g *GitHub) send(o *owner, j *job, action string) {
 }
 
 // deliver posts one signed delivery and returns the answer's status; 0 when there was none.
-func (g *GitHub) deliver(event, guid string, installation int64, body []byte) int {
+func (g *GitHub) deliver(event, guid string, body []byte) int {
 	req, err := http.NewRequestWithContext(g.ctx, http.MethodPost, g.cfg.WebhookURL, bytes.NewReader(body))
 	if err != nil {
 		return 0
@@ -84,7 +84,6 @@ func (g *GitHub) deliver(event, guid string, installation int64, body []byte) in
 
 // SetHeaders sets the headers of a delivery as GitHub does, signature included.
 func SetHeaders(h http.Header, secret, event, guid string, body []byte) {
-	sign := func(mac []byte) string { return hex.EncodeToString(mac) }
 	sum256 := hmac.New(sha256.New, []byte(secret))
 	sum256.Write(body)
 	sum1 := hmac.New(sha1.New, []byte(secret))
@@ -97,8 +96,8 @@ func SetHeaders(h http.Header, secret, event, guid string, body []byte) {
 	h.Set("X-GitHub-Hook-ID", "400000001")
 	h.Set("X-GitHub-Hook-Installation-Target-ID", strconv.Itoa(appID))
 	h.Set("X-GitHub-Hook-Installation-Target-Type", "integration")
-	h.Set("X-Hub-Signature", "sha1="+sign(sum1.Sum(nil)))
-	h.Set("X-Hub-Signature-256", "sha256="+sign(sum256.Sum(nil)))
+	h.Set("X-Hub-Signature", "sha1="+hex.EncodeToString(sum1.Sum(nil)))
+	h.Set("X-Hub-Signature-256", "sha256="+hex.EncodeToString(sum256.Sum(nil)))
 }
 
 // guid is a random UUID, which is what X-GitHub-Delivery holds.

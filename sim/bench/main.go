@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -15,8 +16,9 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx); err != nil {
+	err := run(ctx)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -42,8 +44,7 @@ func run(ctx context.Context) error {
 	for _, measure := range []func(context.Context, *world) ([]figure, error){acks, orders, memory} {
 		list, err := measure(ctx, w)
 		if err != nil {
-			w.stop()
-			return err
+			return errors.Join(err, w.stop())
 		}
 		figures = append(figures, list...)
 	}

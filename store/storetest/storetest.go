@@ -41,7 +41,9 @@ var cluster = sync.OnceValues(func() (string, error) {
 			return "", err
 		}
 		stop = func() {
-			server.Stop()
+			if err := server.Stop(); err != nil {
+				fmt.Fprintln(os.Stderr, "storetest:", err)
+			}
 			os.RemoveAll(dir)
 		}
 		superuser = server.URL("postgres", "postgres")

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/millrace-ci/millrace"
@@ -145,7 +146,7 @@ func (d *Driver) commandLine(accel Accel, spec vm.Spec, kernelArgs string, disk 
 		kernel += " tsc_early_khz=2600000 tsc=reliable lpj=26000000 no_timer_check"
 	}
 	args := []string{
-		"-M", board, "-accel", string(accel), "-cpu", cpu, "-smp", fmt.Sprint(spec.VCPUs), "-m", fmt.Sprint(spec.MemoryMB),
+		"-M", board, "-accel", string(accel), "-cpu", cpu, "-smp", strconv.Itoa(spec.VCPUs), "-m", strconv.Itoa(spec.MemoryMB),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 		"-kernel", filepath.Join(d.cfg.Guest, "vmlinuz"), "-initrd", d.initrd, "-append", strings.TrimSpace(kernel),

@@ -54,7 +54,10 @@ func newBroker(run string) *broker {
 	b := &broker{ServeMux: http.NewServeMux()}
 	b.HandleFunc("POST /_broker/session", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{}`) })
 	b.HandleFunc("POST /_broker/poll", func(w http.ResponseWriter, _ *http.Request) {
-		json.NewEncoder(w).Encode(map[string]any{"job": map[string]any{"id": 7, "name": "j", "steps": []any{map[string]any{"number": 1, "name": "s", "run": run}}}})
+		answer := map[string]any{"job": map[string]any{"id": 7, "name": "j", "steps": []any{map[string]any{"number": 1, "name": "s", "run": run}}}}
+		if err := json.NewEncoder(w).Encode(answer); err != nil {
+			panic(err)
+		}
 	})
 	b.HandleFunc("POST /_broker/jobs/7/log", func(w http.ResponseWriter, r *http.Request) {
 		content, _ := io.ReadAll(r.Body)
@@ -65,7 +68,9 @@ func newBroker(run string) *broker {
 	b.HandleFunc("POST /_broker/jobs/7/steps/1", func(http.ResponseWriter, *http.Request) {})
 	b.HandleFunc("POST /_broker/jobs/7/complete", func(_ http.ResponseWriter, r *http.Request) {
 		var in struct{ Conclusion string }
-		json.NewDecoder(r.Body).Decode(&in)
+		if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
+			panic(err)
+		}
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		b.conclusion = in.Conclusion
@@ -81,7 +86,7 @@ func serve(t testing.TB, h http.Handler) (fromGuest string) {
 		t.Fatal(err)
 	}
 	server := &http.Server{Handler: h}
-	go server.Serve(l)
+	go server.Serve(l) //nolint:errcheck // Close ends it
 	t.Cleanup(func() { server.Close() })
 	return fmt.Sprintf("http://10.0.2.2:%d", l.Addr().(*net.TCPAddr).Port)
 }
