@@ -1,0 +1,93 @@
+package store_test
+
+import (
+	"testing"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/store"
+	"github.com/millrace-ci/millrace/store/storetest"
+)
+
+// When the listening connection breaks, what was announced meanwhile is lost: everyone is woken, and listens again.
+func TestReconnectWakesEveryone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	topics := []string{store.TopicOrg(w.ID), store.TopicOrg(12345), store.TopicDemand(w.ID), store.TopicHost(w.host.ID), store.TopicTasks()}
+	var woken []<-chan struct{}
+	for _, topic := range topics {
+		woken = append(woken, w.st.Bus.On(topic))
+	}
+	w.st.Bus.TakeDemand()
+	cut := scalar[int](t, w.root, `
+		SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity
+		WHERE datname = current_database() AND usename = 'millrace_system' AND query = 'LISTEN millrace'`)
+	if cut != 1 {
+		t.Fatalf("%d listening connections", cut)
+	}
+	for i, ch := range woken {
+		closed(t, ch, topics[i])
+	}
+	<-w.st.Bus.Demands()
+	if _, all := w.st.Bus.TakeDemand(); !all {
+		t.Error("the placer isn't told to look at every org")
+	}
+	again := w.st.Bus.On(store.TopicDemand(w.ID))
+	w.queue(1)
+	closed(t, again, "demand after the reconnection")
+}
+
+// Announcements reach every server, with the commit that makes them true; what is rolled back is not announced.
+func TestAnnouncements(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	second := storetest.OpenAt(t, w.db, w.now)
+	for _, st := range []*store.Store{w.st, second} {
+		st.Bus.TakeDemand()
+	}
+	here, there, elsewhere := w.st.Bus.On(store.TopicDemand(w.ID)), second.Bus.On(store.TopicDemand(w.ID)), second.Bus.On(store.TopicDemand(w.ID+1))
+	if _, err := w.st.Intake(t.Context(), storetest.Delivery(w.Tenant, 1, "no such status")); err == nil {
+		t.Fatal("a status that doesn't exist was stored")
+	}
+	select {
+	case <-here:
+		t.Error("a commit that failed was announced")
+	default:
+	}
+	w.queue(1)
+	closed(t, here, "demand on the server that stored it")
+	closed(t, there, "demand on the other server")
+	select {
+	case <-elsewhere:
+		t.Error("another org's demand was announced")
+	default:
+	}
+	<-second.Bus.Demands()
+	if orgs, all := second.Bus.TakeDemand(); all || len(orgs) != 1 || orgs[0] != w.ID {
+		t.Errorf("demand of %v, all %t", orgs, all)
+	}
+}
+
+// More topics than a payload holds wake everyone: none may be cut off.
+func TestOverlongAnnouncementWakesEveryone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ids := new(millrace.Source)
+	topics := map[string]bool{}
+	for range 200 {
+		topics[store.TopicHost(millrace.NewHostID(ids, w.now()))] = true
+	}
+	if got := store.Payload(topics); len(got) == 0 || len(got) > 7999 {
+		t.Errorf("200 hosts make %d bytes", len(got))
+	}
+	for range 100 {
+		topics[store.TopicHost(millrace.NewHostID(ids, w.now()))] = true
+	}
+	if got := store.Payload(topics); got != "" {
+		t.Errorf("300 hosts make %d bytes; Postgres refuses more than 7999", len(got))
+	}
+	idle := w.st.Bus.On(store.TopicHost(millrace.NewHostID(ids, w.now())))
+	if _, err := w.root.Exec(t.Context(), `SELECT pg_notify('millrace', '')`); err != nil {
+		t.Fatal(err)
+	}
+	closed(t, idle, "an empty payload")
+}

@@ -1,0 +1,67 @@
+package store_test
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/store"
+)
+
+// What a VM printed is what its host sent, whatever was sent twice, late or in other pieces.
+func TestConsole(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	vm := w.place(w.queue(1))
+	text := strings.Repeat("0123456789", 20)
+	send := func(from, to int) {
+		t.Helper()
+		if err := w.org.AppendConsole(t.Context(), w.host.ID, vm, int64(from), []byte(text[from:to])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	show := func(limit int64) (string, int64) {
+		t.Helper()
+		data, total, err := w.org.Console(t.Context(), vm, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(data), total
+	}
+	if got, total := show(100); got != "" || total != 0 {
+		t.Errorf("before anything: %q of %d", got, total)
+	}
+	send(0, 50)
+	send(50, 90)
+	send(50, 90)   // a repeat
+	send(120, 200) // before what precedes it
+	send(90, 120)
+	send(60, 100) // in other pieces
+	send(200, 200)
+	if got, total := show(1 << 20); got != text || total != 200 {
+		t.Errorf("all: %d bytes of %d\n%s", len(got), total, got)
+	}
+	for _, limit := range []int64{1, 79, 80, 81, 150, 200} {
+		if got, total := show(limit); got != text[200-limit:] || total != 200 {
+			t.Errorf("the last %d: %q of %d", limit, got, total)
+		}
+	}
+	code(t, w.org.AppendConsole(t.Context(), w.host.ID, vm, -1, []byte("x")), millrace.Invalid)
+	code(t, w.org.AppendConsole(t.Context(), millrace.NewHostID(new(millrace.Source), w.now()), vm, 0, []byte("x")), millrace.NotFound)
+}
+
+func TestConsoleIsBounded(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	vm := w.place(w.queue(1))
+	chunk := bytes.Repeat([]byte("x"), 1<<20)
+	for i := range int64(10) {
+		if err := w.org.AppendConsole(t.Context(), w.host.ID, vm, i*(1<<20)-min(i, 1), chunk); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, total, err := w.org.Console(t.Context(), vm, 10); err != nil || total != store.MaxConsole {
+		t.Errorf("%d bytes are kept, %v", total, err)
+	}
+}

@@ -1,0 +1,90 @@
+package store_test
+
+import (
+	"testing"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/store"
+)
+
+// A registration is granted while the VM is wanted and not yet online, and kept sealed for just as long, so that a lost
+// answer can be repeated.
+func TestJIT(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	vm := w.place(w.queue(1))
+	begin := func(epoch int64) (store.JITGrant, error) {
+		return w.org.BeginJIT(t.Context(), w.host.ID, vm, epoch)
+	}
+	grant, err := begin(1)
+	if err != nil || grant.Sealed != nil || grant.VM.ID != vm || grant.Target != (millrace.RunnerTarget{InstallationID: w.Installation.ID, Owner: "calm"}) {
+		t.Fatalf("%+v, %v", grant, err)
+	}
+	for _, epoch := range []int64{0, 2} {
+		_, err := begin(epoch)
+		code(t, err, millrace.Gone)
+		code(t, w.org.SaveJIT(t.Context(), vm, epoch, 11, []byte("x")), millrace.Gone)
+	}
+	w.register(vm, 11)
+	for range 2 {
+		if grant, err = begin(1); err != nil || string(grant.Sealed) != "sealed" || grant.VM.RunnerID != 11 {
+			t.Errorf("a repeat: %+v, %v", grant, err)
+		}
+	}
+	w.observe(millrace.VMBooting, vm)
+	if grant, err = begin(1); err != nil || string(grant.Sealed) != "sealed" {
+		t.Errorf("while it boots: %+v, %v", grant, err)
+	}
+	w.observe(millrace.VMOnline, vm)
+	_, err = begin(1)
+	code(t, err, millrace.Conflict)
+	if kept := scalar[*[]byte](t, w.root, `SELECT jit_sealed FROM vms`); kept != nil {
+		t.Error("the sealed configuration outlives its use")
+	}
+	w.observe(millrace.VMGone, vm)
+	_, err = begin(1)
+	code(t, err, millrace.Gone)
+	code(t, w.org.SaveJIT(t.Context(), vm, 1, 12, []byte("x")), millrace.Gone)
+}
+
+// A VM that is retired while GitHub makes its registration is not wanted any more: whoever registered it must undo that.
+func TestJITOfARetiredVM(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	vm := w.place(w.queue(1))
+	if _, err := w.org.BeginJIT(t.Context(), w.host.ID, vm, 1); err != nil {
+		t.Fatal(err)
+	}
+	w.pass(func(millrace.Pass) millrace.Decision {
+		return millrace.Decision{Retire: []millrace.Retirement{{VMID: vm, Reason: "surplus"}}}
+	})
+	code(t, w.org.SaveJIT(t.Context(), vm, 1, 11, []byte("sealed")), millrace.Gone)
+	_, err := w.org.BeginJIT(t.Context(), w.host.ID, vm, 1)
+	code(t, err, millrace.Gone)
+	if v := w.vm(vm); v.RunnerID != 0 {
+		t.Errorf("%+v", v)
+	}
+}
+
+// A personal account has no organisation to register at: its runner is one repository's.
+func TestJITOfAPersonalAccount(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	if _, err := w.root.Exec(t.Context(), `UPDATE installations SET owner_type = 'User'`); err != nil {
+		t.Fatal(err)
+	}
+	vm := w.place(w.queue(1))
+	grant, err := w.org.BeginJIT(t.Context(), w.host.ID, vm, 1)
+	if want := (millrace.RunnerTarget{InstallationID: w.Installation.ID, Owner: "calm", Repository: "app"}); err != nil || grant.Target != want {
+		t.Errorf("%+v, %v", grant.Target, err)
+	}
+}
+
+// Only the host that a VM is on may ask for its registration.
+func TestJITIsTheHosts(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	vm := w.place(w.queue(1))
+	_, err := w.org.BeginJIT(t.Context(), millrace.NewHostID(new(millrace.Source), w.now()), vm, 1)
+	code(t, err, millrace.NotFound)
+}

@@ -1,0 +1,351 @@
+package store_test
+
+import (
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/store"
+	"github.com/millrace-ci/millrace/store/storetest"
+)
+
+// Two passes for one org never look at the same facts: the second sees what the first has decided.
+func TestPassesOfOneOrgTakeTurns(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	job := w.queue(1)
+	second := storetest.OpenAt(t, w.db, w.now)
+	inside, waiting := make(chan struct{}), make(chan struct{})
+	first := make(chan error, 1)
+	go func() {
+		_, err := w.st.Place(t.Context(), w.ID, func(millrace.Pass) millrace.Decision {
+			close(inside)
+			<-waiting
+			return millrace.Decision{Place: []millrace.Placement{{JobID: job, HostID: w.host.ID, Arch: millrace.AMD64}}}
+		})
+		first <- err
+	}()
+	<-inside
+	seen := make(chan millrace.Pass, 1)
+	var ended sync.WaitGroup
+	ended.Go(func() {
+		_, err := second.Place(t.Context(), w.ID, func(p millrace.Pass) millrace.Decision {
+			seen <- p
+			return millrace.Decision{}
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	const waits = `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`
+	for scalar[int](t, w.root, waits) == 0 {
+		select {
+		case <-seen:
+			t.Fatal("two passes at the same time")
+		default:
+		}
+	}
+	// Another org's pass doesn't wait for this one.
+	other := storetest.MustCreateOrg(t, w.st, "brisk")
+	if _, err := w.st.Place(t.Context(), other.ID, nothing); err != nil {
+		t.Fatal(err)
+	}
+	close(waiting)
+	if err := <-first; err != nil {
+		t.Fatal(err)
+	}
+	if p := <-seen; len(p.VMs) != 1 || p.VMs[0].ForJob != job {
+		t.Errorf("the second pass saw %+v", p.VMs)
+	}
+	ended.Wait()
+}
+
+// A VM takes what its job says, and a unit of the JIT budget, which refills with time and never overflows.
+func TestPlaceReserves(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	job := w.queue(1)
+	left := func() float64 {
+		t.Helper()
+		return w.pass(nothing).Installations[0].JITLeft
+	}
+	if got := left(); got != millrace.JITPerMinute {
+		t.Errorf("a new installation has %v", got)
+	}
+	vm := w.vm(w.place(job))
+	want := millrace.VM{
+		OrgID: w.ID, ID: vm.ID, HostID: w.host.ID, ForJob: job, State: millrace.VMPending, Epoch: 1, Zone: millrace.ZonePrivate, Arch: millrace.AMD64,
+		Size: w.DefaultSize, Labels: []string{"millrace"}, InstallationID: w.Installation.ID, RepositoryID: 77, Repository: "calm/app",
+		RunnerName: millrace.RunnerName(vm.ID, 1), Stamps: vm.Stamps,
+	}
+	if diff := cmp.Diff(want, vm); diff != "" {
+		t.Errorf("VM:\n%s", diff)
+	}
+	if !vm.Stamps.Placed.Equal(w.now()) || !vm.Stamps.Changed.Equal(w.now()) {
+		t.Errorf("stamps %+v at %s", vm.Stamps, w.now())
+	}
+	if got := left(); got != millrace.JITPerMinute-1 {
+		t.Errorf("after one placement %v are left", got)
+	}
+	w.advance(100 * time.Millisecond)
+	if got := left(); got <= millrace.JITPerMinute-1 || got >= millrace.JITPerMinute {
+		t.Errorf("after 100 ms %v are left", got)
+	}
+	w.advance(time.Hour)
+	if got := left(); got != millrace.JITPerMinute {
+		t.Errorf("after an hour %v are left", got)
+	}
+	version, list, err := w.org.Desired(t.Context(), w.host.ID)
+	if err != nil || version != w.host.Desired+1 || len(list) != 1 || list[0].ID != vm.ID {
+		t.Errorf("the host is told version %d: %v, %v", version, list, err)
+	}
+	rows, err := w.org.Hosts(t.Context())
+	if err != nil || rows[0].VMs != 1 || rows[0].Committed != w.DefaultSize {
+		t.Errorf("host %+v, %v", rows, err)
+	}
+}
+
+// A job has at most one VM that may take it: a decision to the contrary is refused as a whole.
+func TestNoJobIsCoveredTwice(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	job, other := w.queue(1), w.queue(2)
+	place := func(jobs ...millrace.JobID) error {
+		_, err := w.st.Place(t.Context(), w.ID, func(millrace.Pass) (d millrace.Decision) {
+			for _, j := range jobs {
+				d.Place = append(d.Place, millrace.Placement{JobID: j, HostID: w.host.ID, Arch: millrace.AMD64})
+			}
+			return d
+		})
+		return err
+	}
+	if place(other, job, job) == nil {
+		t.Error("two VMs for one job in one decision")
+	}
+	if n := len(w.pass(nothing).VMs); n != 0 {
+		t.Errorf("%d VMs of a refused decision", n)
+	}
+	if err := place(job); err != nil {
+		t.Fatal(err)
+	}
+	if place(job) == nil {
+		t.Error("a second VM for a job that has one")
+	}
+	vm := w.job(job).VM.ID
+	w.observe(millrace.VMGone, vm)
+	if err := place(job); err != nil {
+		t.Errorf("after the first is gone: %v", err)
+	}
+}
+
+// Stealing: GitHub gave job 2 to the VM that was meant for job 1. The VM is tied to job 2 by its runner's id.
+func TestStolenJob(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	first, second := w.queue(1), w.queue(2)
+	thief, left := w.place(first), w.place(second)
+	w.register(thief, 11)
+	w.register(left, 12)
+	w.observe(millrace.VMOnline, thief, left)
+	w.advance(time.Second)
+	storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, 2, millrace.JobInProgress, func(j *millrace.Job) { j.RunnerID = 11 }))
+	p := w.pass(func(millrace.Pass) millrace.Decision {
+		return millrace.Decision{Cover: []millrace.Binding{{VMID: left, JobID: first}}}
+	})
+	if len(p.Jobs) != 1 || p.Jobs[0].ID != first || len(p.VMs) != 2 {
+		t.Fatalf("pass %+v", p)
+	}
+	if v := w.vm(thief); v.RanJob != second || v.ForJob != first || v.State != millrace.VMBusy || !v.Stamps.Busy.Equal(w.now()) {
+		t.Errorf("the thief: %+v", v)
+	}
+	if v := w.vm(left); v.ForJob != first || !v.RanJob.IsZero() {
+		t.Errorf("the other: %+v", v)
+	}
+	if row := w.job(second); row.VM == nil || row.VM.ID != thief || row.HostName != "rack-1" {
+		t.Errorf("the stolen job shows %+v", row.VM)
+	}
+	if row := w.job(first); row.VM == nil || row.VM.ID != left {
+		t.Errorf("the job left shows %+v", row.VM)
+	}
+}
+
+// A VM without a runner is stopped at once; one with a runner is unregistered first, by a task.
+func TestRetire(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	bare, registered := w.place(w.queue(1)), w.place(w.queue(2))
+	w.register(registered, 12)
+	before, _, err := w.org.Desired(t.Context(), w.host.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	told, relay := w.st.Bus.On(store.TopicHost(w.host.ID)), w.st.Bus.On(store.TopicTasks())
+	w.pass(func(millrace.Pass) millrace.Decision {
+		return millrace.Decision{Retire: []millrace.Retirement{{VMID: bare, Reason: "surplus"}, {VMID: registered, Reason: "surplus"}}}
+	})
+	closed(t, told, "the host's new list")
+	closed(t, relay, "the task")
+	if v := w.vm(bare); v.State != millrace.VMStopping || v.RetireReason != "surplus" {
+		t.Errorf("without a runner: %+v", v)
+	}
+	if v := w.vm(registered); v.State != millrace.VMPending || v.RetireReason != "surplus" {
+		t.Errorf("with a runner: %+v", v)
+	}
+	if diff := cmp.Diff([]string{"vm.retire"}, w.tasks()); diff != "" {
+		t.Errorf("tasks:\n%s", diff)
+	}
+	version, list, err := w.org.Desired(t.Context(), w.host.ID)
+	if err != nil || version != before+1 || len(list) != 1 || list[0].ID != registered {
+		t.Errorf("the host is told version %d after %d: %+v, %v", version, before, list, err)
+	}
+	r, err := w.st.Retiring(t.Context(), w.ID, registered)
+	if err != nil || r.VM.RunnerID != 12 || r.Target != (millrace.RunnerTarget{InstallationID: w.Installation.ID, Owner: "calm"}) {
+		t.Errorf("retiring %+v, %v", r, err)
+	}
+	if err := w.st.Unregistered(t.Context(), w.ID, registered); err != nil {
+		t.Fatal(err)
+	}
+	if v := w.vm(registered); v.State != millrace.VMStopping || v.Reason != "surplus" {
+		t.Errorf("unregistered: %+v", v)
+	}
+	if err := w.st.Unregistered(t.Context(), w.ID, registered); err != nil {
+		t.Errorf("once more: %v", err)
+	}
+	// The host reports neither: both are gone, and the jobs' tries don't count it.
+	w.observe(millrace.VMGone)
+	for _, vm := range []millrace.VMID{bare, registered} {
+		if v := w.vm(vm); v.State != millrace.VMGone {
+			t.Errorf("at last: %+v", v)
+		}
+		if row := w.job(w.vm(vm).ForJob); row.Tries != 0 {
+			t.Errorf("job %+v", row.Job)
+		}
+	}
+}
+
+// What GitHub calls busy stays, and so does what ran a job.
+func TestBusyIsNotRetired(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	vm := w.place(w.queue(1))
+	w.register(vm, 11)
+	w.observe(millrace.VMOnline, vm)
+	w.pass(func(millrace.Pass) millrace.Decision {
+		return millrace.Decision{Retire: []millrace.Retirement{{VMID: vm, Reason: "surplus"}}}
+	})
+	if err := w.st.KeepBusy(t.Context(), w.ID, vm); err != nil {
+		t.Fatal(err)
+	}
+	if v := w.vm(vm); v.RetireReason != "" || v.State == millrace.VMStopping {
+		t.Errorf("kept: %+v", v)
+	}
+	storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, 1, millrace.JobInProgress, func(j *millrace.Job) { j.RunnerID = 11 }))
+	w.pass(nothing)
+	if err := w.st.Unregistered(t.Context(), w.ID, vm); err != nil {
+		t.Fatal(err)
+	}
+	if v := w.vm(vm); v.State != millrace.VMBusy {
+		t.Errorf("after its job began: %+v", v)
+	}
+}
+
+// Reasons are written when they change, and not otherwise: a row that is written for nothing is WAL, and a page that
+// reloads for nothing.
+func TestWaitIsWrittenWhenItChanges(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	job := w.queue(1)
+	wait := func(text string) {
+		t.Helper()
+		w.pass(func(millrace.Pass) millrace.Decision {
+			return millrace.Decision{Wait: map[millrace.JobID]millrace.WaitReason{job: {Code: millrace.WaitNoCapacity, Text: text}}}
+		})
+	}
+	version := func() string { return scalar[string](t, w.root, `SELECT xmin::text FROM jobs`) }
+	shown := w.st.Bus.On(store.TopicOrg(w.ID))
+	wait("full")
+	closed(t, shown, "a new reason")
+	if got := w.job(job).Wait; got != (millrace.WaitReason{Code: millrace.WaitNoCapacity, Text: "full"}) {
+		t.Errorf("waits %+v", got)
+	}
+	before := version()
+	wait("full")
+	if version() != before {
+		t.Error("the same reason was written again")
+	}
+	wait("fuller")
+	if version() == before || w.job(job).Wait.Text != "fuller" {
+		t.Error("another reason was not written")
+	}
+	w.place(job)
+	if got := w.job(job).Wait; got != (millrace.WaitReason{}) {
+		t.Errorf("a job with a VM waits %+v", got)
+	}
+}
+
+// A pass sees what waits and what is live, in the order of their IDs; nothing that is over.
+func TestPassIsOrdered(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for i := range int64(20) {
+		w.advance(time.Millisecond)
+		w.queue(i + 1)
+	}
+	w.queue(50)
+	storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, 50, millrace.JobCompleted))
+	storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, 51, millrace.JobWaiting))
+	gone := w.place(w.jobID(1))
+	w.observe(millrace.VMGone, gone)
+	w.place(w.jobID(20))
+	p := w.pass(nothing)
+	if len(p.Jobs) != 20 || len(p.VMs) != 1 || len(p.Hosts) != 1 || p.Org.ID != w.ID || !p.Now.Equal(w.now()) {
+		t.Fatalf("%d jobs, %d VMs, %d hosts at %s", len(p.Jobs), len(p.VMs), len(p.Hosts), p.Now)
+	}
+	for i, j := range p.Jobs[1:] {
+		if j.ID.UUID() <= p.Jobs[i].ID.UUID() {
+			t.Errorf("job %s is after %s", j.ID, p.Jobs[i].ID)
+		}
+	}
+	orgs, err := w.st.OrgsWithDemand(t.Context())
+	if err != nil || !cmp.Equal(orgs, []millrace.OrgID{w.ID}) {
+		t.Errorf("demand of %v, %v", orgs, err)
+	}
+}
+
+// One NOTIFY per commit: a placement tells the hosts that it touched and no other.
+func TestPlacementTellsItsHosts(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	idle := storetest.MustEnroll(t, w.st, w.Tenant, "rack-2", key(3), key(4))
+	jobs := []millrace.JobID{w.queue(1), w.queue(2)}
+	listener := connect(t, w.db.Superuser)
+	if _, err := listener.Exec(t.Context(), `LISTEN millrace`); err != nil {
+		t.Fatal(err)
+	}
+	told, untold := w.st.Bus.On(store.TopicHost(w.host.ID)), w.st.Bus.On(store.TopicHost(idle.ID))
+	w.pass(func(millrace.Pass) (d millrace.Decision) {
+		for _, j := range jobs {
+			d.Place = append(d.Place, millrace.Placement{JobID: j, HostID: w.host.ID, Arch: millrace.AMD64})
+		}
+		return d
+	})
+	closed(t, told, "the host's new list")
+	select {
+	case <-untold:
+		t.Error("a host without news was woken")
+	default:
+	}
+	n, err := listener.WaitForNotification(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := store.TopicHost(w.host.ID) + " " + store.TopicOrg(w.ID); n.Payload != want {
+		t.Errorf("announced %q, want %q", n.Payload, want)
+	}
+	if version, _, err := w.org.Desired(t.Context(), w.host.ID); err != nil || version != w.host.Desired+1 {
+		t.Errorf("version %d, %v: one pass is one version", version, err)
+	}
+}
