@@ -212,9 +212,12 @@ func observationsOf(reports []client.VMReport) ([]millrace.Observation, error) {
 		}
 		o := millrace.Observation{VMID: r.ID, Epoch: r.Epoch, State: r.State, Reason: text(r.Reason), ExitCode: r.ExitCode, Usage: r.Usage}
 		for _, step := range r.Steps[:min(len(r.Steps), len(millrace.VMStates))] {
-			if step.AgeMS >= 0 && step.AgeMS < 1<<40 {
+			if step.AgeMS >= 0 && step.AgeMS < 1<<40 && (step.State != millrace.VMGone || r.State == millrace.VMGone) {
 				o.Steps = append(o.Steps, millrace.Step{State: step.State, Age: time.Duration(step.AgeMS) * time.Millisecond})
 			}
+		}
+		if o.ExitCode != nil && int64(*o.ExitCode) != int64(int32(*o.ExitCode)) {
+			o.ExitCode = nil // no process has it, and no column holds it
 		}
 		list = append(list, o)
 	}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -32,7 +33,8 @@ func (s *Server) jit(w http.ResponseWriter, r *http.Request) error {
 	// An agent that hangs up in the middle must not leave a registration behind that nobody knows.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), registerWithin)
 	defer cancel()
-	sealed, err, _ := s.jits.Do(vm.String(), func() (any, error) { return s.register(ctx, host, vm, in.Epoch) })
+	// The key is all that the answer depends on: who asks for another's VM shares nothing with its host.
+	sealed, err, _ := s.jits.Do(fmt.Sprintf("%s %s %d", host.HostID, vm, in.Epoch), func() (any, error) { return s.register(ctx, host, vm, in.Epoch) })
 	if err != nil {
 		return err
 	}

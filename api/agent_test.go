@@ -1,0 +1,363 @@
+package api_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/json"
+	"net/http"
+	"net/http/httptrace"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/client"
+	"github.com/millrace-ci/millrace/store/storetest"
+)
+
+func marshal(t *testing.T, v any) []byte {
+	t.Helper()
+	body, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return body
+}
+
+func TestEnrollRefuses(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	mint := func(uses int, life time.Duration) string {
+		secret, err := w.st.Org(w.calm.ID).CreateEnrollmentToken(t.Context(), storetest.System, uses, life)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return secret.Reveal()
+	}
+	good := mint(1, time.Hour)
+	request := func(change func(*client.EnrollRequest)) []byte {
+		in := client.EnrollRequest{
+			Token: good, Name: "rack-1", SignKey: bytes.Repeat([]byte{1}, 32), SealKey: bytes.Repeat([]byte{2}, 32), Facts: storetest.Facts(),
+		}
+		change(&in)
+		return marshal(t, in)
+	}
+	const path = "/agent/v1/enroll"
+	for name, c := range map[string]struct {
+		body []byte
+		want int
+	}{
+		"no token": {request(func(in *client.EnrollRequest) { in.Token = "" }), 401},
+		"unknown token": {request(func(in *client.EnrollRequest) {
+			in.Token = millrace.NewSecret(millrace.EnrollmentTokenPrefix, nil).Reveal()
+		}), 401},
+		"expired token":    {request(func(in *client.EnrollRequest) { in.Token = mint(1, -time.Second) }), 401},
+		"used-up token":    {request(func(in *client.EnrollRequest) { in.Token = mint(0, time.Hour) }), 401},
+		"API token":        {request(func(in *client.EnrollRequest) { in.Token = storetest.MustCreateToken(t, w.st, w.calm) }), 401},
+		"short sign key":   {request(func(in *client.EnrollRequest) { in.SignKey = in.SignKey[:31] }), 422},
+		"no seal key":      {request(func(in *client.EnrollRequest) { in.SealKey = nil }), 422},
+		"no name":          {request(func(in *client.EnrollRequest) { in.Name = "" }), 422},
+		"spaces in name":   {request(func(in *client.EnrollRequest) { in.Name = "rack 1" }), 422},
+		"control in name":  {request(func(in *client.EnrollRequest) { in.Name = "rack\x00" }), 422},
+		"long name":        {request(func(in *client.EnrollRequest) { in.Name = strings.Repeat("x", 64) }), 422},
+		"unknown arch":     {request(func(in *client.EnrollRequest) { in.Facts.Arch = "riscv64" }), 422},
+		"any arch":         {request(func(in *client.EnrollRequest) { in.Facts.Arch = millrace.ArchAny }), 422},
+		"no vCPUs":         {request(func(in *client.EnrollRequest) { in.Facts.VCPUs = 0 }), 422},
+		"negative offer":   {request(func(in *client.EnrollRequest) { in.Facts.Offer.MemoryMB = -1 }), 422},
+		"implausible disk": {request(func(in *client.EnrollRequest) { in.Facts.DiskMB = 1 << 40 }), 422},
+		"NUL in a fact":    {request(func(in *client.EnrollRequest) { in.Facts.Kernel = "6\x00" }), 422},
+		"many labels":      {request(func(in *client.EnrollRequest) { in.Facts.Labels = make([]string, 101) }), 422},
+		"no JSON":          {[]byte("token"), 400},
+		"too large":        {bytes.Repeat([]byte(" "), 5<<20), 413},
+	} {
+		problem(t, name, w.send(w.request(http.MethodPost, path, c.body)), c.want)
+	}
+	problem(t, "token in the URL", w.send(w.request(http.MethodPost, path+"?token="+good, request(func(*client.EnrollRequest) {}))), 400)
+	if n := scalar[int](w, `SELECT count(*) FROM hosts`); n != 0 {
+		t.Errorf("%d hosts were enrolled", n)
+	}
+	if a := w.send(w.request(http.MethodPost, path, request(func(*client.EnrollRequest) {}))); a.status != http.StatusCreated {
+		t.Errorf("the token was used up by what was refused: %d %s", a.status, a.body)
+	}
+}
+
+func TestAgentSignature(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	h, other := w.enroll(w.calm, "rack-1"), w.enroll(w.rival, "rack-1")
+	_, strange, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const path = "/agent/v1/sync"
+	body := marshal(t, client.SyncRequest{})
+	claims := client.Claims{Host: h.Host, Epoch: 2, Sequence: 1000, Time: time.Now()}
+	send := func(c client.Claims, key ed25519.PrivateKey, change func(*http.Request) *http.Request) answer {
+		t.Helper()
+		r := w.request(http.MethodPost, path, body)
+		client.Sign(r, body, key, c)
+		if change != nil {
+			r = change(r)
+		}
+		return w.send(r)
+	}
+	with := func(change func(*client.Claims)) client.Claims {
+		c := claims
+		change(&c)
+		return c
+	}
+	moved := func(to string, content []byte) func(*http.Request) *http.Request {
+		return func(r *http.Request) *http.Request {
+			n := w.request(http.MethodPost, to, content)
+			n.Header = r.Header
+			return n
+		}
+	}
+	for name, a := range map[string]answer{
+		"unsigned":          send(claims, h.Key, func(r *http.Request) *http.Request { r.Header.Del(client.SignatureHeader); return r }),
+		"malformed":         send(claims, h.Key, func(r *http.Request) *http.Request { r.Header.Set(client.SignatureHeader, "v1 x"); return r }),
+		"signed twice":      send(claims, h.Key, func(r *http.Request) *http.Request { r.Header.Add(client.SignatureHeader, "v1 x"); return r }),
+		"another key":       send(claims, strange, nil),
+		"another host's ID": send(with(func(c *client.Claims) { c.Host = other.Host }), h.Key, nil),
+		"unknown host":      send(with(func(c *client.Claims) { c.Host[15]++ }), h.Key, nil),
+		"changed body":      send(claims, h.Key, moved(path, []byte(`{"have":1}`))),
+		"changed query":     send(claims, h.Key, moved(path+"?x=1", body)),
+		"another path":      send(claims, h.Key, moved("/agent/v1/start", body)),
+		"old":               send(with(func(c *client.Claims) { c.Time = c.Time.Add(-2 * client.MaxSkew) }), h.Key, nil),
+		"of the future":     send(with(func(c *client.Claims) { c.Time = c.Time.Add(2 * client.MaxSkew) }), h.Key, nil),
+		"epoch before":      send(with(func(c *client.Claims) { c.Epoch = 1 }), h.Key, nil),
+		"epoch to come":     send(with(func(c *client.Claims) { c.Epoch = 3 }), h.Key, nil),
+		"epoch of a start":  send(with(func(c *client.Claims) { c.Epoch = 0 }), h.Key, nil),
+	} {
+		problem(t, name, a, http.StatusUnauthorized)
+	}
+	if a := send(claims, h.Key, nil); a.status != http.StatusOK {
+		t.Fatalf("none of these used up the number: %d %s", a.status, a.body)
+	}
+	problem(t, "replay", send(claims, h.Key, nil), http.StatusUnauthorized)
+	problem(t, "too old to tell", send(with(func(c *client.Claims) { c.Sequence = 900 }), h.Key, nil), http.StatusUnauthorized)
+	if a := send(with(func(c *client.Claims) { c.Sequence = 999 }), h.Key, nil); a.status != http.StatusOK {
+		t.Errorf("a request that was overtaken: %d %s", a.status, a.body)
+	}
+
+	// A replayed start would end the running process's epoch.
+	start := marshal(t, client.StartRequest{Facts: storetest.Facts()})
+	r := w.request(http.MethodPost, "/agent/v1/start", start)
+	at := time.Now().Add(time.Second)
+	client.Sign(r, start, h.Key, client.Claims{Host: h.Host, Sequence: at.UnixMilli(), Time: at})
+	header := r.Header.Clone()
+	if a := w.send(r); a.status != http.StatusOK {
+		t.Fatalf("%d %s", a.status, a.body)
+	}
+	r = w.request(http.MethodPost, "/agent/v1/start", start)
+	r.Header = header
+	problem(t, "replayed start", w.send(r), http.StatusUnauthorized)
+	problem(t, "after a start", send(with(func(c *client.Claims) { c.Sequence = 2000 }), h.Key, nil), http.StatusUnauthorized)
+	if epoch := scalar[int64](w, `SELECT epoch FROM hosts WHERE host_id = $1`, h.Host.UUID()); epoch != 3 {
+		t.Errorf("epoch %d, want 3", epoch)
+	}
+}
+
+func TestSync(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	h := w.enroll(w.calm, "rack-1")
+	first, err := h.Sync(t.Context(), client.SyncRequest{})
+	if err != nil || first.Version == 0 || len(first.VMs) != 0 {
+		t.Fatalf("%+v, %v", first, err)
+	}
+
+	// It is woken by a placement: sooner than by the heartbeat, which would be after this context.
+	ctx, cancel := context.WithTimeout(t.Context(), millrace.Heartbeat/2)
+	defer cancel()
+	sent := make(chan struct{})
+	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { close(sent) }})
+	type result struct {
+		out client.SyncResponse
+		err error
+	}
+	results := make(chan result, 1)
+	go func() {
+		out, err := h.Sync(traced, client.SyncRequest{Have: first.Version})
+		results <- result{out, err}
+	}()
+	<-sent
+	vm := w.place(w.calm, h, 1)
+	r := <-results
+	if r.err != nil || r.out.Version == first.Version || len(r.out.VMs) != 1 {
+		t.Fatalf("%+v", r)
+	}
+	want := client.VMOrder{ID: vm.ID, Epoch: 1, Arch: millrace.AMD64, MilliCPU: 1000, MemoryMB: 512, Zone: millrace.ZonePrivate, State: millrace.VMPending}
+	if r.out.VMs[0] != want {
+		t.Errorf("order %+v, want %+v", r.out.VMs[0], want)
+	}
+
+	// What it reports is joined; what makes no sense is the host's mistake, not ours.
+	report := client.VMReport{ID: vm.ID, Epoch: 1, State: millrace.VMBooting, Steps: []client.StepReport{{State: millrace.VMBooting, AgeMS: 50}}}
+	out, err := h.Sync(ctx, client.SyncRequest{VMs: []client.VMReport{report}})
+	if err != nil || len(out.VMs) != 1 || out.VMs[0].State != millrace.VMBooting {
+		t.Errorf("%+v, %v", out, err)
+	}
+	huge := 1 << 40
+	for name, change := range map[string]func(*client.VMReport){
+		"a step that isn't reached": func(r *client.VMReport) { r.Steps = []client.StepReport{{State: millrace.VMGone, AgeMS: 1}} },
+		"a step of the future":      func(r *client.VMReport) { r.Steps[0].AgeMS = -1 },
+		"a step before time":        func(r *client.VMReport) { r.Steps[0].AgeMS = 1 << 62 },
+		"many steps":                func(r *client.VMReport) { r.Steps = make([]client.StepReport, 1000) },
+		"no text":                   func(r *client.VMReport) { r.Reason = "a\x00b" + strings.Repeat("x", 10_000) },
+		"an older epoch":            func(r *client.VMReport) { r.Epoch, r.State = 0, millrace.VMGone },
+		"another VM":                func(r *client.VMReport) { r.ID[15]++ },
+		"an exit code of 41 bits":   func(r *client.VMReport) { r.State, r.ExitCode = millrace.VMOnline, &huge },
+	} {
+		odd := report
+		odd.Steps = []client.StepReport{{State: millrace.VMBooting, AgeMS: 50}}
+		change(&odd)
+		if _, err := h.Sync(ctx, client.SyncRequest{VMs: []client.VMReport{odd}}); millrace.CodeOf(err) == millrace.Internal {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, state := range []millrace.VMState{millrace.VMStopping, millrace.VMLost, "dancing", ""} {
+		odd := report
+		odd.State = state
+		_, err := h.Sync(ctx, client.SyncRequest{VMs: []client.VMReport{odd}})
+		if millrace.CodeOf(err) != millrace.Unprocessable {
+			t.Errorf("state %q: %v", state, err)
+		}
+	}
+	row, err := w.st.Org(w.calm.ID).VM(t.Context(), vm.ID)
+	if err != nil || !row.State.Live() || !row.Stamps.Gone.IsZero() {
+		t.Errorf("%+v, %v", row, err)
+	}
+}
+
+func TestConsole(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	h, other := w.enroll(w.calm, "rack-1"), w.enroll(w.rival, "rack-1")
+	vm := w.place(w.calm, h, 1)
+	for range 2 {
+		if err := h.AppendConsole(t.Context(), vm.ID, 0, []byte("hello\n")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := other.AppendConsole(t.Context(), vm.ID, 6, []byte("evil")); millrace.CodeOf(err) != millrace.NotFound {
+		t.Errorf("another's host: %v", err)
+	}
+	if err := h.AppendConsole(t.Context(), vm.ID, -1, []byte("x")); millrace.CodeOf(err) != millrace.Invalid {
+		t.Errorf("a negative offset: %v", err)
+	}
+	if err := h.AppendConsole(t.Context(), vm.ID, 6, make([]byte, 300<<10)); millrace.CodeOf(err) != millrace.TooLarge {
+		t.Errorf("300 KiB at once: %v", err)
+	}
+	data, total, err := w.st.Org(w.calm.ID).Console(t.Context(), vm.ID, 100)
+	if err != nil || string(data) != "hello\n" || total != 6 {
+		t.Errorf("%q of %d, %v", data, total, err)
+	}
+}
+
+func TestJIT(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	h := w.enroll(w.calm, "rack-1")
+	vm := w.place(w.calm, h, 1)
+	out, err := h.JIT(t.Context(), vm.ID, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := client.Open(h.seal, client.SealedFor{Host: h.Host, VM: vm.ID, Epoch: 1}, out.Sealed)
+	if err != nil || string(plain) != "config of "+vm.RunnerName {
+		t.Errorf("%q, %v", plain, err)
+	}
+	if _, err := client.Open(h.seal, client.SealedFor{Host: h.Host, VM: vm.ID, Epoch: 2}, out.Sealed); err == nil {
+		t.Error("it opens for another epoch")
+	}
+	again, err := h.JIT(t.Context(), vm.ID, 1)
+	if err != nil || !bytes.Equal(again.Sealed, out.Sealed) {
+		t.Errorf("a repeat gets something else, %v", err)
+	}
+	if _, creates := w.runners.named(vm.RunnerName); creates != 1 {
+		t.Errorf("GitHub was asked %d times", creates)
+	}
+	if _, err := h.JIT(t.Context(), vm.ID, 2); millrace.CodeOf(err) != millrace.Gone {
+		t.Errorf("another epoch: %v", err)
+	}
+	report := client.VMReport{ID: vm.ID, Epoch: 1, State: millrace.VMOnline}
+	if _, err := h.Sync(t.Context(), client.SyncRequest{VMs: []client.VMReport{report}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.JIT(t.Context(), vm.ID, 1); millrace.CodeOf(err) != millrace.Conflict {
+		t.Errorf("once the runner is online: %v", err)
+	}
+}
+
+// The name is taken when an earlier try's answer was lost: that registration is replaced, unless a runner uses it.
+func TestJITNameIsTaken(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	h := w.enroll(w.calm, "rack-1")
+	vm := w.place(w.calm, h, 1)
+	stale := w.runners.register(vm.RunnerName, false)
+	if _, err := h.JIT(t.Context(), vm.ID, 1); err != nil {
+		t.Fatal(err)
+	}
+	run, _ := w.runners.named(vm.RunnerName)
+	if saved := scalar[int64](w, `SELECT runner_id FROM vms`); run.ID == stale || saved != run.ID {
+		t.Errorf("runner %d at GitHub, %d here, %d before", run.ID, saved, stale)
+	}
+
+	vm = w.place(w.calm, h, 2)
+	used := w.runners.register(vm.RunnerName, true)
+	if _, err := h.JIT(t.Context(), vm.ID, 1); millrace.CodeOf(err) != millrace.Unavailable {
+		t.Errorf("a connected runner's name: %v", err)
+	}
+	if run, _ := w.runners.named(vm.RunnerName); run.ID != used {
+		t.Error("a connected runner was removed")
+	}
+}
+
+func TestJITOfARetiredVM(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	h := w.enroll(w.calm, "rack-1")
+	vm := w.place(w.calm, h, 1)
+	w.runners.creating = func() { // GitHub takes its time, and meanwhile nobody needs the VM
+		_, err := w.st.Place(t.Context(), w.calm.ID, func(millrace.Pass) millrace.Decision {
+			return millrace.Decision{Retire: []millrace.Retirement{{VMID: vm.ID, Reason: "surplus"}}}
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := h.JIT(t.Context(), vm.ID, 1); millrace.CodeOf(err) != millrace.Gone {
+		t.Errorf("%v", err)
+	}
+	if run, creates := w.runners.named(vm.RunnerName); run.ID != 0 || creates != 1 {
+		t.Errorf("runner %d stays at GitHub after %d registrations", run.ID, creates)
+	}
+	if _, err := h.JIT(t.Context(), vm.ID, 1); millrace.CodeOf(err) != millrace.Gone {
+		t.Errorf("later: %v", err)
+	}
+	if _, creates := w.runners.named(vm.RunnerName); creates != 1 {
+		t.Error("GitHub was asked again")
+	}
+}
+
+// A host that asks for another's VM while that one's registration is being made doesn't share its answer.
+func TestJITOfAnothersVM(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	h, other := w.enroll(w.calm, "rack-1"), w.enroll(w.rival, "rack-1")
+	vm := w.place(w.calm, h, 1)
+	w.runners.creating = func() {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		if _, err := other.JIT(ctx, vm.ID, 1); millrace.CodeOf(err) != millrace.NotFound {
+			t.Errorf("another's VM: %v", err)
+		}
+	}
+	if _, err := h.JIT(t.Context(), vm.ID, 1); err != nil {
+		t.Fatal(err)
+	}
+}
