@@ -48,7 +48,7 @@ func TestReadConfig(t *testing.T) {
 		t.Errorf("a file that isn't there: %v", err)
 	}
 	err = cfg.forServing()
-	if err == nil || !strings.Contains(err.Error(), "MILLRACE_DATABASE_URL, MILLRACE_DATABASE_SYSTEM_URL") || strings.Contains(err.Error(), "APP_ID") {
+	if err == nil || !strings.Contains(err.Error(), "MILLRACE_DATABASE_SYSTEM_URL, MILLRACE_DATABASE_URL (") || strings.Contains(err.Error(), "APP_ID") {
 		t.Errorf("what is missing: %v", err)
 	}
 }
