@@ -69,15 +69,29 @@ func (g *GitHub) generateJIT(r *http.Request, o *owner) (int, any, error) {
 			return 0, nil, refuse(http.StatusConflict, "Already exists - A runner with the name %s already exists.", in.Name)
 		}
 	}
-	run := &runner{
-		ID: g.nextID(), Name: in.Name, Owner: strings.ToLower(o.Login), Repo: repo, Labels: in.Labels, token: randomHex(24), wake: make(chan struct{}),
-	}
-	g.runners[run.ID] = run
-	config, err := json.Marshal(JITConfig{ServerURL: g.cfg.RunnerURL, RunnerID: run.ID, RunnerName: run.Name, Token: run.token})
+	run := g.register(o.Login, repo, in.Name, in.Labels)
+	config, err := json.Marshal(g.jitConfig(run))
 	if err != nil {
 		return 0, nil, err
 	}
 	return http.StatusCreated, map[string]any{"runner": g.runnerJSON(run), "encoded_jit_config": base64.StdEncoding.EncodeToString(config)}, nil
+}
+
+func (g *GitHub) register(login, repo, name string, labels []string) *runner {
+	run := &runner{ID: g.nextID(), Name: name, Owner: strings.ToLower(login), Repo: repo, Labels: labels, token: randomHex(24), wake: make(chan struct{})}
+	g.runners[run.ID] = run
+	return run
+}
+
+func (g *GitHub) jitConfig(run *runner) JITConfig {
+	return JITConfig{ServerURL: g.cfg.RunnerURL, RunnerID: run.ID, RunnerName: run.Name, Token: run.token}
+}
+
+// RegisterRunner registers a runner of an organisation without the REST API, for tests of runners.
+func (g *GitHub) RegisterRunner(login, name string, labels []string) JITConfig {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.jitConfig(g.register(login, "", name, labels))
 }
 
 // scope are the runners at an endpoint's owner or repository, in order of their ids.
