@@ -3,6 +3,7 @@ package store_test
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -168,5 +169,9 @@ func TestForeignRowsAreNotFound(t *testing.T) {
 	}
 	if w.vm(vm).RunnerID != 0 {
 		t.Error("another tenant registered the VM")
+	}
+	usage, err := org.Usage(ctx, millrace.ByRepository, w.now().Add(-time.Hour), w.now().Add(time.Hour))
+	if err != nil || len(usage) != 1 || usage[0].Key != "rival/app" || usage[0].Jobs != 1 {
+		t.Errorf("usage of one's own job: %+v, %v", usage, err)
 	}
 }
