@@ -188,6 +188,8 @@ func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, obs
 			reported[ob.VMID] = ob
 		}
 		var b pgx.Batch
+		var failed failures
+		ended := false
 		for _, v := range vms {
 			before := v
 			ob, seen := reported[v.ID]
@@ -209,20 +211,28 @@ func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, obs
 			}
 			tx.announceOrg(o.id)
 			if v.State == millrace.VMGone {
-				tx.queueEnd(&b, before, v)
-				tx.announceDemand(o.id)
-				tx.queueDesired(&b, o.id, host)
+				ended = true
+				tx.queueEnd(&b, before, v, &failed)
 			}
 		}
 		if b.Len() == 0 {
 			return nil
 		}
+		// VMs, then jobs, then hosts: whoever writes several kinds writes them in this order, so that no two deadlock.
+		if ended {
+			tx.queueFailures(&b, o.id, failed)
+			tx.queueDesired(&b, o.id, host)
+			tx.announceDemand(o.id)
+		}
 		return tx.SendBatch(ctx, &b).Close()
 	})
 }
 
-// queueEnd follows up a VM's end.
-func (tx *Tx) queueEnd(b *pgx.Batch, before, v millrace.VM) {
+// failures are jobs whose VM came to nothing, and why.
+type failures struct{ jobs, reasons []string }
+
+// queueEnd follows up a VM's end, and notes the job of one that came to nothing.
+func (tx *Tx) queueEnd(b *pgx.Batch, before, v millrace.VM, failed *failures) {
 	if v.RanJob.IsZero() && v.RunnerID != 0 {
 		tx.announceTo(topicTasks)
 		b.Queue(`INSERT INTO outbox (org_id, kind, args, at) VALUES ($1, $2, $3, $4)`,
@@ -231,13 +241,27 @@ func (tx *Tx) queueEnd(b *pgx.Batch, before, v millrace.VM) {
 	if v.RetireReason != "" || before.State == millrace.VMStopping || !v.RanJob.IsZero() || !v.Stamps.Busy.IsZero() {
 		return
 	}
-	// It came to nothing: its job gets another, after a pause that grows. Whether the job was run all the same, by
-	// another VM or after a message that is still on its way, is seen from the job's status.
+	failed.jobs, failed.reasons = append(failed.jobs, v.ForJob.UUID()), append(failed.reasons, v.Reason)
+}
+
+// queueFailures has jobs whose VM came to nothing get another, after a pause that grows. Whether a job was run all the
+// same, by another VM or after a message that is still on its way, is seen from its status. Rows are locked in the order
+// of [inLockOrder].
+func (tx *Tx) queueFailures(b *pgx.Batch, org millrace.OrgID, failed failures) {
+	if len(failed.jobs) == 0 {
+		return
+	}
 	b.Queue(`
-		UPDATE jobs SET tries = tries + 1, failure = $3,
+		WITH failed AS (
+			SELECT j.job_id, f.reason
+			FROM jobs j JOIN unnest($2::text[]::uuid[], $3::text[]) AS f (job_id, reason) ON f.job_id = j.job_id
+			WHERE j.org_id = $1 AND j.status = 'queued'
+			ORDER BY j.repository_id, j.installation_id, j.github_job_id, j.run_attempt FOR NO KEY UPDATE OF j
+		)
+		UPDATE jobs j SET tries = tries + 1, failure = f.reason,
 			retry_at = $4::timestamptz + least(interval '5 minutes', interval '5 seconds' * power(2, least(tries, 6)))
-		WHERE (org_id, job_id) = ($1, $2) AND status = 'queued'`,
-		v.OrgID, v.ForJob, v.Reason, tx.now)
+		FROM failed f WHERE (j.org_id, j.job_id) = ($1, f.job_id)`,
+		org, failed.jobs, failed.reasons, tx.now)
 }
 
 // heard is what this process heard of hosts since it last wrote that down.
@@ -256,14 +280,30 @@ type beat struct {
 func (s *Store) Heard(org millrace.OrgID, host millrace.HostID, epoch, sequence int64) {
 	s.heard.mu.Lock()
 	defer s.heard.mu.Unlock()
-	if s.heard.beats == nil {
-		s.heard.beats = map[millrace.HostID]beat{}
+	s.heard.note(host, beat{org, epoch, sequence, time.Now()})
+}
+
+// note keeps the later of two beats, and of one epoch the highest sequence: requests overtake each other. The caller holds
+// the lock.
+func (h *heard) note(host millrace.HostID, b beat) {
+	if h.beats == nil {
+		h.beats = map[millrace.HostID]beat{}
 	}
-	s.heard.beats[host] = beat{org, epoch, sequence, time.Now()}
+	if old, ok := h.beats[host]; ok {
+		if old.at.After(b.at) {
+			old, b = b, old
+		}
+		if old.epoch > b.epoch {
+			b.epoch, b.sequence = old.epoch, old.sequence
+		} else if old.epoch == b.epoch {
+			b.sequence = max(old.sequence, b.sequence)
+		}
+	}
+	h.beats[host] = b
 }
 
 // FlushHeard writes what was heard of hosts in one statement. Ages are by this process's monotonic clock, times by the
-// database's. A host that had been silent wakes the placer.
+// database's. A host that had been silent wakes the placer. What can't be written now is written next time.
 func (s *Store) FlushHeard(ctx context.Context) error {
 	s.heard.mu.Lock()
 	beats := s.heard.beats
@@ -280,20 +320,21 @@ func (s *Store) FlushHeard(ctx context.Context) error {
 		epochs, sequences = append(epochs, b.epoch), append(sequences, b.sequence)
 		ages = append(ages, time.Since(b.at).Milliseconds())
 	}
-	return s.systemTx(ctx, func(tx *Tx) error {
+	err := s.systemTx(ctx, func(tx *Tx) error {
 		rows, err := tx.Query(ctx, `
 			WITH heard AS (
 				SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[]) AS t (org_id, host_id, epoch, sequence, age)
-			), silent AS (
-				SELECT b.org_id FROM host_beats b JOIN heard t ON (b.org_id, b.host_id) = (t.org_id, t.host_id::uuid)
-				WHERE b.seen_at <= $7
+			), locked AS ( -- in order: another server may be writing the same hosts
+				SELECT b.org_id, b.host_id, b.seen_at, t.epoch, t.sequence, t.age
+				FROM host_beats b JOIN heard t ON (b.org_id, b.host_id) = (t.org_id, t.host_id::uuid)
+				ORDER BY b.org_id, b.host_id FOR NO KEY UPDATE OF b
 			), written AS (
 				UPDATE host_beats b SET
 					seen_at = greatest(b.seen_at, $6::timestamptz - t.age * interval '1 millisecond'),
 					sequence = CASE WHEN b.epoch = t.epoch THEN greatest(b.sequence, t.sequence) ELSE b.sequence END
-				FROM heard t WHERE (b.org_id, b.host_id) = (t.org_id, t.host_id::uuid)
+				FROM locked t WHERE (b.org_id, b.host_id) = (t.org_id, t.host_id)
 			)
-			SELECT DISTINCT org_id FROM silent`, orgs, hosts, epochs, sequences, ages, tx.now, tx.now.Add(-millrace.OfflineAfter))
+			SELECT DISTINCT org_id FROM locked WHERE seen_at <= $7`, orgs, hosts, epochs, sequences, ages, tx.now, tx.now.Add(-millrace.OfflineAfter))
 		if err != nil {
 			return err
 		}
@@ -303,6 +344,14 @@ func (s *Store) FlushHeard(ctx context.Context) error {
 		}
 		return err
 	})
+	if err != nil {
+		s.heard.mu.Lock()
+		defer s.heard.mu.Unlock()
+		for host, b := range beats {
+			s.heard.note(host, b)
+		}
+	}
+	return err
 }
 
 // MarkLost marks the VMs of silent hosts as lost and has those that ran no job unregistered: only then may their jobs

@@ -85,4 +85,11 @@ func TestReady(t *testing.T) {
 	if err := w.st.Ready(t.Context()); err != nil {
 		t.Errorf("with a newer schema: %v", err)
 	}
+	if _, err := w.root.Exec(t.Context(), `ALTER DATABASE `+w.db.Name+` SET default_transaction_read_only = on`); err != nil {
+		t.Fatal(err)
+	}
+	standby := storetest.OpenAt(t, w.db, nil)
+	if err := standby.Ready(t.Context()); err == nil {
+		t.Error("a server that can't commit is ready")
+	}
 }

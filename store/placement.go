@@ -51,12 +51,16 @@ func (s *Store) readPass(ctx context.Context, tx *Tx, org millrace.OrgID) (p mil
 	var b pgx.Batch
 	// GitHub picked the runner: tie each VM to the job that its runner was seen with, whatever it was launched for.
 	b.Queue(`
-		UPDATE vms v SET ran_job = j.job_id, changed_at = $2,
+		WITH ran AS (
+			SELECT v.vm_id, j.job_id
+			FROM vms v JOIN jobs j ON (j.org_id, j.installation_id, j.runner_id) = (v.org_id, v.installation_id, v.runner_id)
+			WHERE v.org_id = $1 AND v.ran_job IS NULL AND v.runner_id <> 0 AND (v.state <> 'gone' OR v.gone_at > $2::timestamptz - interval '1 hour')
+			ORDER BY v.vm_id FOR UPDATE OF v
+		)
+		UPDATE vms v SET ran_job = ran.job_id, changed_at = $2, jit_sealed = NULL,
 			busy_at = coalesce(v.busy_at, $2),
 			state = CASE WHEN v.state IN ('pending', 'booting', 'online') THEN 'busy' ELSE v.state END
-		FROM jobs j
-		WHERE v.org_id = $1 AND v.ran_job IS NULL AND v.runner_id <> 0 AND (v.state <> 'gone' OR v.gone_at > $2::timestamptz - interval '1 hour')
-			AND (j.org_id, j.installation_id, j.runner_id) = (v.org_id, v.installation_id, v.runner_id)`, org, p.Now)
+		FROM ran WHERE (v.org_id, v.vm_id) = ($1, ran.vm_id)`, org, p.Now)
 	b.Queue(`SELECT `+orgColumns+` FROM orgs WHERE org_id = $1`, org).Query(func(rows pgx.Rows) (err error) {
 		p.Org, err = pgx.CollectExactlyOneRow(rows, scanOrg)
 		return err

@@ -146,8 +146,15 @@ func (s *Store) Ready(ctx context.Context) error {
 		if latest := migrations.Latest(); version < latest {
 			return fmt.Errorf("the schema is at version %d and this program needs %d: run millraced migrate up", version, latest)
 		}
-		_, err := tx.Exec(ctx, `SELECT pg_current_xact_id()`) // makes the commit a real one
-		return err
+		var readOnly bool
+		// The transaction's ID makes the commit a real one.
+		if err := tx.QueryRow(ctx, `SELECT pg_current_xact_id() IS NULL OR current_setting('transaction_read_only')::boolean`).Scan(&readOnly); err != nil {
+			return err
+		}
+		if readOnly {
+			return errors.New("the database is read-only")
+		}
+		return nil
 	})
 }
 
