@@ -75,7 +75,7 @@ func (w *world) tenant(slug string) storetest.Tenant {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	owner.Installation.OrgID = org.ID
+	owner.OrgID = org.ID
 	return storetest.Tenant{Org: org, Owner: user, Installation: owner.Installation}
 }
 

@@ -221,3 +221,69 @@ func TestIntakeAfterClose(t *testing.T) {
 	_, err := w.st.Intake(t.Context(), storetest.Delivery(w.Tenant, 1, millrace.JobQueued))
 	code(t, err, millrace.Unavailable)
 }
+
+// Two deliveries may differ in when the job completed: the later time wins, and the job counts once.
+func TestJobCompletedTwiceCountsOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	first := w.now().Add(-time.Minute)
+	for i, at := range []time.Time{first, first.Add(2 * time.Second), first.Add(time.Second), first} {
+		storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, 1, millrace.JobCompleted, func(j *millrace.Job) {
+			j.RunnerID, j.StartedAt, j.CompletedAt = 11, first.Add(-time.Minute), at
+		}))
+		if err := w.st.CloseJob(t.Context(), w.ID, w.jobID(1)); err != nil {
+			t.Fatal(err)
+		}
+		usage, err := w.org.Usage(t.Context(), millrace.ByRepository, first.Add(-time.Hour), first.Add(time.Hour))
+		if err != nil || len(usage) != 1 || usage[0].Jobs != 1 {
+			t.Errorf("after delivery %d: %+v, %v", i+1, usage, err)
+		}
+	}
+	if n := scalar[int64](t, w.root, `SELECT sum(run_ms)::bigint FROM job_facts`); n != 62_000 {
+		t.Errorf("it ran for %d ms, want 62,000", n)
+	}
+}
+
+// Intake and the placer write the same jobs at the same time, in the same order.
+func TestIntakeWhilePlacing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const jobs = 120
+	intake := func(wg *sync.WaitGroup) {
+		for i := range int64(jobs) {
+			wg.Go(func() {
+				_, err := w.st.Intake(t.Context(), storetest.Delivery(w.Tenant, i+1, millrace.JobQueued, func(j *millrace.Job) {
+					j.RepositoryID = i%5 + 1
+					j.Repository = fmt.Sprintf("calm/app-%d", j.RepositoryID)
+				}))
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+	var first sync.WaitGroup
+	intake(&first)
+	first.Wait()
+	for round := range 5 {
+		var wg sync.WaitGroup
+		intake(&wg)
+		wg.Go(func() {
+			_, err := w.st.Place(t.Context(), w.ID, func(p millrace.Pass) millrace.Decision {
+				d := millrace.Decision{Wait: map[millrace.JobID]millrace.WaitReason{}}
+				for _, j := range p.Jobs {
+					d.Wait[j.ID] = millrace.WaitReason{Code: millrace.WaitNoCapacity, Text: fmt.Sprintf("round %d", round)}
+				}
+				return d
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+		wg.Wait()
+	}
+	w.st.Close()
+	if n := scalar[int64](t, w.root, `SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()`); n != 0 {
+		t.Errorf("%d deadlocks", n)
+	}
+}

@@ -170,7 +170,15 @@ func (o Org) Repositories(ctx context.Context) (names []string, err error) {
 func (s *Store) CloseJob(ctx context.Context, org millrace.OrgID, job millrace.JobID) error {
 	return s.systemTx(ctx, func(tx *Tx) error {
 		tx.announceOrg(org)
+		// A later delivery may have moved the time of completion, which is part of the key: the fact moves with it.
 		_, err := tx.Exec(ctx, `
+			UPDATE job_facts f SET completed_at = j.completed_at FROM jobs j
+			WHERE (j.org_id, j.job_id) = ($1, $2) AND f.org_id = $1 AND f.job_id = $2
+				AND f.completed_at < j.completed_at AND f.completed_at >= j.completed_at - interval '1 hour'`, org, job)
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, `
 			INSERT INTO job_facts (org_id, completed_at, job_id, repository_id, repository, workflow, name, actor_id, actor, conclusion,
 				arch, cpu, memory, host_id, vm_id, wait_ms, run_ms, started)
 			SELECT j.org_id, least(greatest(j.completed_at, j.received_at - interval '1 day'), j.received_at + interval '36 days'), j.job_id, j.repository_id, j.repository, j.workflow, j.name, j.actor_id, j.actor, j.conclusion,
