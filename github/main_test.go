@@ -16,10 +16,7 @@ import (
 	"github.com/millrace-ci/millrace/github/githubtest"
 )
 
-// go-github doesn't close a refused call's body, so its time-out runs on: 15 s at the most, and no test waits for that.
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("net/http.setRequestCancel.func4"))
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // world is a stand-in GitHub on a port of its own, the App as its client, and an organisation that installed it.
 type world struct {

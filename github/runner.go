@@ -44,7 +44,7 @@ func runnersPath(at millrace.RunnerTarget) string {
 // CreateJIT registers an ephemeral runner that may run one job (POST …/runners/generate-jitconfig).
 func (a *App) CreateJIT(ctx context.Context, at millrace.RunnerTarget, name string, labels []string) (millrace.JITConfig, error) {
 	var out jitResponse
-	err := a.do(ctx, at.InstallationID, http.MethodPost, runnersPath(at)+"/generate-jitconfig",
+	_, err := a.do(ctx, at.InstallationID, http.MethodPost, runnersPath(at)+"/generate-jitconfig",
 		jitRequest{Name: name, RunnerGroupID: defaultGroup, Labels: labels, WorkFolder: "_work"}, &out)
 	if err != nil {
 		return millrace.JITConfig{}, fmt.Errorf("registering runner %s: %w", name, err)
@@ -60,7 +60,7 @@ func (a *App) FindRunner(ctx context.Context, at millrace.RunnerTarget, name str
 	var out struct {
 		Runners []runner `json:"runners"`
 	}
-	if err := a.do(ctx, at.InstallationID, http.MethodGet, runnersPath(at)+"?per_page=100&name="+url.QueryEscape(name), nil, &out); err != nil {
+	if _, err := a.do(ctx, at.InstallationID, http.MethodGet, runnersPath(at)+"?per_page=100&name="+url.QueryEscape(name), nil, &out); err != nil {
 		return millrace.Runner{}, fmt.Errorf("finding runner %s: %w", name, err)
 	}
 	for _, r := range out.Runners {
@@ -71,14 +71,17 @@ func (a *App) FindRunner(ctx context.Context, at millrace.RunnerTarget, name str
 	return millrace.Runner{}, millrace.Errorf(millrace.NotFound, "GitHub has no runner named %s.", name)
 }
 
-// DeleteRunner removes a registration (DELETE …/runners/{id}): 204 and 404 mean that it is gone, 422 that it runs a job.
+// DeleteRunner removes a registration (DELETE …/runners/{id}): 204 and 404 alone mean that it is gone, 422 that it runs
+// a job.
 func (a *App) DeleteRunner(ctx context.Context, at millrace.RunnerTarget, id int64) error {
-	err := a.do(ctx, at.InstallationID, http.MethodDelete, fmt.Sprintf("%s/%d", runnersPath(at), id), nil, nil)
-	if millrace.CodeOf(err) == millrace.NotFound {
+	status, err := a.do(ctx, at.InstallationID, http.MethodDelete, fmt.Sprintf("%s/%d", runnersPath(at), id), nil, nil)
+	switch {
+	case status == http.StatusNoContent, status == http.StatusNotFound:
 		return nil
+	case status == http.StatusUnprocessableEntity:
+		return fmt.Errorf("%w: %w", millrace.Errorf(millrace.Conflict, "Runner %d runs a job.", id), err)
+	case err == nil:
+		return millrace.Errorf(millrace.Unavailable, "GitHub answered %d and did not say that runner %d is gone.", status, id)
 	}
-	if err != nil {
-		return fmt.Errorf("removing runner %d: %w", id, err)
-	}
-	return nil
+	return fmt.Errorf("removing runner %d: %w", id, err)
 }

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -143,6 +144,10 @@ func TestRefusals(t *testing.T) {
 	}{
 		"rate limit":           {403, map[string]string{"X-RateLimit-Remaining": "0", "X-RateLimit-Limit": "5000", "X-RateLimit-Reset": reset}, `{"message":"API rate limit exceeded"}`, millrace.LimitReached},
 		"secondary rate limit": {403, map[string]string{"Retry-After": "60"}, `{"message":"slow down","documentation_url":"https://docs.github.com/rest#secondary-rate-limits"}`, millrace.LimitReached},
+		"429":                  {429, nil, `{"message":"API rate limit exceeded"}`, millrace.LimitReached},
+		"the new link":         {403, map[string]string{"Retry-After": "60"}, `{"message":"slow down","documentation_url":"https://docs.github.com/rest/overview/rate-limits-for-the-rest-api#about-secondary-rate-limits"}`, millrace.LimitReached},
+		"taken":                {409, nil, `{"message":"Already exists"}`, millrace.Conflict},
+		"not acceptable":       {422, nil, `{"message":"Validation Failed"}`, millrace.Unprocessable}, // not Conflict: nothing is there to adopt
 		"no permission":        {403, nil, `{"message":"Resource not accessible by integration"}`, millrace.Forbidden},
 		"a server error":       {502, nil, `<html>Unicorn!</html>`, millrace.Unavailable},
 		"not JSON":             {201, nil, `<html>`, millrace.Unavailable},
@@ -169,6 +174,81 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestDeleteRunnerIsSure: a VM is destroyed on its word.
+func TestDeleteRunnerIsSure(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for status, want := range map[int]millrace.Code{
+		200: millrace.Unavailable, 202: millrace.Unavailable, 204: "", 401: millrace.Forbidden, 403: millrace.Forbidden, 404: "", 409: millrace.Conflict,
+		410: millrace.Unavailable, 422: millrace.Conflict, 500: millrace.Unavailable,
+	} {
+		app := newApp(t, w.GitHub, answering(w.GitHub, func(r *http.Request) (*http.Response, error) {
+			rec := httptest.NewRecorder()
+			rec.WriteHeader(status)
+			return response(rec, r), nil
+		}))
+		if got := millrace.CodeOf(app.DeleteRunner(t.Context(), w.at(), 7)); got != want {
+			t.Errorf("%d: %q, want %q", status, got, want)
+		}
+	}
+}
+
+// TestAnOwnerThatTookTheAppAway: a token is refused; that says nothing of the runner.
+func TestAnOwnerThatTookTheAppAway(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, status := range []int{401, 403, 404} {
+		app := newApp(t, w.GitHub, roundTripper(func(r *http.Request) (*http.Response, error) {
+			rec := httptest.NewRecorder()
+			rec.WriteHeader(status)
+			return response(rec, r), nil
+		}))
+		wantCode(t, app.DeleteRunner(t.Context(), w.at(), 7), millrace.Forbidden)
+	}
+}
+
+// TestARevokedTokenIsReplaced: GitHub revokes tokens when an installation is suspended.
+func TestARevokedTokenIsReplaced(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var revoked atomic.Value
+	revoked.Store("")
+	refused := 0
+	app := newApp(t, w.GitHub, answering(w.GitHub, func(r *http.Request) (*http.Response, error) {
+		rec := httptest.NewRecorder()
+		if auth := r.Header.Get("Authorization"); refused == 0 {
+			revoked.Store(auth)
+			refused++
+			rec.WriteHeader(http.StatusUnauthorized)
+		} else if auth == revoked.Load() {
+			t.Error("the revoked token was used again")
+		} else {
+			w.ServeHTTP(rec, r)
+		}
+		return response(rec, r), nil
+	}))
+	if _, err := app.CreateJIT(t.Context(), w.at(), "vm", []string{"millrace"}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestInstallationsAreIndependent(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var all sync.WaitGroup
+	for _, login := range []string{"calm", "other", "third"} {
+		at := millrace.RunnerTarget{InstallationID: w.AddOwner(login, millrace.Organization).ID, Owner: login}
+		for i := range 3 {
+			all.Go(func() {
+				if _, err := w.App.CreateJIT(t.Context(), at, fmt.Sprintf("vm-%d", i), []string{"millrace"}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+	all.Wait()
+}
+
 func TestAnAppWithAnotherKeyIsRefused(t *testing.T) {
 	t.Parallel()
 	w, other := newWorld(t), newWorld(t)
@@ -177,9 +257,7 @@ func TestAnAppWithAnotherKeyIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = app.FindRunner(t.Context(), w.at(), "vm")
-	if code := millrace.CodeOf(err); code == "" || code == millrace.NotFound {
-		t.Errorf("code %q: an App that may not ask doesn't know that a runner is gone", code)
-	}
+	wantCode(t, err, millrace.Forbidden) // and not NotFound: an App that may not ask doesn't know that a runner is gone
 }
 
 func TestNewRefusesAConfigThatCannotWork(t *testing.T) {

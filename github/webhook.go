@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"math"
 	"mime"
 	"net/http"
 	"strings"
@@ -109,10 +110,17 @@ func decodeJob(body []byte) (*millrace.JobEvent, error) {
 	j, repo := e.GetWorkflowJob(), e.GetRepo()
 	status, known := statuses[j.GetStatus()]
 	switch {
-	case !known, e.GetInstallation().GetID() <= 0, j.GetID() <= 0, j.GetRunID() <= 0, repo.GetID() <= 0, repo.GetFullName() == "", len(j.Labels) > maxNames:
+	case !known, e.GetInstallation().GetID() <= 0, j.GetID() <= 0, j.GetRunID() <= 0, repo.GetID() <= 0, len(j.Labels) > maxNames:
+		return nil, malformed
+	case clean(repo.GetFullName()) == "", j.GetRunAttempt() > math.MaxInt32:
 		return nil, malformed
 	case j.GetCreatedAt().IsZero() && j.GetStartedAt().IsZero():
 		return nil, malformed
+	}
+	for _, t := range []github.Timestamp{j.GetCreatedAt(), j.GetStartedAt(), j.GetCompletedAt()} {
+		if year := t.Year(); !t.IsZero() && (year < 1970 || year > 9999) {
+			return nil, malformed
+		}
 	}
 	// The action says more than the status where the two differ: a delivery that is late carries the job's present status
 	// with yesterday's action, and both are true of the job.
@@ -156,10 +164,10 @@ func first(times ...time.Time) time.Time {
 	return time.Time{}
 }
 
-// clean bounds a text and removes NUL, which Postgres can't store. Everything else is kept as it is and made harmless
-// where it is shown.
+// clean bounds a text and removes what Postgres can't store: NUL, and bytes that aren't UTF-8, which a header may hold.
+// Everything else is kept as it is and made harmless where it is shown.
 func clean(s string) string {
-	s = strings.ReplaceAll(s, "\x00", "")
+	s = strings.ReplaceAll(strings.ToValidUTF8(s, ""), "\x00", "")
 	if len(s) > maxText {
 		s = strings.ToValidUTF8(s[:maxText], "")
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/http"
 	"slices"
 	"strings"
@@ -239,6 +240,10 @@ func TestParseRefusesWhatIsNotAJob(t *testing.T) {
 		"no status":             changed(t, body, map[string]any{"workflow_job.status": nil}),
 		"an unknown status":     changed(t, body, map[string]any{"workflow_job.status": "paused"}),
 		"no time":               changed(t, body, map[string]any{"workflow_job.created_at": nil, "workflow_job.started_at": nil}),
+		"a repository of NUL":   changed(t, body, map[string]any{"repository.full_name": "\x00"}),
+		"an attempt past 2^31":  changed(t, body, map[string]any{"workflow_job.run_attempt": 1 << 31}),
+		"a time before time":    changed(t, body, map[string]any{"workflow_job.created_at": -1 << 62}),
+		"the year 0":            changed(t, body, map[string]any{"workflow_job.created_at": "0000-01-01T00:00:00Z"}),
 		"a time that is not":    changed(t, body, map[string]any{"workflow_job.created_at": "yesterday"}),
 		"labels that are text":  changed(t, body, map[string]any{"workflow_job.labels": "millrace"}),
 		"more than 100 labels":  changed(t, body, map[string]any{"workflow_job.labels": slices.Repeat([]string{"millrace"}, 101)}),
@@ -275,9 +280,14 @@ func TestParseMakesTextsHarmless(t *testing.T) {
 		"sender": nil, "workflow_job.run_attempt": nil, "action": "queued\x00", "workflow_job.labels": []string{"mill\x00race"},
 	})
 	body = bytes.Replace(body, []byte(`feature/x`), []byte(`\ud800`), 1) // half a surrogate pair
-	d, err := w.App.Parse(delivered(w.WebhookSecret(), "workflow_job", body), body)
+	header := delivered(w.WebhookSecret(), "workflow_job", body)
+	header.Set("X-GitHub-Delivery", "7\xff2")
+	d, err := w.App.Parse(header, body)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if d.GUID != "72" {
+		t.Errorf("GUID %q", d.GUID)
 	}
 	j := d.Job.Job
 	if j.Name != "ab" || j.HTMLURL != "" || j.Actor != "" || j.Branch != "" || j.RunAttempt != 1 || d.Action != "queued" || d.Job.Action != "queued" {
@@ -379,7 +389,7 @@ func FuzzParse(f *testing.F) {
 				t.Fatalf("an id is %d: %+v", id, j)
 			}
 		}
-		if !slices.Contains(millrace.JobStatuses, j.Status) || j.RunnerID < 0 || j.QueuedAt.IsZero() || (j.Status == millrace.JobCompleted) != !j.CompletedAt.IsZero() {
+		if !slices.Contains(millrace.JobStatuses, j.Status) || j.RunnerID < 0 || j.RunAttempt > math.MaxInt32 || j.QueuedAt.Year() < 1970 || (j.Status == millrace.JobCompleted) != !j.CompletedAt.IsZero() {
 			t.Fatalf("%+v", j)
 		}
 		texts := append([]string{d.Action, d.Job.Action, d.Job.OwnerLogin, j.Repository, j.Workflow, j.Name, j.Branch, j.SHA, j.Actor, j.HTMLURL, j.Conclusion, j.RunnerName}, j.Labels...)
