@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -96,6 +98,10 @@ func (g *GitHub) handle(pattern string, auth func(*http.Request) (*owner, error)
 		reset := g.cfg.Now().Truncate(time.Hour).Add(time.Hour).Unix()
 		g.mu.Unlock()
 		h := w.Header()
+		if l, ok := body.(listing); ok {
+			body = l.body
+			g.link(h, r, l.total)
+		}
 		h.Set("X-GitHub-Request-Id", strings.ToUpper(randomHex(10)))
 		h.Set("X-RateLimit-Limit", "5000")
 		h.Set("X-RateLimit-Used", strconv.Itoa(used))
@@ -177,12 +183,12 @@ func (g *GitHub) installation(o *owner) map[string]any {
 	}
 }
 
-func (g *GitHub) listInstallations(*http.Request, *owner) (int, any, error) {
+func (g *GitHub) listInstallations(r *http.Request, _ *owner) (int, any, error) {
 	list := []any{}
-	for _, o := range g.owners {
-		list = append(list, g.installation(o))
+	for _, login := range slices.Sorted(maps.Keys(g.owners)) {
+		list = append(list, g.installation(g.owners[login]))
 	}
-	return http.StatusOK, list, nil
+	return http.StatusOK, listing{len(list), paged(r, list)}, nil
 }
 
 func (g *GitHub) installationAt(r *http.Request) (*owner, error) {
@@ -212,19 +218,4 @@ func (g *GitHub) createToken(r *http.Request, _ *owner) (int, any, error) {
 	return http.StatusCreated, map[string]any{
 		"token": text, "expires_at": expires.Format(time.RFC3339), "permissions": permissions, "repository_selection": "all",
 	}, nil
-}
-
-// paged cuts a list as ?per_page and ?page say.
-func paged[T any](r *http.Request, list []T) []T {
-	size, err := strconv.Atoi(r.FormValue("per_page"))
-	if err != nil || size < 1 {
-		size = 30
-	}
-	size = min(size, 100)
-	n, err := strconv.Atoi(r.FormValue("page"))
-	if err != nil || n < 1 {
-		n = 1
-	}
-	from := min((n-1)*size, len(list))
-	return list[from:min(from+size, len(list))]
 }

@@ -215,6 +215,17 @@ func TestListingRunners(t *testing.T) {
 			h.call(auth, "GET", api+"/orgs/calm/actions/runners"+query, "", http.StatusOK, &p)
 			return p
 		}
+		for query, want := range map[string]string{
+			"":                    `<U?page=2>; rel="next", <U?page=3>; rel="last"`,
+			"?page=2":             `<U?page=1>; rel="prev", <U?page=3>; rel="next", <U?page=3>; rel="last", <U?page=1>; rel="first"`,
+			"?page=3&per_page=30": `<U?page=2&per_page=30>; rel="prev", <U?page=1&per_page=30>; rel="first"`,
+			"?per_page=100":       ``,
+		} {
+			w := h.send(h.t.Context(), auth, "GET", api+"/orgs/calm/actions/runners"+query, "")
+			if got := strings.ReplaceAll(w.Header().Get("Link"), h.APIURL()+"orgs/calm/actions/runners", "U"); got != want {
+				h.t.Errorf("Link of %q:\n%s, want\n%s", query, got, want)
+			}
+		}
 		seen := map[int64]bool{}
 		for n, want := range map[int]int{1: 30, 2: 30, 3: 5, 4: 0} {
 			p := list(fmt.Sprintf("?page=%d", n))

@@ -10,8 +10,8 @@ import (
 )
 
 // The broker is what runners speak to. Its protocol is the stand-in's own; guest/testrunner is its other end, and knows
-// nothing but its JIT config. Every call carries `Authorization: Bearer TOKEN`; 401 is an unknown token, 410 a
-// registration that is gone.
+// nothing but its JIT config. Every call carries `Authorization: Bearer TOKEN`; 410 says that the
+// registration is gone, or never was.
 //
 //	POST /_broker/session                       → 200    the runner is online
 //	POST /_broker/poll                          → 200 {"job": …} when it was given a job, 204 after 25 s without

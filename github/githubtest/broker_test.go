@@ -240,6 +240,34 @@ func TestARunnerThatFallsSilent(t *testing.T) {
 	})
 }
 
+func TestARunnerThatStaysAwayIsRemoved(t *testing.T) {
+	t.Parallel()
+	inBubble(t, nil, func(h *hub) {
+		never := h.register(h.asInstallation(h.owner), "/orgs/calm", "never-came", "x")
+		came := h.online(h.asInstallation(h.owner), "/orgs/calm", "came-once", "x")
+		time.Sleep(23 * time.Hour)
+		came.call("session", "", http.StatusOK)
+		time.Sleep(2 * time.Hour)
+		auth := h.asInstallation(h.owner)
+		h.call(auth, "GET", fmt.Sprintf("%s/orgs/calm/actions/runners/%d", api, never.id), "", http.StatusNotFound, nil)
+		h.call(auth, "GET", fmt.Sprintf("%s/orgs/calm/actions/runners/%d", api, came.id), "", http.StatusOK, nil)
+	})
+}
+
+func TestACancelledJobWhoseRunnerIsGoneIsCancelled(t *testing.T) {
+	t.Parallel()
+	inBubble(t, nil, func(h *hub) {
+		m := h.online(h.asInstallation(h.owner), "/orgs/calm", "vm", "x")
+		job := h.queue("x")
+		m.poll(h.t.Context())
+		h.call("", "POST", fmt.Sprintf("/_standin/jobs/%d/cancel", job), "", http.StatusAccepted, nil)
+		time.Sleep(11 * time.Minute)
+		if s := h.state(job); s.Conclusion != "cancelled" {
+			h.t.Errorf("%+v", s)
+		}
+	})
+}
+
 func TestAJobQueuedForADayIsCancelled(t *testing.T) {
 	t.Parallel()
 	inBubble(t, nil, func(h *hub) {

@@ -132,6 +132,16 @@ func (g *GitHub) complete(j *job, conclusion string) {
 	g.send(g.owners[strings.ToLower(j.Owner)], j, "completed")
 }
 
+// lose ends a job whose runner is gone.
+func (g *GitHub) lose(j *job) {
+	j.Log += "The self-hosted runner lost communication with the server.\n"
+	if j.cancelled {
+		g.complete(j, "cancelled")
+		return
+	}
+	g.complete(j, "failure")
+}
+
 // open are the jobs with a status, oldest first.
 func (g *GitHub) open(status string) []*job {
 	var list []*job
@@ -185,10 +195,20 @@ const (
 	pickUpWithin = time.Minute      // an assigned job is queued again
 	queuedAtMost = 24 * time.Hour   // a queued job is cancelled
 	silentAtMost = 10 * time.Minute // a runner that says nothing has lost its job
+	awayAtMost   = 24 * time.Hour   // an ephemeral runner that isn't connected is removed
 )
 
-// tidy does what GitHub does by the clock.
+// tidy does what GitHub does by the clock. A job that runs without a runner was loaded, and waits for Resume.
 func (g *GitHub) tidy(now time.Time) {
+	for _, r := range g.runners {
+		last := r.seen
+		if last.IsZero() {
+			last = r.registered
+		}
+		if r.job == nil && now.Sub(last) > awayAtMost {
+			g.remove(r)
+		}
+	}
 	for _, j := range g.open("queued") {
 		switch {
 		case now.Sub(j.CreatedAt) > queuedAtMost:
@@ -198,9 +218,8 @@ func (g *GitHub) tidy(now time.Time) {
 		}
 	}
 	for _, j := range g.open("in_progress") {
-		if j.runner == nil || now.Sub(j.runner.seen) > silentAtMost {
-			j.Log += "The self-hosted runner lost communication with the server.\n"
-			g.complete(j, "failure")
+		if j.runner != nil && now.Sub(j.runner.seen) > silentAtMost {
+			g.lose(j)
 		}
 	}
 	g.assign()

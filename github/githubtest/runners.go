@@ -20,11 +20,13 @@ type runner struct {
 	Repo    string // lower case; "" when it is the organisation's
 	Labels  []string
 	token   string
-	seen    time.Time // its last call; zero: never connected
 	session bool
 	wake    chan struct{} // closed when it is given a job or is removed
 	job     *job
 	removed bool
+
+	registered time.Time
+	seen       time.Time // its last call; zero: never connected
 }
 
 // online reports whether the runner is connected. A poll lasts 25 s at the most.
@@ -78,7 +80,10 @@ func (g *GitHub) generateJIT(r *http.Request, o *owner) (int, any, error) {
 }
 
 func (g *GitHub) register(login, repo, name string, labels []string) *runner {
-	run := &runner{ID: g.nextID(), Name: name, Owner: strings.ToLower(login), Repo: repo, Labels: labels, token: randomHex(24), wake: make(chan struct{})}
+	run := &runner{
+		ID: g.nextID(), Name: name, Owner: strings.ToLower(login), Repo: repo, Labels: labels, token: randomHex(24), wake: make(chan struct{}),
+		registered: g.cfg.Now(),
+	}
 	g.runners[run.ID] = run
 	return run
 }
@@ -113,7 +118,7 @@ func (g *GitHub) listRunners(r *http.Request, o *owner) (int, any, error) {
 			list = append(list, g.runnerJSON(run))
 		}
 	}
-	return http.StatusOK, map[string]any{"total_count": len(list), "runners": paged(r, list)}, nil
+	return http.StatusOK, listing{len(list), map[string]any{"total_count": len(list), "runners": paged(r, list)}}, nil
 }
 
 func (g *GitHub) runnerAt(r *http.Request, o *owner) (*runner, error) {
@@ -181,7 +186,7 @@ func (g *GitHub) listRuns(r *http.Request, o *owner) (int, any, error) {
 			})
 		}
 	}
-	return http.StatusOK, map[string]any{"total_count": len(list), "workflow_runs": paged(r, list)}, nil
+	return http.StatusOK, listing{len(list), map[string]any{"total_count": len(list), "workflow_runs": paged(r, list)}}, nil
 }
 
 func (g *GitHub) listJobs(r *http.Request, _ *owner) (int, any, error) {
@@ -194,7 +199,7 @@ func (g *GitHub) listJobs(r *http.Request, _ *owner) (int, any, error) {
 	if len(list) == 0 {
 		return 0, nil, refuse(http.StatusNotFound, "Not Found")
 	}
-	return http.StatusOK, map[string]any{"total_count": len(list), "jobs": paged(r, list)}, nil
+	return http.StatusOK, listing{len(list), map[string]any{"total_count": len(list), "jobs": paged(r, list)}}, nil
 }
 
 func (g *GitHub) getJob(r *http.Request, _ *owner) (int, any, error) {

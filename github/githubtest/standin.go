@@ -23,19 +23,19 @@ import (
 
 func (g *GitHub) standinRoutes() {
 	g.mux.HandleFunc("POST /_standin/jobs", g.postJob)
-	g.mux.HandleFunc("GET /_standin/jobs/{id}", g.withJob(func(w http.ResponseWriter, _ *http.Request, j *job) {
+	g.mux.HandleFunc("GET /_standin/jobs/{id}", g.withJob(func(j *job) (int, any) {
 		steps := []any{}
 		for i, s := range j.Steps {
 			steps = append(steps, map[string]any{"number": i + 1, "name": s.Name, "status": s.Status, "conclusion": nullable(s.Conclusion)})
 		}
-		writeJSON(w, http.StatusOK, map[string]any{
+		return http.StatusOK, map[string]any{
 			"id": j.ID, "run_id": j.RunID, "status": j.Status, "conclusion": nullable(j.Conclusion), "runner_id": j.RunnerID, "runner_name": nullable(j.RunnerName),
 			"steps": steps, "log": j.Log, "html_url": g.jobURL(j), "labels": j.Labels,
-		})
+		}
 	}))
-	g.mux.HandleFunc("POST /_standin/jobs/{id}/cancel", g.withJob(func(w http.ResponseWriter, _ *http.Request, j *job) {
+	g.mux.HandleFunc("POST /_standin/jobs/{id}/cancel", g.withJob(func(j *job) (int, any) {
 		g.cancel(j)
-		writeJSON(w, http.StatusAccepted, map[string]any{})
+		return http.StatusAccepted, map[string]any{}
 	}))
 	g.mux.HandleFunc("PUT /_standin/faults", func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
@@ -103,18 +103,17 @@ func (g *GitHub) postJob(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusCreated, map[string]any{"id": id, "run_id": j.RunID, "html_url": g.jobURL(j)})
 }
 
-// withJob finds the job in the path; the lock is held while do runs.
-func (g *GitHub) withJob(do func(http.ResponseWriter, *http.Request, *job)) http.HandlerFunc {
+// withJob finds the job in the path; the lock is held while do runs, and not while its answer goes to a slow reader.
+func (g *GitHub) withJob(do func(*job) (status int, body any)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		id, _ := strconv.ParseInt(r.PathValue("id"), 10, 64)
+		status, body := http.StatusNotFound, any(map[string]string{"message": "there is no job with this id"})
 		g.mu.Lock()
-		defer g.mu.Unlock()
-		j, ok := g.jobs[id]
-		if !ok {
-			fail(w, http.StatusNotFound, "there is no job with this id")
-			return
+		if j, ok := g.jobs[id]; ok {
+			status, body = do(j)
 		}
-		do(w, r, j)
+		g.mu.Unlock()
+		writeJSON(w, status, body)
 	}
 }
 

@@ -52,8 +52,7 @@ func (g *GitHub) Resume() {
 	defer g.mu.Unlock()
 	for _, j := range g.open("in_progress") {
 		if j.runner == nil {
-			j.Log += "The self-hosted runner lost communication with the server.\n"
-			g.complete(j, "failure")
+			g.lose(j)
 		}
 	}
 }

@@ -56,6 +56,40 @@ func TestJobsOutliveARestart(t *testing.T) {
 	})
 }
 
+// TestASlowStart: what was saved waits for its owners, and a job that ran waits for Resume, when webhooks are heard.
+func TestASlowStart(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "github.json")
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, func(c *githubtest.Config) { c.StateFile = file })
+		m := h.online(h.asInstallation(h.owner), "/orgs/calm", "vm", "x")
+		running := h.queue("x")
+		m.poll(t.Context())
+		old := h.queue("nobody-has-it")
+		h.Close()
+
+		time.Sleep(23*time.Hour + 59*time.Minute)
+		gh, err := githubtest.New(githubtest.Config{URL: site, WebhookURL: webhook, Client: &http.Client{Transport: h}, StateFile: file})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer gh.Close()
+		h.GitHub, h.hooks = gh, nil
+		time.Sleep(2 * time.Minute)
+		if s := h.state(running); s.Status != "in_progress" {
+			t.Errorf("nobody listens yet, and the job is %+v", s)
+		}
+		if s := h.state(old); s.Conclusion != "cancelled" {
+			t.Errorf("queued for a day: %+v", s)
+		}
+		gh.AddOwner("calm", millrace.Organization)
+		gh.Resume()
+		if s := h.state(running); s.Conclusion != "failure" || h.delivered(running) != "completed" {
+			t.Errorf("%+v; delivered: %s", s, h.delivered(running))
+		}
+	})
+}
+
 // TestIDsNeverRepeat, not even without a state file, or when the clock stands still.
 func TestIDsNeverRepeat(t *testing.T) {
 	t.Parallel()

@@ -2,6 +2,7 @@ package githubtest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -12,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -34,7 +36,7 @@ type delivery struct {
 // send delivers a workflow_job event for j in the background: once, as GitHub does, whatever the answer.
 func (g *GitHub) send(o *owner, j *job, action string) {
 	g.touch()
-	if g.cfg.WebhookURL == "" {
+	if g.cfg.WebhookURL == "" || o == nil { // a loaded job's owner may not be there any more
 		return
 	}
 	body, err := json.Marshal(g.event(o, j, action))
@@ -61,7 +63,7 @@ func (g *GitHub) send(o *owner, j *job, action string) {
 		defer g.mu.Unlock()
 		d.DeliveredAt, d.Duration, d.StatusCode = g.cfg.Now().UTC(), time.Since(began).Seconds(), status
 		if d.Status = "OK"; status < 200 || status > 299 {
-			d.Status = http.StatusText(status)
+			d.Status = cmp.Or(http.StatusText(status), "failed to connect to host")
 		}
 	})
 }
@@ -118,7 +120,8 @@ func (g *GitHub) newestFirst() []*delivery {
 }
 
 func (g *GitHub) listHookDeliveries(r *http.Request, _ *owner) (int, any, error) {
-	return http.StatusOK, paged(r, g.newestFirst()), nil
+	list := slices.DeleteFunc(g.newestFirst(), func(d *delivery) bool { return d.Status == "pending" }) // GitHub lists what it has tried
+	return http.StatusOK, listing{len(list), paged(r, list)}, nil
 }
 
 // Settled waits until every delivery that was begun has been answered, or ctx ends. For tests.

@@ -177,7 +177,7 @@ func TestADeliveryIsTriedOnce(t *testing.T) {
 			duration float64
 		}{{202, 0}, {0, 10}, {500, 0}} { // the newest first
 			d := list[i]
-			if d.StatusCode != want.status || d.Duration != want.duration || (d.Status == "OK") != (want.status == 202) {
+			if d.StatusCode != want.status || d.Duration != want.duration || (d.Status == "OK") != (want.status == 202) || d.Status == "" {
 				h.t.Errorf("%+v, want %+v", d, want)
 			}
 			if d != kept.Deliveries[i] || d.GUID == "" || d.Event != "workflow_job" || d.Action != "queued" || d.InstallationID != h.owner.ID || d.Redelivery || d.DeliveredAt.IsZero() {
@@ -202,6 +202,11 @@ func TestDeliveriesDoNotWaitForEachOther(t *testing.T) {
 		next := h.queue("x")
 		if h.delivered(next) != "queued" || time.Since(began) != 0 {
 			h.t.Error("a delivery waits for another")
+		}
+		var tried []struct{ ID int64 }
+		h.call(h.asApp(), "GET", api+"/app/hook/deliveries", "", http.StatusOK, &tried)
+		if len(tried) != 1 {
+			h.t.Errorf("GitHub lists %d deliveries, want the one that has ended", len(tried))
 		}
 		close(hang)
 		if h.delivered(slow) != "queued" {
