@@ -17,6 +17,8 @@ import (
 //	POST /_broker/poll                          → 200 {"job": …} when it was given a job, 204 after 25 s without
 //	POST /_broker/jobs/{id}/log        raw bytes → 204   appended to the job's log
 //	POST /_broker/jobs/{id}/steps/{n}  {"status", "conclusion"} → 204, or 409 when the job was cancelled
+//	POST /_broker/jobs/{id}/watch               → 409 once the job is cancelled, 204 after 25 s; a runner that runs a job
+//	                                             always has one of these open, which also shows that it lives
 //	POST /_broker/jobs/{id}/complete   {"conclusion"}           → 204; the runner vanishes
 
 // JITConfig is what encoded_jit_config holds, as JSON in base64.
@@ -47,6 +49,7 @@ type BrokerStep struct {
 const pollFor = 25 * time.Second
 
 func (g *GitHub) brokerRoutes() {
+	g.broker("POST /_broker/jobs/{id}/watch", g.watch)
 	g.broker("POST /_broker/session", func(w http.ResponseWriter, _ *http.Request, run *runner) {
 		run.session = true
 		g.assign()
@@ -128,6 +131,37 @@ func (g *GitHub) ofJob(do func(http.ResponseWriter, *http.Request, *job)) func(h
 			return
 		}
 		do(w, r, run.job)
+	}
+}
+
+// watch waits until the runner's job is cancelled; the lock is held on entry and on return, not while it waits.
+func (g *GitHub) watch(w http.ResponseWriter, r *http.Request, run *runner) {
+	j := run.job
+	if j == nil || strconv.FormatInt(j.ID, 10) != r.PathValue("id") {
+		http.Error(w, "not this runner's job", http.StatusNotFound)
+		return
+	}
+	if !j.cancelled {
+		wake := run.wake
+		g.mu.Unlock()
+		timeout := time.NewTimer(pollFor)
+		select {
+		case <-wake:
+		case <-timeout.C:
+		case <-r.Context().Done():
+		case <-g.ctx.Done():
+		}
+		timeout.Stop()
+		g.mu.Lock()
+	}
+	switch {
+	case run.removed:
+		http.Error(w, "the runner's registration is gone", http.StatusGone)
+	case j.cancelled:
+		http.Error(w, "the job was cancelled", http.StatusConflict)
+	default:
+		run.seen = g.cfg.Now()
+		w.WriteHeader(http.StatusNoContent)
 	}
 }
 

@@ -268,6 +268,33 @@ func TestACancelledJobWhoseRunnerIsGoneIsCancelled(t *testing.T) {
 	})
 }
 
+// TestAWatchedJobMayBeSilent: a step that prints nothing for an hour is no lost runner.
+func TestAWatchedJobMayBeSilent(t *testing.T) {
+	t.Parallel()
+	inBubble(t, nil, func(h *hub) {
+		m := h.online(h.asInstallation(h.owner), "/orgs/calm", "vm", "x")
+		job := h.queue("x")
+		m.poll(h.t.Context())
+		for began := time.Now(); time.Since(began) < time.Hour; {
+			m.call(fmt.Sprintf("jobs/%d/watch", job), "", http.StatusNoContent)
+		}
+		var r struct{ Status string }
+		h.call(h.asInstallation(h.owner), "GET", fmt.Sprintf("%s/orgs/calm/actions/runners/%d", api, m.id), "", http.StatusOK, &r)
+		if s := h.state(job); s.Status != "in_progress" || r.Status != "online" {
+			h.t.Errorf("%+v on a runner that is %s", s, r.Status)
+		}
+		status := make(chan int, 1)
+		go func() {
+			status <- h.send(h.t.Context(), m.as, "POST", fmt.Sprintf("/_broker/jobs/%d/watch", job), "").Code
+		}()
+		synctest.Wait()
+		m.call(fmt.Sprintf("jobs/%d/complete", job), `{"conclusion":"success"}`, http.StatusNoContent)
+		if got := <-status; got != http.StatusGone {
+			h.t.Errorf("the watch of a completed job ends with %d", got)
+		}
+	})
+}
+
 func TestAJobQueuedForADayIsCancelled(t *testing.T) {
 	t.Parallel()
 	inBubble(t, nil, func(h *hub) {
@@ -305,8 +332,18 @@ func TestCancel(t *testing.T) {
 		}
 		step := fmt.Sprintf("jobs/%d/steps/1", running)
 		m.call(step, `{"status":"in_progress"}`, http.StatusNoContent)
+		watch := make(chan int, 1)
+		go func() {
+			watch <- h.send(h.t.Context(), m.as, "POST", fmt.Sprintf("/_broker/jobs/%d/watch", running), "").Code
+		}()
+		synctest.Wait()
 		cancel(running)
 		cancel(running)
+		if status := <-watch; status != http.StatusConflict {
+			h.t.Errorf("the runner is told with %d, want 409 at once", status)
+		}
+		m.call(fmt.Sprintf("jobs/%d/watch", running), "", http.StatusConflict)
+		m.call(fmt.Sprintf("jobs/%d/watch", assigned), "", http.StatusNotFound)
 		m.call(step, `{"status":"completed","conclusion":"failure"}`, http.StatusConflict)
 		m.call(fmt.Sprintf("jobs/%d/complete", running), `{"conclusion":"success"}`, http.StatusNoContent)
 		cancel(running)

@@ -97,9 +97,13 @@ func (g *GitHub) cancel(j *job) {
 	if j.Status == "completed" {
 		return
 	}
+	told := j.cancelled
 	j.cancelled = true
 	if j.Status == "in_progress" && j.runner != nil && !j.runner.removed {
-		return // the runner's next word ends it
+		if !told {
+			j.runner.rouse()
+		}
+		return // the runner ends it
 	}
 	if j.runner != nil {
 		j.runner.job = nil
@@ -174,8 +178,7 @@ func (g *GitHub) assign() {
 		slices.SortFunc(idle, func(a, b *runner) int { return cmp.Compare(a.ID, b.ID) })
 		r := idle[g.cfg.Rand.IntN(len(idle))]
 		r.job, j.runner, j.assignedAt = j, r, now
-		close(r.wake)
-		r.wake = make(chan struct{})
+		r.rouse()
 	}
 }
 

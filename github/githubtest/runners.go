@@ -21,12 +21,18 @@ type runner struct {
 	Labels  []string
 	token   string
 	session bool
-	wake    chan struct{} // closed when it is given a job or is removed
+	wake    chan struct{} // closed when it is given a job, its job is cancelled or it is removed
 	job     *job
 	removed bool
 
 	registered time.Time
 	seen       time.Time // its last call; zero: never connected
+}
+
+// rouse ends the calls that wait for something to happen to the runner.
+func (r *runner) rouse() {
+	close(r.wake)
+	r.wake = make(chan struct{})
 }
 
 // online reports whether the runner is connected. A poll lasts 25 s at the most.

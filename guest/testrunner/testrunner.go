@@ -97,19 +97,24 @@ func (r *runner) run(ctx context.Context, j *job) error {
 	flushed := make(chan struct{})
 	go func() { defer close(flushed); log.flushForever() }()
 	both := io.MultiWriter(r.out, log)
+	running, stop := context.WithCancelCause(ctx)
+	watched := make(chan struct{})
+	go func() { defer close(watched); r.watch(running, j, stop) }()
 	conclusion, result := "success", "Succeeded"
 	for _, s := range j.Steps {
 		if conclusion != "success" {
 			break
 		}
-		if err := r.step(ctx, j, s, both); err != nil {
+		if err := r.step(running, j, s, both); err != nil {
 			conclusion, result = "failure", "Failed"
-			if errors.Is(err, errCancelled) {
-				conclusion, result = "cancelled", "Canceled"
+			if errors.Is(err, errCancelled) || errors.Is(context.Cause(running), errCancelled) {
+				err, conclusion, result = errCancelled, "cancelled", "Canceled"
 			}
 			fmt.Fprintf(both, "Error: %v\n", err)
 		}
 	}
+	stop(nil)
+	<-watched
 	log.close()
 	<-flushed
 	if err := r.call(ctx, fmt.Sprintf("jobs/%d/complete", j.ID), map[string]string{"conclusion": conclusion}, nil); err != nil {
@@ -117,6 +122,21 @@ func (r *runner) run(ctx context.Context, j *job) error {
 	}
 	fmt.Fprintf(r.out, "%s: Job %s completed with result: %s\n", stamp(), j.Name, result)
 	return nil
+}
+
+// watch stops a job that is cancelled, or whose registration is gone, in the middle of a step.
+func (r *runner) watch(ctx context.Context, j *job, stop context.CancelCauseFunc) {
+	for ctx.Err() == nil {
+		err := r.call(ctx, fmt.Sprintf("jobs/%d/watch", j.ID), struct{}{}, nil)
+		if errors.Is(err, errCancelled) || errors.Is(err, errGone) {
+			stop(err)
+		} else if err != nil { // the broker can't be reached; the steps' own calls say so
+			select {
+			case <-time.After(5 * time.Second):
+			case <-ctx.Done():
+			}
+		}
+	}
 }
 
 func (r *runner) step(ctx context.Context, j *job, s step, out io.Writer) error {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -86,6 +87,25 @@ func TestRunRefused(t *testing.T) {
 		if code := testrunner.Run(t.Context(), config, io.Discard, nil); code == 0 {
 			t.Errorf("%s: exit code 0", name)
 		}
+	}
+}
+
+// TestRunCancelled: a job is cancelled in the middle of a step that says nothing.
+func TestRunCancelled(t *testing.T) {
+	t.Parallel()
+	gh, id, jit := register(t, githubtest.QueueStep{Name: "one", Run: "first"}, githubtest.QueueStep{Name: "two", Run: "never"})
+	var out bytes.Buffer
+	testrunner.Run(t.Context(), jit, &out, func(ctx context.Context, script string, _ []string, _ io.Writer) error {
+		if script != "first" {
+			t.Errorf("step %s ran", script)
+		}
+		w := httptest.NewRecorder()
+		gh.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, fmt.Sprintf("/_standin/jobs/%d/cancel", id), http.NoBody))
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	if job, _ := gh.Job(id); job.Conclusion != "cancelled" || !strings.Contains(out.String(), "completed with result: Canceled") {
+		t.Errorf("job %+v\n%s", job, out.String())
 	}
 }
 
