@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/store/storetest"
@@ -75,4 +76,42 @@ func TestFlushHeardFromServersAtOnce(t *testing.T) {
 		})
 	}
 	flushes.Wait()
+}
+
+// A service that was down for long doesn't take its own silence for its hosts'.
+func TestRestartLosesNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	vm := w.place(w.queue(1))
+	w.st.Close()
+	w.advance(time.Hour)
+	again := storetest.OpenAt(t, w.db, w.now)
+	lost := func() int {
+		t.Helper()
+		n, err := again.MarkLost(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := lost(); n != 0 {
+		t.Errorf("%d VMs are lost at the start", n)
+	}
+	w.advance(millrace.Heartbeat)
+	again.Heard(w.ID, w.host.ID, w.host.Epoch, 1)
+	if err := again.FlushHeard(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.advance(millrace.OfflineAfter - millrace.Heartbeat)
+	if n := lost(); n != 0 {
+		t.Errorf("%d VMs of a host that spoke are lost", n)
+	}
+	w.advance(millrace.Heartbeat)
+	if n := lost(); n != 1 {
+		t.Errorf("%d VMs of a host that stays silent are lost", n)
+	}
+	row, err := again.Org(w.ID).VM(t.Context(), vm)
+	if err != nil || row.State != millrace.VMLost {
+		t.Errorf("%+v, %v", row, err)
+	}
 }

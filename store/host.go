@@ -356,8 +356,16 @@ func (s *Store) FlushHeard(ctx context.Context) error {
 
 // MarkLost marks the VMs of silent hosts as lost and has those that ran no job unregistered: only then may their jobs
 // have another. One that is being stopped is unregistered already, and its job may have another: it can't be lost. It
-// returns how many it marked.
+// returns how many it marked. A server that has just started has heard nobody: it marks none until it could have heard
+// everybody, or a restart of the service that takes long would cost all VMs that wait for a job.
 func (s *Store) MarkLost(ctx context.Context) (n int, err error) {
+	up := time.Since(s.opened)
+	if s.now != nil {
+		up = s.now().Sub(s.opened)
+	}
+	if up < millrace.OfflineAfter {
+		return 0, nil
+	}
 	err = s.systemTx(ctx, func(tx *Tx) error {
 		vms, err := many(ctx, tx, scanVM, `
 			SELECT `+vmColumns+` FROM vms v JOIN host_beats b ON (b.org_id, b.host_id) = (v.org_id, v.host_id)

@@ -217,7 +217,10 @@ func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job) {
 			branch       = greatest(jobs.branch, excluded.branch),
 			actor_id     = greatest(jobs.actor_id, excluded.actor_id),
 			actor        = greatest(jobs.actor, excluded.actor),
-			repository   = greatest(jobs.repository, excluded.repository)`,
+			repository   = greatest(jobs.repository, excluded.repository),
+			private      = jobs.private AND excluded.private,
+			-- The less trusted of the two: a repository may be made public while its job waits.
+			zone         = CASE WHEN 'fork' IN (jobs.zone, excluded.zone) THEN 'fork' WHEN 'public' IN (jobs.zone, excluded.zone) THEN 'public' ELSE 'private' END`,
 		org, millrace.NewJobID(tx.ids, tx.now), j.InstallationID, j.GitHubID, j.RunID, j.RunAttempt, j.RepositoryID, j.Repository,
 		j.Private, j.Zone, j.Workflow, j.Name, j.Branch, j.SHA, j.ActorID, j.Actor, j.Labels, j.HTMLURL, j.Status, j.Conclusion,
 		j.RunnerID, j.RunnerName, j.QueuedAt, ptr(j.StartedAt), ptr(j.CompletedAt), tx.now, j.Demand.Arch, j.Demand.Size.MilliCPU,

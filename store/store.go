@@ -47,6 +47,7 @@ type Store struct {
 	log         *slog.Logger
 	intake      chan intakeRequest
 	heard       heard
+	opened      time.Time
 	stop        context.CancelFunc
 	stopped     chan struct{}
 }
@@ -83,7 +84,10 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Store{
 		Bus: newBus(), app: app, system: system, blobs: blobs, prefixes: cfg.Prefixes, now: cfg.Now, ids: cfg.IDs, log: cfg.Log,
-		intake: make(chan intakeRequest), stop: stop, stopped: make(chan struct{}),
+		intake: make(chan intakeRequest), opened: time.Now(), stop: stop, stopped: make(chan struct{}),
+	}
+	if s.now != nil {
+		s.opened = s.now()
 	}
 	listening := make(chan struct{})
 	go func() {
