@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
@@ -49,7 +50,7 @@ func TestJobPages(t *testing.T) {
 			page, err := w.org.Jobs(t.Context(), store.JobFilter{Status: []millrace.JobStatus{millrace.JobQueued}, Cursor: cursor, Limit: limit})
 			for _, j := range page.Jobs {
 				if j.GitHubID < 1000 {
-					ids = append(ids, fmt.Sprint(j.GitHubID))
+					ids = append(ids, strconv.FormatInt(j.GitHubID, 10))
 				}
 			}
 			return ids, page.Next, err
