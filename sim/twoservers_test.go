@@ -18,7 +18,6 @@ import (
 	"github.com/millrace-ci/millrace/api"
 	"github.com/millrace-ci/millrace/github"
 	"github.com/millrace-ci/millrace/github/githubtest"
-	"github.com/millrace-ci/millrace/guest"
 	"github.com/millrace-ci/millrace/guest/testrunner"
 	"github.com/millrace-ci/millrace/store"
 	"github.com/millrace-ci/millrace/store/storetest"
@@ -29,19 +28,10 @@ import (
 
 // echo is the inside of a fake machine: the test runner, whose steps only say what they would run.
 func echo(ctx context.Context, conn io.ReadWriteCloser, _ vm.Spec) error {
-	g := guest.NewGuest(conn)
-	if err := g.Say(guest.Event{Hello: &guest.Hello{Kernel: "none", BootID: "none"}}); err != nil {
-		return err
-	}
-	config, err := g.Config()
-	if err != nil {
-		return err
-	}
-	code := testrunner.Run(ctx, config.JIT, guest.NewConsole(g), func(_ context.Context, script string, _ []string, out io.Writer) error {
+	return testrunner.InProcess(ctx, conn, func(_ context.Context, script string, _ []string, out io.Writer) error {
 		_, err := fmt.Fprintln(out, script)
 		return err
 	})
-	return g.Say(guest.Event{Exit: &guest.Exit{Code: code}})
 }
 
 // TestTwoServers runs two replicas, each with its own store and workers, on one database. Webhooks go to both in turn, each

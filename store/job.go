@@ -5,7 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -59,12 +59,13 @@ type JobPage struct {
 	Next string
 }
 
-// jobVM joins a job to the VM that ran it, else to the newest that was launched or reassigned for it.
+// jobVM joins a job to the VM that ran it, else to the newest that was launched or reassigned for it: two look-ups by key.
 const jobVM = `
 	LEFT JOIN LATERAL (
-		SELECT * FROM vms v
-		WHERE v.org_id = j.org_id AND (v.ran_job = j.job_id OR (v.for_job = j.job_id AND (v.ran_job IS NULL OR v.ran_job = j.job_id)))
-		ORDER BY v.ran_job IS NULL, v.placed_at DESC LIMIT 1
+		(SELECT 1 AS rank, v.* FROM vms v WHERE (v.org_id, v.ran_job) = (j.org_id, j.job_id) ORDER BY v.placed_at DESC LIMIT 1)
+		UNION ALL
+		(SELECT 2, v.* FROM vms v WHERE (v.org_id, v.for_job) = (j.org_id, j.job_id) AND v.ran_job IS NULL ORDER BY v.placed_at DESC LIMIT 1)
+		ORDER BY rank LIMIT 1
 	) v ON true
 	LEFT JOIN hosts h ON (h.org_id, h.host_id) = (v.org_id, v.host_id)`
 
@@ -83,35 +84,36 @@ func scanJobRow(row pgx.CollectableRow) (r JobRow, err error) {
 // Jobs lists jobs, newest first.
 func (o Org) Jobs(ctx context.Context, f JobFilter) (page JobPage, err error) {
 	limit := pageSize(f.Limit)
-	sql := `SELECT ` + jobColumns + `, ` + vmColumns + `, h.name FROM jobs j` + jobVM + ` WHERE j.org_id = $1`
-	args := []any{o.id}
-	and := func(condition string, values ...any) {
-		for _, v := range values {
-			args = append(args, v)
-			condition = strings.Replace(condition, "?", fmt.Sprintf("$%d", len(args)), 1)
-		}
-		sql += " AND " + condition
-	}
+	var w where
+	w.and(`j.org_id = ?`, o.id)
 	if len(f.Status) > 0 {
 		statuses := make([]string, len(f.Status))
 		for i, status := range f.Status {
 			statuses[i] = string(status)
 		}
-		and(`j.status = ANY(?::text[]::job_status[])`, statuses)
+		w.and(`j.status = ANY(?::text[]::job_status[])`, statuses)
+		if !slices.Contains(f.Status, millrace.JobCompleted) {
+			w.and(`j.status <> 'completed'`) // says that the index of open jobs will do
+		}
 	}
 	if f.Repository != "" {
-		and(`j.repository = ?`, f.Repository)
+		w.and(`j.repository = ?`, f.Repository)
 	}
 	if f.Cursor != "" {
 		at, id, err := parseCursor(f.Cursor)
 		if err != nil {
 			return page, err
 		}
-		and(`(j.received_at, j.job_id) < (?, ?::uuid)`, at, id)
+		w.and(`(j.received_at, j.job_id) < (?, ?::uuid)`, at, id)
 	}
-	sql += fmt.Sprintf(` ORDER BY j.received_at DESC, j.job_id DESC LIMIT %d`, limit+1)
+	// The page first, then its VMs: joined the other way round, a table without statistics is joined as a whole.
+	sql := fmt.Sprintf(`
+		SELECT %s, %s, h.name FROM (
+			SELECT * FROM jobs j WHERE %s ORDER BY j.received_at DESC, j.job_id DESC LIMIT %d
+		) j %s
+		ORDER BY j.received_at DESC, j.job_id DESC`, jobColumns, vmColumns, w.sql.String(), limit+1, jobVM)
 	err = o.tx(ctx, func(tx *Tx) error {
-		page.Jobs, err = many(ctx, tx, scanJobRow, sql, args...)
+		page.Jobs, err = many(ctx, tx, scanJobRow, sql, w.args...)
 		return err
 	})
 	if len(page.Jobs) > limit {

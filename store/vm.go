@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -121,31 +120,26 @@ func scanVMRow(row pgx.CollectableRow) (r VMRow, err error) {
 // VMs lists VMs, newest first.
 func (o Org) VMs(ctx context.Context, f VMFilter) (page VMPage, err error) {
 	limit := pageSize(f.Limit)
-	sql := `SELECT ` + vmColumns + `, h.name FROM vms v JOIN hosts h ON (h.org_id, h.host_id) = (v.org_id, v.host_id) WHERE v.org_id = $1`
-	args := []any{o.id}
-	and := func(condition string, values ...any) {
-		for _, v := range values {
-			args = append(args, v)
-			condition = strings.Replace(condition, "?", fmt.Sprintf("$%d", len(args)), 1)
-		}
-		sql += " AND " + condition
-	}
+	var w where
+	w.and(`v.org_id = ?`, o.id)
 	if f.Live {
-		and(`v.state <> 'gone'`)
+		w.and(`v.state <> 'gone'`)
 	}
 	if !f.Host.IsZero() {
-		and(`v.host_id = ?`, f.Host)
+		w.and(`v.host_id = ?`, f.Host)
 	}
 	if f.Cursor != "" {
 		at, id, err := parseCursor(f.Cursor)
 		if err != nil {
 			return page, err
 		}
-		and(`(v.placed_at, v.vm_id) < (?, ?::uuid)`, at, id)
+		w.and(`(v.placed_at, v.vm_id) < (?, ?::uuid)`, at, id)
 	}
-	sql += fmt.Sprintf(` ORDER BY v.placed_at DESC, v.vm_id DESC LIMIT %d`, limit+1)
+	sql := fmt.Sprintf(`
+		SELECT %s, h.name FROM vms v JOIN hosts h ON (h.org_id, h.host_id) = (v.org_id, v.host_id)
+		WHERE %s ORDER BY v.placed_at DESC, v.vm_id DESC LIMIT %d`, vmColumns, w.sql.String(), limit+1)
 	err = o.tx(ctx, func(tx *Tx) error {
-		page.VMs, err = many(ctx, tx, scanVMRow, sql, args...)
+		page.VMs, err = many(ctx, tx, scanVMRow, sql, w.args...)
 		return err
 	})
 	if len(page.VMs) > limit {

@@ -68,19 +68,10 @@ func newQEMU(dir string, log *slog.Logger) (vm.Driver, error) {
 // tellJobs is the inside of a fake machine: it speaks to the stand-in as a real guest's runner does, and prints each step
 // instead of running it. Nothing of a job runs on the developer's machine.
 func tellJobs(ctx context.Context, conn io.ReadWriteCloser, _ vm.Spec) error {
-	g := guest.NewGuest(conn)
-	if err := g.Say(guest.Event{Hello: &guest.Hello{Kernel: "none", BootID: "none"}}); err != nil {
-		return err
-	}
-	config, err := g.Config()
-	if err != nil {
-		return err
-	}
-	code := testrunner.Run(ctx, config.JIT, guest.NewConsole(g), func(_ context.Context, script string, _ []string, out io.Writer) error {
+	return testrunner.InProcess(ctx, conn, func(_ context.Context, script string, _ []string, out io.Writer) error {
 		_, err := fmt.Fprintf(out, "fake driver, not run:\n%s\n", script)
 		return err
 	})
-	return g.Say(guest.Event{Exit: &guest.Exit{Code: code}})
 }
 
 // host is dev's one host.
