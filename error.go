@@ -25,33 +25,39 @@ const (
 	Unavailable     Code = "unavailable"      // 503: try again later
 )
 
-var statuses = map[Code]int{
-	Invalid:         http.StatusBadRequest,
-	Unauthenticated: http.StatusUnauthorized,
-	PaymentRequired: http.StatusPaymentRequired,
-	Forbidden:       http.StatusForbidden,
-	NotFound:        http.StatusNotFound,
-	Conflict:        http.StatusConflict,
-	Gone:            http.StatusGone,
-	TooLarge:        http.StatusRequestEntityTooLarge,
-	Unprocessable:   http.StatusUnprocessableEntity,
-	LimitReached:    http.StatusTooManyRequests,
-	Internal:        http.StatusInternalServerError,
-	Unavailable:     http.StatusServiceUnavailable,
+var codes = map[Code]struct {
+	status  int
+	meaning string
+}{
+	Invalid:         {http.StatusBadRequest, "The request is malformed. Its detail says where."},
+	Unauthenticated: {http.StatusUnauthorized, "The request carries no credentials that we know, or they have expired or were revoked."},
+	PaymentRequired: {http.StatusPaymentRequired, "The plan does not cover it."},
+	Forbidden:       {http.StatusForbidden, "You are known, and lack the right within your org. An owner can grant it."},
+	NotFound:        {http.StatusNotFound, "It isn't there, or it is another org's: the two look the same."},
+	Conflict:        {http.StatusConflict, "It contradicts the present state. Look at it again before you repeat the request."},
+	Gone:            {http.StatusGone, "It was there and won't come back."},
+	TooLarge:        {http.StatusRequestEntityTooLarge, "The body is larger than this path takes."},
+	Unprocessable:   {http.StatusUnprocessableEntity, "The request is well-formed, but a value in it is not acceptable. Its detail says which."},
+	LimitReached:    {http.StatusTooManyRequests, "A rate or a limit of the plan is reached. Try again later."},
+	Internal:        {http.StatusInternalServerError, "Our mistake. Tell us the instance of the answer: it names the request in our log."},
+	Unavailable:     {http.StatusServiceUnavailable, "We cannot do it right now. Try again in a moment."},
 }
 
 // Status is the HTTP status of c; 500 for an unknown code.
 func (c Code) Status() int {
-	if s, ok := statuses[c]; ok {
-		return s
+	if s, ok := codes[c]; ok {
+		return s.status
 	}
 	return http.StatusInternalServerError
 }
 
+// Meaning says in a sentence or two what c tells whoever meets it; "" for an unknown code.
+func (c Code) Meaning() string { return codes[c].meaning }
+
 // CodeForStatus is the code whose [Code.Status] is status; Internal when there is none.
 func CodeForStatus(status int) Code {
-	for c, s := range statuses {
-		if s == status {
+	for c, s := range codes {
+		if s.status == status {
 			return c
 		}
 	}

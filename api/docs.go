@@ -8,6 +8,9 @@ import (
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/go-chi/chi/v5"
+
+	"github.com/millrace-ci/millrace"
 )
 
 //go:embed docs.html
@@ -23,6 +26,22 @@ type docsOperation struct {
 type docsParam struct {
 	Name, In, Type, Doc string
 	Required            bool
+}
+
+// problemPage is what the type of a problem leads to.
+func (s *Server) problemPage(w http.ResponseWriter, r *http.Request) error {
+	code := millrace.Code(chi.URLParam(r, "code"))
+	if code.Meaning() == "" {
+		return millrace.Errorf(millrace.NotFound, "There is no problem of this type.")
+	}
+	return writeDocs(w, map[string]any{"Title": "Problem " + string(code), "Description": code.Meaning(), "Status": code.Status()})
+}
+
+func writeDocs(w http.ResponseWriter, data map[string]any) error {
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'")
+	return docsTemplate.Execute(w, data)
 }
 
 // docsPage is the reference page, made from the OpenAPI document.
@@ -44,9 +63,6 @@ func docsPage(doc *huma.OpenAPI) handler {
 	}
 	slices.SortFunc(operations, func(a, b docsOperation) int { return strings.Compare(a.Path, b.Path) })
 	return func(w http.ResponseWriter, _ *http.Request) error {
-		h := w.Header()
-		h.Set("Content-Type", "text/html; charset=utf-8")
-		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'")
-		return docsTemplate.Execute(w, map[string]any{"Title": doc.Info.Title, "Description": doc.Info.Description, "Operations": operations})
+		return writeDocs(w, map[string]any{"Title": doc.Info.Title + " API", "Description": doc.Info.Description, "Operations": operations})
 	}
 }

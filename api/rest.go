@@ -77,6 +77,7 @@ func (s *Server) rest(r chi.Router) {
 	s.hostRoutes(org)
 	s.usageRoutes(org)
 	r.Get("/docs/api", s.handle(docsPage(api.OpenAPI())))
+	r.Get("/docs/problems/{code}", s.handle(s.problemPage))
 }
 
 // InOrg is the path parameter that every operation has. It and [Paging] are exported because huma passes over the fields

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
@@ -14,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/api"
 	"github.com/millrace-ci/millrace/client"
 	"github.com/millrace-ci/millrace/store/storetest"
 )
@@ -194,5 +197,18 @@ func TestRESTPages(t *testing.T) {
 		}
 		q.Cursor = *page.NextCursor
 		storetest.MustIntake(t, w.st, storetest.Delivery(w.calm, int64(100+pages), millrace.JobQueued)) // new rows don't shift the pages
+	}
+}
+
+// The type of a problem leads to a page that says what it means.
+func TestProblemPages(t *testing.T) {
+	t.Parallel()
+	h := api.New(api.Config{Log: slog.New(slog.DiscardHandler)})
+	for path, want := range map[string]int{"/docs/problems/not_found": 200, "/docs/problems/nope": 404, "/docs/api": 200} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+		if w.Code != want {
+			t.Errorf("%s answered %d, want %d", path, w.Code, want)
+		}
 	}
 }

@@ -77,7 +77,7 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger, listener, metrics 
 	rest := api.New(api.Config{Store: st, Webhooks: app, Runners: app, Log: log})
 	pages := web.New(web.Config{Store: st, Log: log, URL: cfg.URL, Secure: strings.HasPrefix(cfg.URL, "https://")})
 	mux := http.NewServeMux()
-	for _, path := range []string{"/api/", "/agent/", "/webhooks/", "/healthz", "/readyz", "/openapi.json", "/docs/api"} {
+	for _, path := range []string{"/api/", "/agent/", "/webhooks/", "/healthz", "/readyz", "/openapi.json", "/docs/"} {
 		mux.Handle(path, rest)
 	}
 	mux.Handle("/", pages)
