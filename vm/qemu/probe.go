@@ -3,6 +3,7 @@ package qemu
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -80,14 +81,17 @@ func (d *Driver) bootProbe(ctx context.Context) error {
 	}
 	var first [1]byte
 	_, readErr := m.channel.Read(first[:])
-	m.Kill()
+	if readErr == nil {
+		m.Kill()
+	}
 	m.channel.Close()
-	<-m.done
-	if readErr != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
+	<-m.done // the guest spoke, QEMU ended by itself, or the time is over
+	switch {
+	case readErr == nil:
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("it said nothing within %v", probeWithin)
+	default:
 		return m.Err()
 	}
-	return nil
 }
