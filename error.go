@@ -3,7 +3,6 @@ package millrace
 import (
 	"errors"
 	"fmt"
-	"net/http"
 )
 
 // Code says what kind of mistake an [Error] is. Codes travel over the wire as the last part of a problem's type.
@@ -25,22 +24,23 @@ const (
 	Unavailable     Code = "unavailable"      // 503: try again later
 )
 
+// codes are without net/http, which this package would otherwise bring into every VM.
 var codes = map[Code]struct {
 	status  int
 	meaning string
 }{
-	Invalid:         {http.StatusBadRequest, "The request is malformed. Its detail says where."},
-	Unauthenticated: {http.StatusUnauthorized, "The request carries no credentials that we know, or they have expired or were revoked."},
-	PaymentRequired: {http.StatusPaymentRequired, "The plan does not cover it."},
-	Forbidden:       {http.StatusForbidden, "You are known, and lack the right within your org. An owner can grant it."},
-	NotFound:        {http.StatusNotFound, "It isn't there, or it is another org's: the two look the same."},
-	Conflict:        {http.StatusConflict, "It contradicts the present state. Look at it again before you repeat the request."},
-	Gone:            {http.StatusGone, "It was there and won't come back."},
-	TooLarge:        {http.StatusRequestEntityTooLarge, "The body is larger than this path takes."},
-	Unprocessable:   {http.StatusUnprocessableEntity, "The request is well-formed, but a value in it is not acceptable. Its detail says which."},
-	LimitReached:    {http.StatusTooManyRequests, "A rate or a limit of the plan is reached. Try again later."},
-	Internal:        {http.StatusInternalServerError, "Our mistake. Tell us the instance of the answer: it names the request in our log."},
-	Unavailable:     {http.StatusServiceUnavailable, "We cannot do it right now. Try again in a moment."},
+	Invalid:         {400, "The request is malformed. Its detail says where."},
+	Unauthenticated: {401, "The request carries no credentials that we know, or they have expired or were revoked."},
+	PaymentRequired: {402, "The plan does not cover it."},
+	Forbidden:       {403, "You are known, and lack the right within your org. An owner can grant it."},
+	NotFound:        {404, "It isn't there, or it is another org's: the two look the same."},
+	Conflict:        {409, "It contradicts the present state. Look at it again before you repeat the request."},
+	Gone:            {410, "It was there and won't come back."},
+	TooLarge:        {413, "The body is larger than this path takes."},
+	Unprocessable:   {422, "The request is well-formed, but a value in it is not acceptable. Its detail says which."},
+	LimitReached:    {429, "A rate or a limit of the plan is reached. Try again later."},
+	Internal:        {500, "Our mistake. Tell us the instance of the answer: it names the request in our log."},
+	Unavailable:     {503, "We cannot do it right now. Try again in a moment."},
 }
 
 // Status is the HTTP status of c; 500 for an unknown code.
@@ -48,7 +48,7 @@ func (c Code) Status() int {
 	if s, ok := codes[c]; ok {
 		return s.status
 	}
-	return http.StatusInternalServerError
+	return codes[Internal].status
 }
 
 // Meaning says in a sentence or two what c tells whoever meets it; "" for an unknown code.

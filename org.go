@@ -1,7 +1,7 @@
 package millrace
 
 import (
-	"regexp"
+	"strings"
 	"time"
 )
 
@@ -18,11 +18,10 @@ type Org struct {
 	CreatedAt      time.Time
 }
 
-var slugRE = regexp.MustCompile(`^[a-z0-9](?:[a-z0-9-]{0,37}[a-z0-9])?$`)
-
 // CheckSlug returns an Invalid error when slug cannot be an org's.
 func CheckSlug(slug string) error {
-	if !slugRE.MatchString(slug) {
+	inner := strings.Trim(slug, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
+	if slug == "" || len(slug) > 39 || !inner || slug[0] == '-' || slug[len(slug)-1] == '-' {
 		return Errorf(Invalid, "An org's short name has 1 to 39 lower-case letters, digits and inner hyphens; %q has not.", slug)
 	}
 	return nil

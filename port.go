@@ -1,9 +1,6 @@
 package millrace
 
-import (
-	"context"
-	"net/http"
-)
+import "context"
 
 // Ports are the far sides of a network, as the rest of the product needs them. Adapters implement them; cmd passes
 // them in.
@@ -22,8 +19,11 @@ type Delivery struct {
 type WebhookSource interface {
 	// Parse verifies the signature over the raw body first and decodes after. Errors: Unauthenticated for a missing
 	// or wrong signature, Invalid for a body that isn't JSON or hasn't the event's shape. An unknown event is no error.
-	Parse(header http.Header, body []byte) (Delivery, error)
+	Parse(header Header, body []byte) (Delivery, error)
 }
+
+// Header is an [net/http.Header].
+type Header interface{ Get(name string) string }
 
 // RunnerTarget is where a runner registers: an organisation, or one repository of a personal account.
 type RunnerTarget struct {

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"math"
 	"mime"
-	"net/http"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -20,7 +19,7 @@ import (
 
 // Parse verifies the signature over the raw body (X-Hub-Signature-256; the SHA-1 header proves nothing) and decodes what
 // the product uses: https://docs.github.com/en/webhooks/webhook-events-and-payloads#workflow_job.
-func (a *App) Parse(header http.Header, body []byte) (millrace.Delivery, error) {
+func (a *App) Parse(header millrace.Header, body []byte) (millrace.Delivery, error) {
 	if !a.signed(header.Get("X-Hub-Signature-256"), body) {
 		return millrace.Delivery{}, millrace.Errorf(millrace.Unauthenticated, "The signature is missing or wrong.")
 	}

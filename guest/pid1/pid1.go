@@ -141,10 +141,10 @@ func openChannel() (*os.File, error) {
 	}
 	var path string
 	err := wait("the channel to the host", func() bool {
-		names, _ := filepath.Glob("/sys/class/virtio-ports/*/name")
-		for _, name := range names {
-			if content, err := os.ReadFile(name); err == nil && strings.TrimSpace(string(content)) == ChannelName {
-				path = "/dev/" + filepath.Base(filepath.Dir(name))
+		ports, _ := os.ReadDir("/sys/class/virtio-ports")
+		for _, port := range ports {
+			if content, err := os.ReadFile("/sys/class/virtio-ports/" + port.Name() + "/name"); err == nil && strings.TrimSpace(string(content)) == ChannelName {
+				path = "/dev/" + port.Name()
 				return true
 			}
 		}
@@ -158,11 +158,11 @@ func openChannel() (*os.File, error) {
 
 // wait polls for something that a driver makes in the background.
 func wait(what string, there func() bool) error {
-	for range 5000 {
+	for range 25_000 {
 		if there() {
 			return nil
 		}
-		time.Sleep(time.Millisecond)
+		time.Sleep(200 * time.Microsecond)
 	}
 	return fmt.Errorf("%s did not appear", what)
 }
