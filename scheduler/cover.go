@@ -13,12 +13,13 @@ import (
 // need a VM.
 func Cover(p millrace.Pass) (d millrace.Decision, uncovered []millrace.Job) {
 	needed := make(map[millrace.JobID]bool, len(p.Jobs))
-	for _, j := range p.Jobs {
-		needed[j.ID] = true
+	for i := range p.Jobs {
+		needed[p.Jobs[i].ID] = true
 	}
 	covered := make(map[millrace.JobID]bool, len(p.VMs))
-	var surplus []millrace.VM
-	for _, v := range p.VMs {
+	var surplus []*millrace.VM
+	for i := range p.VMs {
+		v := &p.VMs[i]
 		switch {
 		case !v.RanJob.IsZero() || v.State == millrace.VMStopping:
 			// It has its job, or none ever.
@@ -32,41 +33,111 @@ func Cover(p millrace.Pass) (d millrace.Decision, uncovered []millrace.Job) {
 			surplus = append(surplus, v)
 		}
 	}
-	for _, j := range p.Jobs {
-		if !covered[j.ID] {
-			uncovered = append(uncovered, j)
+	open := make([]*millrace.Job, 0, len(p.Jobs))
+	for i := range p.Jobs {
+		if !covered[p.Jobs[i].ID] {
+			open = append(open, &p.Jobs[i])
 		}
 	}
-	for _, v := range surplus {
-		i := slices.IndexFunc(uncovered, func(j millrace.Job) bool { return takes(v, j) })
-		if i < 0 {
-			d.Retire = append(d.Retire, millrace.Retirement{VMID: v.ID, Reason: "Its job no longer needs it."})
-			continue
+	if len(surplus) > 0 {
+		kinds := byKind(open, perRepository(p.Installations))
+		for _, v := range surplus {
+			j := kinds.take(v)
+			if j == nil {
+				d.Retire = append(d.Retire, millrace.Retirement{VMID: v.ID, Reason: "Its job no longer needs it."})
+				continue
+			}
+			d.Cover = append(d.Cover, millrace.Binding{VMID: v.ID, JobID: j.ID})
+			covered[j.ID] = true
 		}
-		d.Cover = append(d.Cover, millrace.Binding{VMID: v.ID, JobID: uncovered[i].ID})
-		uncovered = slices.Delete(uncovered, i, i+1)
+	}
+	for _, j := range open {
+		if !covered[j.ID] {
+			uncovered = append(uncovered, *j)
+		}
 	}
 	return d, uncovered
 }
 
-// takes reports whether GitHub would give j to v's runner, and v is what j asked for: same installation, zone, size and
-// repository where that is where runners register, and j's labels among the runner's.
-func takes(v millrace.VM, j millrace.Job) bool {
-	if v.InstallationID != j.InstallationID || v.Zone != j.Zone || v.RepositoryID != j.RepositoryID && ownerOf(v.Repository) != ownerOf(j.Repository) {
+// perRepository are the installations whose runners register at one repository: those of personal accounts.
+func perRepository(list []millrace.InstallationBudget) map[int64]bool {
+	m := map[int64]bool{}
+	for _, i := range list {
+		m[i.ID] = i.OwnerType != millrace.Organization
+	}
+	return m
+}
+
+// kind is all of a job that a runner must suit; repository is 0 where runners register at the organisation.
+type kind struct {
+	installation, repository int64
+	zone                     millrace.Zone
+	arch                     millrace.Arch
+	size                     millrace.Size
+	labels                   string
+}
+
+// kinds are jobs that nothing covers, those of one kind together: thousands of jobs are of few kinds.
+type kinds []*ofKind
+
+type ofKind struct {
+	kind
+	wants []string // its labels
+	jobs  []waitingJob
+}
+
+type waitingJob struct {
+	place int // in the list of all
+	job   *millrace.Job
+}
+
+func byKind(jobs []*millrace.Job, perRepository map[int64]bool) (list kinds) {
+	known := map[kind]*ofKind{}
+	for i, j := range jobs {
+		k := kind{installation: j.InstallationID, zone: j.Zone, arch: j.Demand.Arch, size: j.Demand.Size, labels: strings.ToLower(strings.Join(j.Labels, ","))}
+		if perRepository[j.InstallationID] {
+			k.repository = j.RepositoryID
+		}
+		of, ok := known[k]
+		if !ok {
+			of = &ofKind{kind: k, wants: j.Labels}
+			known[k] = of
+			list = append(list, of)
+		}
+		of.jobs = append(of.jobs, waitingJob{i, j})
+	}
+	return list
+}
+
+// take removes and returns the first job that GitHub would give to v's runner; nil when there is none.
+func (list kinds) take(v *millrace.VM) *millrace.Job {
+	var first *ofKind
+	for _, of := range list {
+		if len(of.jobs) > 0 && (first == nil || of.jobs[0].place < first.jobs[0].place) && of.suits(v) {
+			first = of
+		}
+	}
+	if first == nil {
+		return nil
+	}
+	j := first.jobs[0].job
+	first.jobs = first.jobs[1:]
+	return j
+}
+
+// suits reports whether GitHub would give jobs of this kind to v's runner, and v is what they asked for: same
+// installation, zone, size and repository where that is where runners register, and their labels among the runner's.
+func (of *ofKind) suits(v *millrace.VM) bool {
+	if v.InstallationID != of.installation || v.Zone != of.zone || of.repository != 0 && v.RepositoryID != of.repository {
 		return false
 	}
-	if v.Size != j.Demand.Size || j.Demand.Arch != millrace.ArchAny && v.Arch != j.Demand.Arch {
+	if v.Size != of.size || of.arch != millrace.ArchAny && v.Arch != of.arch {
 		return false
 	}
-	for _, want := range j.Labels {
+	for _, want := range of.wants {
 		if !slices.ContainsFunc(v.Labels, func(have string) bool { return strings.EqualFold(have, want) }) {
 			return false
 		}
 	}
 	return true
-}
-
-func ownerOf(fullName string) string {
-	owner, _, _ := strings.Cut(fullName, "/")
-	return strings.ToLower(owner)
 }

@@ -45,7 +45,7 @@ func job(src *millrace.Source, n int, labels ...string) millrace.Job {
 func pass(slots int, jobs []millrace.Job, hosts []millrace.Host, vms ...millrace.VM) millrace.Pass {
 	return millrace.Pass{
 		Now: now, Org: millrace.Org{ID: 1, Concurrency: slots}, Jobs: jobs, Hosts: hosts, VMs: vms,
-		Installations: []millrace.InstallationBudget{{Installation: millrace.Installation{ID: 1, OwnerLogin: "calm"}, JITLeft: millrace.JITPerMinute}},
+		Installations: []millrace.InstallationBudget{{Installation: millrace.Installation{ID: 1, OwnerLogin: "calm", OwnerType: millrace.Organization}, JITLeft: millrace.JITPerMinute}},
 	}
 }
 
@@ -135,6 +135,63 @@ func TestRepositoriesTakeTurns(t *testing.T) {
 	if len(d.Place) != 2 || d.Place[0].JobID != jobs[0].ID || d.Place[1].JobID != late.ID {
 		t.Errorf("placed %+v", d.Place)
 	}
+}
+
+// A repository with hundreds of older jobs has one slot of two; when the other is free, it is the turn of the one that has
+// none, also past its jobs that can't start.
+func TestTurnsCountVMs(t *testing.T) {
+	t.Parallel()
+	src := ids(6)
+	h := host(src, "h", millrace.AMD64, 64, 64)
+	running := job(src, 0, "millrace")
+	busy := vmFor(src, running, h)
+	busy.RanJob, busy.State = running.ID, millrace.VMBusy
+	var jobs []millrace.Job
+	for n := range 50 {
+		jobs = append(jobs, job(src, n, "millrace"))
+	}
+	for n := range 20 {
+		stuck := job(src, 90+n, "millrace-512cpu-1gb")
+		stuck.RepositoryID = 2
+		jobs = append(jobs, stuck)
+	}
+	late := job(src, 200, "millrace")
+	late.RepositoryID = 2
+	d := scheduler.Decide(pass(2, append(jobs, late), []millrace.Host{h}, busy))
+	if len(d.Place) != 1 || d.Place[0].JobID != late.ID {
+		t.Errorf("placed %+v, want %v", d.Place, late.ID)
+	}
+}
+
+// The runner of a personal account registers at one repository and is never given another one's job.
+func TestCoverOfPersonalAccounts(t *testing.T) {
+	t.Parallel()
+	src := ids(7)
+	h := host(src, "h", millrace.AMD64, 64, 64)
+	over, other := job(src, 1, "millrace"), job(src, 2, "millrace")
+	other.RepositoryID, other.Repository = 2, "calm/site"
+	p := pass(8, []millrace.Job{other}, []millrace.Host{h}, vmFor(src, over, h))
+	if d := scheduler.Decide(p); len(d.Cover) != 1 {
+		t.Errorf("in an organisation: %+v", d)
+	}
+	p.Installations[0].OwnerType = millrace.Personal
+	if d := scheduler.Decide(p); len(d.Cover) != 0 || len(d.Retire) != 1 || len(d.Place) != 1 {
+		t.Errorf("in a personal account: %+v", d)
+	}
+}
+
+// The order in which a pass lists its rows decides nothing.
+func TestOrderDecidesNothing(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		p := drawPass(t)
+		q := p
+		q.Hosts = rapid.Permutation(p.Hosts).Draw(t, "order of hosts")
+		want, got := scheduler.Decide(p), scheduler.Decide(q)
+		if diff := cmp.Diff(want.Place, got.Place); diff != "" {
+			t.Fatal(diff)
+		}
+	})
 }
 
 func TestCover(t *testing.T) {
@@ -361,24 +418,44 @@ func TestStealing(t *testing.T) {
 	})
 }
 
-// BenchmarkDecide is one pass over 10,000 waiting jobs and 1,000 hosts.
+// BenchmarkDecide is one pass over 10,000 waiting jobs and 1,000 hosts. The goal is to stay far below 50 ms.
 func BenchmarkDecide(b *testing.B) {
 	src := ids(5)
 	var hosts []millrace.Host
 	for n := range 1000 {
 		hosts = append(hosts, host(src, fmt.Sprintf("h%d", n), millrace.AMD64, 16, 64))
 	}
-	var jobs []millrace.Job
-	for n := range 10_000 {
-		j := job(src, n, "millrace-2cpu-8gb")
-		j.RepositoryID = int64(n % 200)
-		jobs = append(jobs, j)
-	}
-	p := pass(20_000, jobs, hosts)
-	p.Installations[0].JITLeft = 20_000
-	for b.Loop() {
-		if d := scheduler.Decide(p); len(d.Place) != 8000 {
-			b.Fatalf("placed %d", len(d.Place))
+	jobs := func(label func(n int) string) (list []millrace.Job) {
+		for n := range 10_000 {
+			j := job(src, n, label(n))
+			j.RepositoryID = int64(n % 200)
+			list = append(list, j)
 		}
+		return list
+	}
+	alike := jobs(func(int) string { return "millrace-2cpu-8gb" })
+	sizes := jobs(func(n int) string { return fmt.Sprintf("millrace-%dcpu-%dmb", 1+n%4, 1024+n%500) })
+	var orphans []millrace.VM // of 1,000 jobs that were cancelled
+	for n := range 1000 {
+		orphans = append(orphans, vmFor(src, job(src, n, "millrace-1cpu-1gb"), hosts[n]))
+	}
+	for name, tc := range map[string]struct {
+		pass millrace.Pass
+		jit  float64
+		want int
+	}{
+		"one size":          {pass(20_000, alike, hosts), 20_000, 8000},
+		"2,000 sizes":       {pass(20_000, sizes, hosts), 20_000, 6400},
+		"no JIT budget":     {pass(20_000, alike, hosts), 0, 0},
+		"1,000 surplus VMs": {pass(20_000, sizes, hosts, orphans...), 166, 166},
+	} {
+		b.Run(name, func(b *testing.B) {
+			tc.pass.Installations[0].JITLeft = tc.jit
+			for b.Loop() {
+				if d := scheduler.Decide(tc.pass); len(d.Place) != tc.want {
+					b.Fatalf("placed %d", len(d.Place))
+				}
+			}
+		})
 	}
 }

@@ -1,0 +1,149 @@
+package scheduler
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/millrace-ci/millrace"
+)
+
+// free is a host and what is left of it.
+type free struct {
+	host   *millrace.Host
+	online bool
+	left   millrace.Size
+	in     []*pool
+}
+
+// tightest orders hosts by what is left of them; no two are equal.
+func tightest(a, b *free) int {
+	return cmp.Or(
+		cmp.Compare(a.left.MemoryMB, b.left.MemoryMB),
+		cmp.Compare(a.left.MilliCPU, b.left.MilliCPU),
+		slices.Compare(a.host.ID[:], b.host.ID[:]),
+	)
+}
+
+// freeHosts is what is left of each host.
+func freeHosts(fleet Fleet, now time.Time) []*free {
+	used := make(map[millrace.HostID]millrace.Size, len(fleet.Hosts))
+	for i := range fleet.VMs {
+		v := &fleet.VMs[i]
+		u := used[v.HostID]
+		used[v.HostID] = millrace.Size{MilliCPU: u.MilliCPU + v.Size.MilliCPU, MemoryMB: u.MemoryMB + v.Size.MemoryMB}
+	}
+	hosts := make([]*free, len(fleet.Hosts))
+	for i := range fleet.Hosts {
+		h := &fleet.Hosts[i]
+		offer, u := h.Facts.Offer, used[h.ID]
+		hosts[i] = &free{
+			host: h, online: h.Status(now) == millrace.StatusOnline,
+			left: millrace.Size{MilliCPU: offer.MilliCPU - u.MilliCPU, MemoryMB: offer.MemoryMB - u.MemoryMB},
+		}
+	}
+	slices.SortFunc(hosts, func(a, b *free) int { return slices.Compare(a.host.ID[:], b.host.ID[:]) })
+	return hosts
+}
+
+// room is the free capacity of a fleet. Jobs by the thousand look for a host in it: each set of labels that they ask for
+// has the hosts that have them, by architecture, sorted by what is left.
+type room struct {
+	hosts []*free
+	least millrace.Size // what no waiting job asks less of: a host with less left holds none
+	pools map[string][]*pool
+}
+
+// pool is the online hosts of one architecture with some labels, the tightest first.
+type pool struct {
+	arch   millrace.Arch
+	hosts  []*free
+	memory int // that is left on all of them
+}
+
+func newRoom(hosts []*free, least millrace.Size) *room {
+	return &room{hosts: hosts, least: least, pools: map[string][]*pool{}}
+}
+
+// smallest is the least CPU and the least memory that any of jobs asks for.
+func smallest(jobs []millrace.Job) (least millrace.Size) {
+	for i := range jobs {
+		size := jobs[i].Demand.Size
+		if size.MilliCPU > 0 && (least.MilliCPU == 0 || size.MilliCPU < least.MilliCPU) {
+			least.MilliCPU = size.MilliCPU
+		}
+		if size.MemoryMB > 0 && (least.MemoryMB == 0 || size.MemoryMB < least.MemoryMB) {
+			least.MemoryMB = size.MemoryMB
+		}
+	}
+	return least
+}
+
+// with are the pools of hosts that have d's extra labels, in order of their architecture.
+func (r *room) with(extra string, d millrace.Demand) []*pool {
+	if pools, ok := r.pools[extra]; ok {
+		return pools
+	}
+	byArch := map[millrace.Arch]*pool{}
+	for _, f := range r.hosts {
+		if !f.online || !f.host.HasLabels(millrace.Demand{Arch: millrace.ArchAny, Extra: d.Extra}) {
+			continue
+		}
+		p := byArch[f.host.Facts.Arch]
+		if p == nil {
+			p = &pool{arch: f.host.Facts.Arch}
+			byArch[p.arch] = p
+		}
+		p.hosts, p.memory = append(p.hosts, f), p.memory+f.left.MemoryMB
+		f.in = append(f.in, p)
+	}
+	pools := slices.SortedFunc(maps.Values(byArch), func(a, b *pool) int { return strings.Compare(string(a.arch), string(b.arch)) })
+	for _, p := range pools {
+		slices.SortFunc(p.hosts, tightest)
+	}
+	r.pools[extra] = pools
+	return pools
+}
+
+// bestFit is the online host that holds d and has the least left; nil when none does. For any architecture it looks among
+// those of the one with more memory free first.
+func (r *room) bestFit(s shape, d millrace.Demand) *free {
+	pools := r.with(s.extra, d)
+	if d.Arch == millrace.ArchAny && len(pools) > 1 {
+		pools = slices.Clone(pools)
+		slices.SortStableFunc(pools, func(a, b *pool) int { return cmp.Compare(b.memory, a.memory) })
+	}
+	for _, p := range pools {
+		if d.Arch != millrace.ArchAny && d.Arch != p.arch {
+			continue
+		}
+		from, _ := slices.BinarySearchFunc(p.hosts, d.Size.MemoryMB, func(f *free, memory int) int { return cmp.Compare(f.left.MemoryMB, memory) })
+		for _, f := range p.hosts[from:] {
+			if d.Size.MilliCPU <= f.left.MilliCPU {
+				return f
+			}
+		}
+	}
+	return nil
+}
+
+// use takes size of what is left of f.
+func (r *room) use(f *free, size millrace.Size) {
+	for _, p := range f.in { // found by what is left of it, so before that changes
+		at, _ := slices.BinarySearchFunc(p.hosts, f, tightest)
+		p.hosts = slices.Delete(p.hosts, at, at+1)
+		p.memory -= f.left.MemoryMB
+	}
+	f.left.MilliCPU -= size.MilliCPU
+	f.left.MemoryMB -= size.MemoryMB
+	if f.left.MilliCPU < r.least.MilliCPU || f.left.MemoryMB < r.least.MemoryMB {
+		f.in = nil
+	}
+	for _, p := range f.in {
+		at, _ := slices.BinarySearchFunc(p.hosts, f, tightest)
+		p.hosts = slices.Insert(p.hosts, at, f)
+		p.memory += f.left.MemoryMB
+	}
+}
