@@ -19,8 +19,9 @@ const maxPassJobs = 10_000
 
 // Placed is what a placement pass did.
 type Placed struct {
-	VMs    int // launched
-	NextAt time.Time
+	VMs    int       // launched
+	At     time.Time // when, by the database's clock
+	NextAt time.Time // as in [millrace.Decision], by the same clock
 }
 
 // Place runs one placement pass for org: it locks, reads, has decide decide, and writes, in one transaction. A slot and a
@@ -35,7 +36,7 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, decide func(millr
 			return err
 		}
 		decision := decide(pass)
-		placed = Placed{VMs: len(decision.Place), NextAt: decision.NextAt}
+		placed = Placed{VMs: len(decision.Place), At: pass.Now, NextAt: decision.NextAt}
 		return tx.writeDecision(ctx, pass, decision)
 	})
 	return placed, err

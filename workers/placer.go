@@ -27,6 +27,11 @@ type OrgState struct {
 	Failures int       // passes that failed in a row
 }
 
+// idle reports whether there is nothing to know of an org.
+func (o OrgState) idle() bool {
+	return o.Dirty == o.Seen && !o.Running && o.NextAt.IsZero() && o.Failures == 0
+}
+
 // PlacerEvent is something that happened.
 type PlacerEvent interface{ placerEvent() }
 
@@ -74,7 +79,9 @@ func Step(s PlacerState, event PlacerEvent, now time.Time) (PlacerState, []RunPa
 		} else {
 			o.Failures = 0
 		}
-		s.Orgs[e.Org] = o
+		if s.Orgs[e.Org] = o; o.idle() {
+			delete(s.Orgs, e.Org) // or each step would look at every org that ever had a job
+		}
 	case Woken:
 	}
 	var run []RunPass
@@ -182,5 +189,10 @@ func (w *Workers) pass(ctx context.Context, org millrace.OrgID) PassDone {
 	if placed.VMs > 0 {
 		w.log.Debug("placed", "org", org, "vms", placed.VMs)
 	}
-	return PassDone{Org: org, NextAt: placed.NextAt, Failed: err != nil}
+	done := PassDone{Org: org, Failed: err != nil}
+	if !placed.NextAt.IsZero() {
+		// By this process's clock: were it ahead of the database's, an absolute time would be due at once, again and again.
+		done.NextAt = time.Now().Add(max(placed.NextAt.Sub(placed.At), time.Millisecond))
+	}
+	return done
 }

@@ -72,13 +72,16 @@ func (w *Workers) Run(ctx context.Context) error {
 		})
 	}
 	err = group.Wait()
+	// The last heartbeats, so that a restart isn't taken for silence; first, for tasks may use up the time.
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	if stopErr := client.Stop(bounded); stopErr != nil {
-		err = errors.Join(err, client.StopAndCancel(context.WithoutCancel(ctx)))
+	err = errors.Join(err, w.store.FlushHeard(bounded))
+	soft, cancelSoft := context.WithTimeout(bounded, 8*time.Second)
+	defer cancelSoft()
+	if client.Stop(soft) != nil {
+		err = errors.Join(err, client.StopAndCancel(bounded))
 	}
-	// The last heartbeats, so that a restart isn't taken for silence.
-	return errors.Join(err, w.store.FlushHeard(bounded))
+	return err
 }
 
 func (w *Workers) newClient() (*river.Client[pgx.Tx], error) {
@@ -107,6 +110,9 @@ func (w *Workers) newClient() (*river.Client[pgx.Tx], error) {
 		ErrorHandler:      logErrors{w.log},
 		RetryPolicy:       retryPolicy{},
 		JobTimeout:        time.Minute,
+		// A process that was killed leaves its tasks running. River's own 1 h would be an hour without looking for lost hosts,
+		// for that task is one at a time.
+		RescueStuckJobsAfter: 90 * time.Second,
 	})
 }
 
@@ -133,7 +139,7 @@ func (w *Workers) relayForever(ctx context.Context, client *river.Client[pgx.Tx]
 			}
 			// Not unique: one that met its like running would be dropped, though that one may have read before this one
 			// was asked for. These tasks may be repeated instead.
-			_, err = client.InsertTx(ctx, tx, task, nil)
+			_, err = client.InsertTx(ctx, tx, task, &river.InsertOpts{MaxAttempts: asOftenAsItTakes})
 			return err
 		})
 		if err != nil && ctx.Err() == nil {
@@ -150,6 +156,10 @@ func (w *Workers) relayForever(ctx context.Context, client *river.Client[pgx.Tx]
 		}
 	}
 }
+
+// asOftenAsItTakes is a week at a try a minute. No use case asks for its task a second time: one that was given up after
+// River's own 25 tries, some 20 minutes of GitHub being away, would leave its VM holding a slot for ever.
+const asOftenAsItTakes = 10_000
 
 // decodeTask is the one list of tasks that use cases may ask for.
 func decodeTask(kind string, args []byte) (river.JobArgs, error) {
