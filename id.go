@@ -31,14 +31,19 @@ func (vmKind) prefix() string              { return "vm" }
 func (apiTokenKind) prefix() string        { return "tok" }
 func (enrollmentTokenKind) prefix() string { return "enr" }
 
-// IDs of the product, each a type of its own, so that a host's cannot be passed for a job's.
+// Each kind of ID is a type of its own, so that a host's cannot be passed for a job's.
 type (
-	// UserID is a user's, and so on.
-	UserID            = ID[userKind]
-	HostID            = ID[hostKind]
-	JobID             = ID[jobKind]
-	VMID              = ID[vmKind]
-	APITokenID        = ID[apiTokenKind]
+	// UserID is a user's ID.
+	UserID = ID[userKind]
+	// HostID is a host's ID.
+	HostID = ID[hostKind]
+	// JobID is a job's ID.
+	JobID = ID[jobKind]
+	// VMID is a VM's ID.
+	VMID = ID[vmKind]
+	// APITokenID is an API token's ID.
+	APITokenID = ID[apiTokenKind]
+	// EnrollmentTokenID is an enrollment token's ID.
 	EnrollmentTokenID = ID[enrollmentTokenKind]
 )
 

@@ -14,7 +14,7 @@ import (
 func Decide(p millrace.Pass) millrace.Decision {
 	d, uncovered := Cover(p)
 	fleet := Fleet{Hosts: p.Hosts, VMs: p.VMs}
-	slots := p.Org.Concurrency - len(p.VMs)
+	slots := p.Org.Concurrency - held(p)
 	budgets := make(map[int64]Budget, len(p.Installations))
 	for _, i := range p.Installations {
 		budgets[i.ID] = Budget{JIT: i.JITLeft, Owner: i.OwnerLogin, Suspended: !i.SuspendedAt.IsZero()}
@@ -23,6 +23,21 @@ func Decide(p millrace.Pass) millrace.Decision {
 	d.Place, d.NextAt = placed.Placements, placed.NextAt
 	d.Wait = placed.Wait
 	return d
+}
+
+// held is how many slots the org's VMs hold. A VM that is unregistered and whose host is away holds none: it can run no
+// job any more, and its host may never come back to say that it is gone.
+func held(p millrace.Pass) (n int) {
+	away := make(map[millrace.HostID]bool, len(p.Hosts))
+	for _, h := range p.Hosts {
+		away[h.ID] = p.Now.Sub(h.SeenAt) >= millrace.OfflineAfter
+	}
+	for _, v := range p.VMs {
+		if v.State != millrace.VMStopping || !away[v.HostID] {
+			n++
+		}
+	}
+	return n
 }
 
 // Fleet is the org's hosts and what is on them: every VM that isn't gone.

@@ -248,6 +248,22 @@ func TestCover(t *testing.T) {
 	})
 }
 
+// A VM that is unregistered, on a host that died, holds no slot; one that might still run a job does.
+func TestDeadHostsHoldNoSlots(t *testing.T) {
+	t.Parallel()
+	src := ids(6)
+	dead, alive := host(src, "dead", millrace.AMD64, 8, 16), host(src, "alive", millrace.AMD64, 8, 16)
+	dead.SeenAt = now.Add(-time.Hour)
+	old, waiting := job(src, 1, "millrace"), job(src, 2, "millrace")
+	v := vmFor(src, old, dead)
+	for state, want := range map[millrace.VMState]int{millrace.VMStopping: 1, millrace.VMLost: 0} {
+		v.State = state
+		if d := scheduler.Decide(pass(1, []millrace.Job{waiting}, []millrace.Host{dead, alive}, v)); len(d.Place) != want {
+			t.Errorf("with a VM that is %s on the dead host %d were placed, want %d", state, len(d.Place), want)
+		}
+	}
+}
+
 // TestDecideProperties throws any org at a pass.
 func TestDecideProperties(t *testing.T) {
 	t.Parallel()
@@ -290,7 +306,13 @@ func TestDecideProperties(t *testing.T) {
 				t.Fatalf("%s holds %v of %v", h.Name, u, h.Facts.Offer)
 			}
 		}
-		if len(d.Place) > 0 && len(p.VMs)+len(d.Place) > p.Org.Concurrency {
+		stopping := 0
+		for _, v := range p.VMs {
+			if v.State == millrace.VMStopping && p.Now.Sub(hosts[v.HostID].SeenAt) >= millrace.OfflineAfter {
+				stopping++
+			}
+		}
+		if len(d.Place) > 0 && len(p.VMs)-stopping+len(d.Place) > p.Org.Concurrency {
 			t.Fatalf("%d VMs and %d slots", len(p.VMs)+len(d.Place), p.Org.Concurrency)
 		}
 		if float64(len(d.Place)) > p.Installations[0].JITLeft {

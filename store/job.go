@@ -21,14 +21,15 @@ const jobColumns = `j.org_id, j.job_id, j.installation_id, j.github_job_id, j.ru
 // jobTargets are where [jobColumns] are scanned to; finish sets what may be NULL.
 func jobTargets(j *millrace.Job) (targets []any, finish func()) {
 	var started, completed, retry *time.Time
-	return []any{
-			&j.OrgID, &j.ID, &j.InstallationID, &j.GitHubID, &j.RunID, &j.RunAttempt, &j.RepositoryID, &j.Repository, &j.Private, &j.Zone,
-			&j.Workflow, &j.Name, &j.Branch, &j.SHA, &j.ActorID, &j.Actor, &j.Labels, &j.HTMLURL, &j.Status, &j.Conclusion, &j.RunnerID,
-			&j.RunnerName, &j.QueuedAt, &started, &completed, &j.ReceivedAt, &j.Demand.Arch, &j.Demand.Size.MilliCPU,
-			&j.Demand.Size.MemoryMB, &j.Demand.Burstable, &j.Demand.Extra, &j.Wait.Code, &j.Wait.Text, &j.Tries, &j.Failure, &retry,
-		}, func() {
-			j.StartedAt, j.CompletedAt, j.RetryAt = val(started), val(completed), val(retry)
-		}
+	targets = []any{
+		&j.OrgID, &j.ID, &j.InstallationID, &j.GitHubID, &j.RunID, &j.RunAttempt, &j.RepositoryID, &j.Repository, &j.Private, &j.Zone,
+		&j.Workflow, &j.Name, &j.Branch, &j.SHA, &j.ActorID, &j.Actor, &j.Labels, &j.HTMLURL, &j.Status, &j.Conclusion, &j.RunnerID,
+		&j.RunnerName, &j.QueuedAt, &started, &completed, &j.ReceivedAt, &j.Demand.Arch, &j.Demand.Size.MilliCPU,
+		&j.Demand.Size.MemoryMB, &j.Demand.Burstable, &j.Demand.Extra, &j.Wait.Code, &j.Wait.Text, &j.Tries, &j.Failure, &retry,
+	}
+	return targets, func() {
+		j.StartedAt, j.CompletedAt, j.RetryAt = val(started), val(completed), val(retry)
+	}
 }
 
 func scanJob(row pgx.CollectableRow) (j millrace.Job, err error) {
