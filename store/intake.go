@@ -161,7 +161,7 @@ func (s *Store) intakeInto(ctx context.Context, tx *Tx, batch []intakeRequest, r
 		}
 		job.Demand = demand
 		if err != nil {
-			job.Wait = millrace.WaitReason{Code: millrace.WaitLabelUnparseable, Text: millrace.MessageOf(err)}
+			job.Wait = millrace.WaitReason{Code: millrace.WaitLabelUnparseable, Text: millrace.MessageOf(err), Remedy: "Correct runs-on in the workflow and run it again."}
 		}
 		results[i] = IntakeStored
 		tx.queueDelivery(&statements, t.org, r)
@@ -201,9 +201,9 @@ func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job) {
 			org_id, job_id, installation_id, github_job_id, run_id, run_attempt, repository_id, repository, private, zone,
 			workflow, name, branch, sha, actor_id, actor, labels, html_url, status, conclusion, runner_id, runner_name,
 			queued_at, started_at, completed_at, received_at, arch, cpu, memory, burstable, extra_labels,
-			wait_code, wait_text, tries, failure)
+			wait_code, wait_text, wait_remedy, tries, failure)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
-			$23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, 0, '')
+			$23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, 0, '')
 		ON CONFLICT ON CONSTRAINT jobs_github_key DO UPDATE SET
 			status       = greatest(jobs.status, excluded.status),
 			conclusion   = greatest(jobs.conclusion, excluded.conclusion),
@@ -224,7 +224,7 @@ func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job) {
 		org, millrace.NewJobID(tx.ids, tx.now), j.InstallationID, j.GitHubID, j.RunID, j.RunAttempt, j.RepositoryID, j.Repository,
 		j.Private, j.Zone, j.Workflow, j.Name, j.Branch, j.SHA, j.ActorID, j.Actor, j.Labels, j.HTMLURL, j.Status, j.Conclusion,
 		j.RunnerID, j.RunnerName, j.QueuedAt, ptr(j.StartedAt), ptr(j.CompletedAt), tx.now, j.Demand.Arch, j.Demand.Size.MilliCPU,
-		j.Demand.Size.MemoryMB, j.Demand.Burstable, notNil(j.Demand.Extra), j.Wait.Code, j.Wait.Text)
+		j.Demand.Size.MemoryMB, j.Demand.Burstable, notNil(j.Demand.Extra), j.Wait.Code, j.Wait.Text, j.Wait.Remedy)
 }
 
 // queueClose has the closed facts of a completed job written.
