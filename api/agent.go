@@ -158,7 +158,7 @@ func (s *Server) sync(w http.ResponseWriter, r *http.Request) error {
 	if err := decode(body, &in); err != nil {
 		return err
 	}
-	observations, err := observationsOf(in.VMs)
+	observations, err := Observations(in.VMs)
 	if err != nil {
 		return err
 	}
@@ -179,9 +179,7 @@ func (s *Server) sync(w http.ResponseWriter, r *http.Request) error {
 		if version != in.Have || late {
 			out := client.SyncResponse{Version: version, VMs: make([]client.VMOrder, 0, len(vms)), ServerTime: s.now()}
 			for _, v := range vms {
-				out.VMs = append(out.VMs, client.VMOrder{
-					ID: v.ID, Epoch: v.Epoch, Arch: v.Arch, MilliCPU: v.Size.MilliCPU, MemoryMB: v.Size.MemoryMB, Burstable: v.Burstable, Zone: v.Zone, State: v.State,
-				})
+				out.VMs = append(out.VMs, client.NewVMOrder(v))
 			}
 			writeJSON(w, http.StatusOK, out)
 			return nil
@@ -196,8 +194,9 @@ func (s *Server) sync(w http.ResponseWriter, r *http.Request) error {
 	}
 }
 
-// observationsOf reads reports. What contradicts a VM's row is the store's to see; what makes no sense is refused here.
-func observationsOf(reports []client.VMReport) ([]millrace.Observation, error) {
+// Observations reads what an agent reports. What contradicts a VM's row is the store's to see; what makes no sense is
+// refused here.
+func Observations(reports []client.VMReport) ([]millrace.Observation, error) {
 	if len(reports) > maxReports {
 		return nil, millrace.Errorf(millrace.Unprocessable, "A host reports at most %d VMs.", maxReports)
 	}

@@ -102,7 +102,8 @@ func (b *Bus) TakeDemand() (orgs []millrace.OrgID, all bool) {
 	return orgs, all
 }
 
-func (b *Bus) wake(payload string) {
+// Wake passes an announcement on: its topics, separated by spaces; "" wakes everyone.
+func (b *Bus) Wake(payload string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if payload == "" {
@@ -153,13 +154,13 @@ func (b *Bus) listen(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger, 
 				close(first)
 				first = nil
 			}
-			b.wake("")
+			b.Wake("")
 			for {
 				n, err := raw.WaitForNotification(ctx)
 				if err != nil {
 					return err
 				}
-				b.wake(n.Payload)
+				b.Wake(n.Payload)
 			}
 		}()
 		if ctx.Err() != nil {

@@ -161,9 +161,7 @@ func (tx *Tx) writeDecision(ctx context.Context, p millrace.Pass, d millrace.Dec
 			}
 			hosts[v.HostID] = true
 		} else {
-			tx.announceTo(topicTasks)
-			b.Queue(`INSERT INTO outbox (org_id, kind, args, at) VALUES ($1, $2, $3, $4)`,
-				org, millrace.RetireVM{}.Kind(), millrace.RetireVM{OrgID: org, VMID: v.ID}, p.Now)
+			tx.queueTask(&b, org, millrace.RetireVM{OrgID: org, VMID: v.ID})
 		}
 		tx.queueVM(&b, v)
 	}

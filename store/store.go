@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -33,6 +35,11 @@ type Config struct {
 	Now       func() time.Time // nil: the database's clock, read once per transaction
 	IDs       *millrace.Source // nil: random
 	Log       *slog.Logger     // nil: none
+
+	// For a simulator, which is one thread. Committed is called after each commit, in the caller's goroutine, with what is
+	// announced; nothing is announced through the database then, and nothing is done in the background. One connection of
+	// each role is all it needs.
+	Committed func(topics []string)
 }
 
 // Store is the database and the blobs beside it.
@@ -45,6 +52,7 @@ type Store struct {
 	now         func() time.Time
 	ids         *millrace.Source
 	log         *slog.Logger
+	committed   func(topics []string)
 	intake      chan intakeRequest
 	heard       heard
 	opened      time.Time
@@ -66,11 +74,15 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if len(cfg.Prefixes) == 0 {
 		cfg.Prefixes = []string{"millrace"}
 	}
-	app, err := connect(ctx, cfg.AppURL, 16)
+	conns := int32(16)
+	if cfg.Committed != nil {
+		conns = 1
+	}
+	app, err := connect(ctx, cfg.AppURL, conns)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to Postgres as the app role: %w", err)
 	}
-	system, err := connect(ctx, cfg.SystemURL, 16)
+	system, err := connect(ctx, cfg.SystemURL, conns)
 	if err != nil {
 		app.Close()
 		return nil, fmt.Errorf("connecting to Postgres as the system role: %w", err)
@@ -84,10 +96,12 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Store{
 		Bus: newBus(), app: app, system: system, blobs: blobs, prefixes: cfg.Prefixes, now: cfg.Now, ids: cfg.IDs, log: cfg.Log,
-		intake: make(chan intakeRequest), opened: time.Now(), stop: stop, stopped: make(chan struct{}),
+		committed: cfg.Committed, intake: make(chan intakeRequest), stop: stop, stopped: make(chan struct{}),
 	}
-	if s.now != nil {
-		s.opened = s.now()
+	s.opened = s.clock()
+	if s.committed != nil {
+		close(s.stopped)
+		return s, nil
 	}
 	listening := make(chan struct{})
 	go func() {
@@ -186,8 +200,9 @@ func (s *Store) lookupTx(ctx context.Context, do func(*Tx) error) error {
 }
 
 func (s *Store) tx(ctx context.Context, pool *pgxpool.Pool, org millrace.OrgID, do func(*Tx) error) error {
-	return pgx.BeginFunc(ctx, pool, func(ptx pgx.Tx) error {
-		tx := &Tx{Tx: ptx, ids: s.ids, topics: map[string]bool{}, log: s.log}
+	topics := map[string]bool{}
+	err := pgx.BeginFunc(ctx, pool, func(ptx pgx.Tx) error {
+		tx := &Tx{Tx: ptx, ids: s.ids, topics: topics, log: s.log}
 		if err := tx.enter(ctx, org); err != nil {
 			return err
 		}
@@ -197,8 +212,23 @@ func (s *Store) tx(ctx context.Context, pool *pgxpool.Pool, org millrace.OrgID, 
 		if err := do(tx); err != nil {
 			return friendly(err)
 		}
+		if s.committed != nil {
+			return nil
+		}
 		return tx.announce(ctx)
 	})
+	if err == nil && s.committed != nil {
+		s.committed(slices.Sorted(maps.Keys(topics)))
+	}
+	return err
+}
+
+// clock is this process's time; what is decided by the database's is read in a transaction.
+func (s *Store) clock() time.Time {
+	if s.now != nil {
+		return s.now()
+	}
+	return time.Now()
 }
 
 // enter sets the tenant for the transaction and reads its time: one round trip.

@@ -21,7 +21,7 @@ func run(t *testing.T, st *store.Store) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- workers.New(workers.Config{Store: st, Runners: &registry{}, Log: slog.New(slog.DiscardHandler)}).Run(ctx)
+		ended <- workers.New(workers.Config{Store: st, GitHub: &registry{}, Log: slog.New(slog.DiscardHandler)}).Run(ctx)
 	}()
 	return func() {
 		cancel()
