@@ -163,7 +163,9 @@ func (s *Server) sync(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	ctx, org := r.Context(), s.store.Org(host.OrgID)
-	if err := org.Observe(ctx, host.HostID, host.Epoch, observations); err != nil {
+	changed := s.store.Bus.On(store.TopicHost(host.HostID))
+	version, vms, err := org.Observe(ctx, host.HostID, host.Epoch, observations)
+	if err != nil {
 		return err
 	}
 	waiting.Inc()
@@ -171,11 +173,6 @@ func (s *Server) sync(w http.ResponseWriter, r *http.Request) error {
 	heartbeat := time.NewTimer(millrace.Heartbeat)
 	defer heartbeat.Stop()
 	for late := false; ; {
-		changed := s.store.Bus.On(store.TopicHost(host.HostID))
-		version, vms, err := org.Desired(ctx, host.HostID)
-		if err != nil {
-			return err
-		}
 		if version != in.Have || late {
 			out := client.SyncResponse{Version: version, VMs: make([]client.VMOrder, 0, len(vms)), ServerTime: s.now()}
 			for _, v := range vms {
@@ -190,6 +187,10 @@ func (s *Server) sync(w http.ResponseWriter, r *http.Request) error {
 			late = true
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+		changed = s.store.Bus.On(store.TopicHost(host.HostID))
+		if version, vms, err = org.Desired(ctx, host.HostID); err != nil {
+			return err
 		}
 	}
 }

@@ -46,14 +46,6 @@ func (tx *Tx) announceDemand(org millrace.OrgID) {
 	tx.announceTo(TopicOrg(org))
 }
 
-func (tx *Tx) announce(ctx context.Context) error {
-	if len(tx.topics) == 0 {
-		return nil
-	}
-	_, err := tx.Exec(ctx, `SELECT pg_notify($1, $2)`, channel, payload(tx.topics))
-	return err
-}
-
 func payload(topics map[string]bool) string {
 	joined := strings.Join(slices.Sorted(maps.Keys(topics)), " ")
 	if len(joined) > maxPayload {
@@ -102,8 +94,7 @@ func (b *Bus) TakeDemand() (orgs []millrace.OrgID, all bool) {
 	return orgs, all
 }
 
-// Wake passes an announcement on: its topics, separated by spaces; "" wakes everyone.
-func (b *Bus) Wake(payload string) {
+func (b *Bus) wake(payload string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if payload == "" {
@@ -154,13 +145,13 @@ func (b *Bus) listen(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger, 
 				close(first)
 				first = nil
 			}
-			b.Wake("")
+			b.wake("")
 			for {
 				n, err := raw.WaitForNotification(ctx)
 				if err != nil {
 					return err
 				}
-				b.Wake(n.Payload)
+				b.wake(n.Payload)
 			}
 		}()
 		if ctx.Err() != nil {

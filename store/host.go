@@ -160,33 +160,50 @@ func (o Org) StartHost(ctx context.Context, id millrace.HostID, f millrace.HostF
 // Desired returns the VMs that the host should be running, and the version of that list.
 func (o Org) Desired(ctx context.Context, host millrace.HostID) (version int64, vms []millrace.VM, err error) {
 	err = o.tx(ctx, func(tx *Tx) error {
-		// The version first: a list that is newer than its version is fetched once more, an older one would be missed.
-		if err := tx.QueryRow(ctx, `SELECT desired_version FROM hosts WHERE (org_id, host_id) = ($1, $2)`, o.id, host).Scan(&version); err != nil {
-			return err
-		}
-		vms, err = many(ctx, tx, scanVM, `
-			SELECT `+vmColumns+` FROM vms v
-			WHERE (v.org_id, v.host_id) = ($1, $2) AND v.state IN ('pending', 'booting', 'online', 'busy', 'lost') ORDER BY v.vm_id`, o.id, host)
+		version, vms, err = tx.desired(ctx, o.id, host)
 		return err
 	})
 	return version, vms, err
 }
 
-// Observe joins what a host observes into its VMs. A VM that ended before it ever ran a job is a failed try of its job,
-// and its registration at GitHub, if any, is removed. A VM that is being stopped and that the host doesn't report is gone.
-func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, observations []millrace.Observation) error {
-	return o.tx(ctx, func(tx *Tx) error {
+func (tx *Tx) desired(ctx context.Context, org millrace.OrgID, host millrace.HostID) (version int64, vms []millrace.VM, err error) {
+	var b pgx.Batch
+	// The version first: a list that is newer than its version is fetched once more, an older one would be missed.
+	b.Queue(`SELECT desired_version FROM hosts WHERE (org_id, host_id) = ($1, $2)`, org, host).QueryRow(func(row pgx.Row) error {
+		return row.Scan(&version)
+	})
+	b.Queue(`
+		SELECT `+vmColumns+` FROM vms v
+		WHERE (v.org_id, v.host_id) = ($1, $2) AND v.state IN ('pending', 'booting', 'online', 'busy', 'lost') ORDER BY v.vm_id`,
+		org, host).Query(func(rows pgx.Rows) (err error) {
+		vms, err = pgx.CollectRows(rows, scanVM)
+		return err
+	})
+	return version, vms, tx.SendBatch(ctx, &b).Close()
+}
+
+// Observe joins what a host observes into its VMs, and returns what it should be running. A VM that ended before it ever
+// ran a job is a failed try of its job, and its registration at GitHub, if any, is removed. A VM that is being stopped and
+// that the host doesn't report is gone.
+func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, observations []millrace.Observation) (version int64, desired []millrace.VM, err error) {
+	err = o.tx(ctx, func(tx *Tx) error {
 		var current int64
-		if err := tx.QueryRow(ctx, `SELECT epoch FROM hosts WHERE (org_id, host_id) = ($1, $2)`, o.id, host).Scan(&current); err != nil {
+		var vms []millrace.VM
+		var read pgx.Batch
+		read.Queue(`SELECT epoch, desired_version FROM hosts WHERE (org_id, host_id) = ($1, $2)`, o.id, host).QueryRow(func(row pgx.Row) error {
+			return row.Scan(&current, &version)
+		})
+		read.Queue(`
+			SELECT `+vmColumns+` FROM vms v WHERE (v.org_id, v.host_id) = ($1, $2) AND v.state <> 'gone' ORDER BY v.vm_id FOR UPDATE`,
+			o.id, host).Query(func(rows pgx.Rows) (err error) {
+			vms, err = pgx.CollectRows(rows, scanVM)
+			return err
+		})
+		if err := tx.SendBatch(ctx, &read).Close(); err != nil {
 			return err
 		}
 		if current != epoch {
 			return millrace.Errorf(millrace.Unauthenticated, "The agent was started again; this process's epoch is over.")
-		}
-		vms, err := many(ctx, tx, scanVM, `
-			SELECT `+vmColumns+` FROM vms v WHERE (v.org_id, v.host_id) = ($1, $2) AND v.state <> 'gone' ORDER BY v.vm_id FOR UPDATE`, o.id, host)
-		if err != nil {
-			return err
 		}
 		reported := make(map[millrace.VMID]millrace.Observation, len(observations))
 		for _, ob := range observations {
@@ -228,6 +245,11 @@ func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, obs
 			}
 		}
 		if b.Len() == 0 {
+			for _, v := range vms {
+				if v.State != millrace.VMStopping {
+					desired = append(desired, v)
+				}
+			}
 			return nil
 		}
 		// VMs, then jobs, then hosts: whoever writes several kinds writes them in this order, so that no two deadlock.
@@ -236,8 +258,13 @@ func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, obs
 			tx.queueDesired(&b, o.id, host)
 			tx.announceDemand(o.id)
 		}
-		return tx.SendBatch(ctx, &b).Close()
+		if err := tx.SendBatch(ctx, &b).Close(); err != nil {
+			return err
+		}
+		version, desired, err = tx.desired(ctx, o.id, host)
+		return err
 	})
+	return version, desired, err
 }
 
 // failures are jobs whose VM came to nothing, and why.

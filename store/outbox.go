@@ -22,8 +22,8 @@ func (s *Store) RelayOutbox(ctx context.Context, insert func(ctx context.Context
 		kind string
 		args []byte
 	}
-	err = s.systemTx(ctx, func(tx *Tx) error {
-		tasks, err := many(ctx, tx, func(row pgx.CollectableRow) (t waiting, err error) {
+	err = pgx.BeginFunc(ctx, s.system, func(tx pgx.Tx) error { // the task queue wants a transaction of pgx's own
+		tasks, err := many(ctx, &Tx{session: tx}, func(row pgx.CollectableRow) (t waiting, err error) {
 			return t, row.Scan(&t.id, &t.kind, &t.args)
 		}, `
 			WITH next AS (
@@ -35,13 +35,16 @@ func (s *Store) RelayOutbox(ctx context.Context, insert func(ctx context.Context
 		}
 		slices.SortFunc(tasks, func(a, b waiting) int { return cmp.Compare(a.id, b.id) }) // RETURNING keeps no order
 		for _, t := range tasks {
-			if err := insert(ctx, tx.Tx, t.kind, t.args); err != nil {
+			if err := insert(ctx, tx, t.kind, t.args); err != nil {
 				return err
 			}
 		}
 		n = len(tasks)
 		return nil
 	})
+	if err == nil && s.committed != nil {
+		s.committed(nil)
+	}
 	return n, err
 }
 

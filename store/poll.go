@@ -32,7 +32,8 @@ type Poll struct {
 // duePolls are the repositories whose poll is due at $1: a fifth of an installation's quota is kept for launches, and with
 // less than half of it left polls come four times as far apart.
 const duePolls = `
-	SELECT r.org_id, r.repository_id, r.installation_id, r.full_name
+	WITH due AS (
+	SELECT r.org_id, r.repository_id
 	FROM repositories r JOIN installations i ON (i.org_id, i.installation_id) = (r.org_id, r.installation_id)
 	WHERE NOT EXISTS (SELECT FROM incidents c WHERE (c.org_id, c.installation_id) = (i.org_id, i.installation_id) AND c.closed_at IS NULL AND c.code = ANY($2))
 		AND (i.quota_limit = 0 OR i.quota_reset <= $1 OR i.quota_left >= i.quota_limit / 5)
@@ -45,26 +46,61 @@ const duePolls = `
 				ELSE $8::interval
 			END)
 	ORDER BY r.polled_at NULLS FIRST, r.org_id, r.repository_id LIMIT $9
-	FOR NO KEY UPDATE OF r SKIP LOCKED`
+	FOR NO KEY UPDATE OF r SKIP LOCKED
+	), taken AS (
+		UPDATE repositories r SET polled_at = $1 FROM due d WHERE (r.org_id, r.repository_id) = (d.org_id, d.repository_id)
+		RETURNING r.org_id, r.repository_id, r.installation_id, r.full_name
+	)
+	SELECT * FROM taken ORDER BY org_id, repository_id`
 
-// DuePolls takes at most limit repositories whose poll is due, those that waited longest first, and notes that they are
-// polled now: one whose poll fails is due again after the usual pause.
-func (s *Store) DuePolls(ctx context.Context, limit int) (due []Poll, err error) {
+// PollRound is what a tick of polls has to do.
+type PollRound struct {
+	// Reconciling says that the service starts, or was away: every repository is read, for what happened meanwhile may have
+	// been told to nobody.
+	Reconciling bool
+	Unlisted    []int64 // installations whose hooks are silent, and whose repositories have not been listed for long
+	Due         []Poll
+}
+
+// outage is how long polls may have been away before everything is read anew.
+const outage = 3 * time.Minute
+
+// BeginPolls begins a round: it takes at most limit repositories whose poll is due, those that waited longest first, and
+// the installations whose repositories are to be listed, and notes that they are read now. What fails is due again after
+// the usual pause.
+func (s *Store) BeginPolls(ctx context.Context, limit int) (round PollRound, err error) {
 	err = s.systemTx(ctx, func(tx *Tx) error {
-		due, err = many(ctx, tx, func(row pgx.CollectableRow) (p Poll, err error) {
-			err = row.Scan(&p.OrgID, &p.RepositoryID, &p.Target.InstallationID, &p.Target.FullName)
-			return p, err
-		}, duePolls, tx.now, millrace.StopsCalls, activeFor, pollActive, silentAfter, missedFor, pollSilent, pollQuiet, limit)
-		if err != nil || len(due) == 0 {
+		round = PollRound{}
+		var last *time.Time
+		err := tx.QueryRow(ctx, `
+			WITH before AS (SELECT swept_at FROM sweeps WHERE name = 'polls'), written AS (
+				INSERT INTO sweeps (name, swept_at) VALUES ('polls', $1)
+				ON CONFLICT ON CONSTRAINT sweeps_pkey DO UPDATE SET swept_at = excluded.swept_at
+			)
+			SELECT (SELECT swept_at FROM before)`, tx.now).Scan(&last)
+		if err != nil {
 			return err
 		}
-		var b pgx.Batch
-		for _, p := range due {
-			b.Queue(`UPDATE repositories SET polled_at = $3 WHERE (org_id, repository_id) = ($1, $2)`, p.OrgID, p.RepositoryID, tx.now)
+		if round.Reconciling = last == nil || tx.now.Sub(*last) >= outage; round.Reconciling {
+			if _, err := tx.Exec(ctx, `UPDATE repositories SET polled_at = NULL WHERE polled_at IS NOT NULL`); err != nil {
+				return err
+			}
 		}
+		var b pgx.Batch
+		b.Queue(unlisted, tx.now, silentAfter, missedFor, relistAfter, millrace.StopsCalls).Query(func(rows pgx.Rows) (err error) {
+			round.Unlisted, err = pgx.CollectRows(rows, pgx.RowTo[int64])
+			return err
+		})
+		b.Queue(duePolls, tx.now, millrace.StopsCalls, activeFor, pollActive, silentAfter, missedFor, pollSilent, pollQuiet, limit).Query(func(rows pgx.Rows) (err error) {
+			round.Due, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (p Poll, err error) {
+				err = row.Scan(&p.OrgID, &p.RepositoryID, &p.Target.InstallationID, &p.Target.FullName)
+				return p, err
+			})
+			return err
+		})
 		return tx.SendBatch(ctx, &b).Close()
 	})
-	return due, err
+	return round, err
 }
 
 // Polled is what came of a poll.
@@ -263,25 +299,19 @@ func (s *Store) GiveUpJobs(ctx context.Context) (n int, err error) {
 	return n, err
 }
 
-// SilentInstallations takes the installations whose hooks are silent and whose repositories have not been listed for
-// long, and notes that they are listed now.
-func (s *Store) SilentInstallations(ctx context.Context) (ids []int64, err error) {
-	err = s.systemTx(ctx, func(tx *Tx) error {
-		ids, err = many(ctx, tx, pgx.RowTo[int64], `
-			WITH silent AS (
-				SELECT i.org_id, i.installation_id FROM installations i
-				WHERE (i.heard_at IS NULL OR i.heard_at <= $1::timestamptz - $2::interval OR i.missed_at > $1::timestamptz - $3::interval)
-					AND (i.listed_at IS NULL OR i.listed_at <= $1::timestamptz - $4::interval)
-					AND NOT EXISTS (SELECT FROM incidents c WHERE (c.org_id, c.installation_id) = (i.org_id, i.installation_id) AND c.closed_at IS NULL AND c.code = ANY($5))
-				ORDER BY i.org_id, i.installation_id LIMIT 20 FOR NO KEY UPDATE OF i SKIP LOCKED
-			)
-			UPDATE installations i SET listed_at = $1 FROM silent s
-			WHERE (i.org_id, i.installation_id) = (s.org_id, s.installation_id) RETURNING i.installation_id`,
-			tx.now, silentAfter, missedFor, relistAfter, millrace.StopsCalls)
-		return err
-	})
-	return ids, err
-}
+// unlisted are the installations whose hooks are silent at $1 and whose repositories have not been listed for long.
+const unlisted = `
+	WITH silent AS (
+		SELECT i.org_id, i.installation_id FROM installations i
+		WHERE (i.heard_at IS NULL OR i.heard_at <= $1::timestamptz - $2::interval OR i.missed_at > $1::timestamptz - $3::interval)
+			AND (i.listed_at IS NULL OR i.listed_at <= $1::timestamptz - $4::interval)
+			AND NOT EXISTS (SELECT FROM incidents c WHERE (c.org_id, c.installation_id) = (i.org_id, i.installation_id) AND c.closed_at IS NULL AND c.code = ANY($5))
+		ORDER BY i.org_id, i.installation_id LIMIT 20 FOR NO KEY UPDATE OF i SKIP LOCKED
+	), taken AS (
+		UPDATE installations i SET listed_at = $1 FROM silent s
+		WHERE (i.org_id, i.installation_id) = (s.org_id, s.installation_id) RETURNING i.installation_id
+	)
+	SELECT * FROM taken ORDER BY 1`
 
 // SaveRepositories keeps the repositories that an installation may see: those without jobs so far are known for polls.
 func (s *Store) SaveRepositories(ctx context.Context, installation int64, list []millrace.Repository) error {
@@ -298,31 +328,4 @@ func (s *Store) SaveRepositories(ctx context.Context, installation int64, list [
 		}
 		return tx.SendBatch(ctx, &b).Close()
 	})
-}
-
-// outage is how long the sweep of polls may have been away before everything is read anew.
-const outage = 3 * time.Minute
-
-// BeginPolls notes that polls are looked for, and after an outage of ours (or at the first start) has every repository
-// read at once: what happened meanwhile may have been told to nobody.
-func (s *Store) BeginPolls(ctx context.Context) (reconciling bool, err error) {
-	err = s.systemTx(ctx, func(tx *Tx) error {
-		var last *time.Time
-		err := tx.QueryRow(ctx, `
-			WITH before AS (SELECT swept_at FROM sweeps WHERE name = 'polls'), written AS (
-				INSERT INTO sweeps (name, swept_at) VALUES ('polls', $1)
-				ON CONFLICT ON CONSTRAINT sweeps_pkey DO UPDATE SET swept_at = excluded.swept_at
-			)
-			SELECT (SELECT swept_at FROM before)`, tx.now).Scan(&last)
-		if err != nil {
-			return err
-		}
-		if last != nil && tx.now.Sub(*last) < outage {
-			return nil
-		}
-		reconciling = true
-		_, err = tx.Exec(ctx, `UPDATE repositories SET polled_at = NULL WHERE polled_at IS NOT NULL`)
-		return err
-	})
-	return reconciling, err
 }

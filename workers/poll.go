@@ -19,18 +19,15 @@ const (
 // sent. What it finds is joined like an event; jobs of ours that GitHub did not list are asked for one by one, for only
 // what GitHub says of a job, and never its absence from a list, ends it.
 func (w *Workers) pollRepositories(ctx context.Context) error {
-	reconciling, err := w.store.BeginPolls(ctx)
+	round, err := w.store.BeginPolls(ctx, pollsAtOnce)
 	if err != nil {
 		return err
 	}
-	if reconciling {
+	if round.Reconciling {
 		w.log.Info("reading every repository's jobs at GitHub: the service starts, or was away")
 	}
-	failed := w.listRepositories(ctx)
-	due, err := w.store.DuePolls(ctx, pollsAtOnce)
-	if err != nil {
-		return errors.Join(failed, err)
-	}
+	failed := w.listRepositories(ctx, round.Unlisted)
+	due := round.Due
 	var group errgroup.Group
 	group.SetLimit(w.abreast)
 	errs := make([]error, len(due))
@@ -45,9 +42,6 @@ func (w *Workers) pollRepositories(ctx context.Context) error {
 		})
 	}
 	_ = group.Wait() // the errors are in errs
-	if _, err := w.store.GiveUpJobs(ctx); err != nil {
-		return err
-	}
 	for _, err := range append(errs, failed) {
 		// A poll that failed is due again soon; what stops GitHub's answers is an incident by now.
 		if err != nil && millrace.CodeOf(err) != millrace.LimitReached {
@@ -59,8 +53,7 @@ func (w *Workers) pollRepositories(ctx context.Context) error {
 
 // listRepositories learns the repositories of installations whose hooks are silent: any of them may have jobs that nobody
 // told us of.
-func (w *Workers) listRepositories(ctx context.Context) error {
-	installations, err := w.store.SilentInstallations(ctx)
+func (w *Workers) listRepositories(ctx context.Context, installations []int64) (err error) {
 	for _, installation := range installations {
 		list, listErr := w.github.InstallationRepositories(ctx, installation)
 		if listErr == nil {

@@ -30,6 +30,9 @@ func (w *Workers) Do(ctx context.Context, task river.JobArgs) error {
 		return w.pollRepositories(ctx)
 	case millrace.SweepDeliveries:
 		return w.sweepDeliveries(ctx)
+	case millrace.GiveUpJobs:
+		_, err := w.store.GiveUpJobs(ctx)
+		return err
 	case millrace.SweepRunners:
 		return w.sweepRunners(ctx)
 	case millrace.ProbeIncidents:

@@ -19,10 +19,10 @@ func TestMain(m *testing.M) { storetest.Main(m) }
 // registry is GitHub's side: it knows runners, some of them busy, and can fail.
 type registry struct {
 	millrace.GitHub // of which these tests use nothing else
-	mu      sync.Mutex
-	busy    map[int64]bool
-	failing int
-	deleted chan int64
+	mu              sync.Mutex
+	busy            map[int64]bool
+	failing         int
+	deleted         chan int64
 }
 
 func (r *registry) CreateJIT(context.Context, millrace.RunnerTarget, string, []string) (millrace.JITConfig, error) {

@@ -65,6 +65,7 @@ var Schedule = []Scheduled{
 	{Every: 15 * time.Second, Task: millrace.WatchVMs{}},
 	{Every: 15 * time.Second, Task: millrace.PollRepositories{}},
 	{Every: time.Minute, Task: millrace.SweepDeliveries{}},
+	{Every: time.Minute, Task: millrace.GiveUpJobs{}},
 	{Every: 5 * time.Minute, Task: millrace.SweepRunners{}},
 	{Every: time.Hour, Task: millrace.KeepPartitions{}},
 }
@@ -111,6 +112,7 @@ func (w *Workers) newClient() (*river.Client[pgx.Tx], error) {
 	addWorker[millrace.WatchVMs](tasks, w)
 	addWorker[millrace.PollRepositories](tasks, w)
 	addWorker[millrace.SweepDeliveries](tasks, w)
+	addWorker[millrace.GiveUpJobs](tasks, w)
 	addWorker[millrace.SweepRunners](tasks, w)
 	addWorker[millrace.ProbeIncidents](tasks, w)
 	var periodic []*river.PeriodicJob
