@@ -36,7 +36,7 @@ type Config struct {
 	Now            func() time.Time  // nil: time.Now
 }
 
-// App speaks to GitHub as the App and as its installations. It is a [millrace.WebhookSource] and a [millrace.Runners].
+// App speaks to GitHub as the App and as its installations. It is a [millrace.WebhookSource] and a [millrace.GitHub].
 type App struct {
 	cfg     Config
 	key     *rsa.PrivateKey
@@ -48,7 +48,7 @@ type App struct {
 
 var (
 	_ millrace.WebhookSource = (*App)(nil)
-	_ millrace.Runners       = (*App)(nil)
+	_ millrace.GitHub        = (*App)(nil)
 )
 
 // Bounds of what is remembered for conditional calls: a run is 15 KB, a job 3 KB.
