@@ -11,11 +11,11 @@ import (
 	"github.com/millrace-ci/millrace"
 )
 
-// FailedDeliveries lists a page of the App's deliveries that failed (GET /app/hook/deliveries). The cursor is GitHub's own,
-// from the Link header. GitHub documents that status=failure is a status_code of 400 to 599: deliveries that it counts as
-// neither failed nor delivered (a 3xx, or none at all, should it give no code to those) are the other nets' to find.
-func (a *App) FailedDeliveries(ctx context.Context, cursor string) (page []millrace.FailedDelivery, next string, err error) {
-	path := fmt.Sprintf("app/hook/deliveries?per_page=%d&status=failure", perPage)
+// DeliveryTries lists a page of the App's deliveries (GET /app/hook/deliveries). The cursor is GitHub's own, from the Link
+// header. The filter status=failure is not used: it is documented as a status_code of 400 to 599, and says nothing of
+// deliveries that got no answer, which have none.
+func (a *App) DeliveryTries(ctx context.Context, cursor string) (page []millrace.DeliveryTry, next string, err error) {
+	path := fmt.Sprintf("app/hook/deliveries?per_page=%d", perPage)
 	if cursor != "" {
 		path += "&cursor=" + url.QueryEscape(cursor)
 	}
@@ -23,15 +23,18 @@ func (a *App) FailedDeliveries(ctx context.Context, cursor string) (page []millr
 		ID          int64     `json:"id"`
 		GUID        string    `json:"guid"`
 		DeliveredAt time.Time `json:"delivered_at"`
+		Status      string    `json:"status"`
 		StatusCode  int       `json:"status_code"`
 	}
 	got, err := a.do(ctx, asApp, http.MethodGet, path, nil, &list)
 	if err != nil {
-		return nil, "", fmt.Errorf("listing failed deliveries: %w", err)
+		return nil, "", fmt.Errorf("listing deliveries: %w", err)
 	}
 	for _, d := range list {
-		if d.ID > 0 && (d.StatusCode < 200 || d.StatusCode > 299) { // a server that doesn't know the filter lists all
-			page = append(page, millrace.FailedDelivery{ID: d.ID, GUID: clean(d.GUID), DeliveredAt: d.DeliveredAt.UTC(), StatusCode: d.StatusCode})
+		if d.ID > 0 {
+			page = append(page, millrace.DeliveryTry{
+				ID: d.ID, GUID: clean(d.GUID), DeliveredAt: d.DeliveredAt.UTC(), StatusCode: d.StatusCode, OK: d.Status == "OK",
+			})
 		}
 	}
 	return page, nextCursor(got.header), nil

@@ -10,7 +10,7 @@ import (
 	"github.com/millrace-ci/millrace"
 )
 
-func TestFailedDeliveries(t *testing.T) {
+func TestDeliveryTries(t *testing.T) {
 	t.Parallel()
 	f := newFar(t, map[string]http.HandlerFunc{"GET /app/hook/deliveries": byQuery("cursor", map[string]http.HandlerFunc{
 		"": says(200, `[
@@ -18,22 +18,23 @@ func TestFailedDeliveries(t *testing.T) {
 			 "status":"Invalid HTTP Response: 503","status_code":503,"event":"workflow_job","action":"queued","installation_id":5,"repository_id":41,"throttled_at":null},
 			{"id":3,"guid":"b","delivered_at":"2026-11-01T08:59:00+01:00","redelivery":true,"status":"failed to connect to host","status_code":0},
 			{"id":2,"guid":"c","delivered_at":"2026-11-01T08:58:00Z","status":"OK","status_code":202}]`,
-			`Link: <https://github.test/app/hook/deliveries?per_page=100&status=failure&cursor=v1_17%2Ba%2Cb>; rel="next"`),
+			`Link: <https://github.test/app/hook/deliveries?per_page=100&cursor=v1_17%2Ba%2Cb>; rel="next"`),
 		"v1_17+a,b": says(200, `[]`, `Link: <https://github.test/app/hook/deliveries?per_page=100&cursor=v0>; rel="prev"`),
 	})})
-	page, next, err := f.App.FailedDeliveries(t.Context(), "")
-	want := []millrace.FailedDelivery{
+	page, next, err := f.App.DeliveryTries(t.Context(), "")
+	want := []millrace.DeliveryTry{
 		{ID: 9007199254740993, GUID: guid, DeliveredAt: time.Date(2026, 11, 1, 8, 59, 30, 250e6, time.UTC), StatusCode: 503},
 		{ID: 3, GUID: "b", DeliveredAt: time.Date(2026, 11, 1, 7, 59, 0, 0, time.UTC)},
+		{ID: 2, GUID: "c", DeliveredAt: time.Date(2026, 11, 1, 8, 58, 0, 0, time.UTC), StatusCode: 202, OK: true},
 	}
 	if diff := cmp.Diff(want, page); diff != "" || next != "v1_17+a,b" || err != nil {
 		t.Errorf("next %q, %v (-want +got):\n%s", next, err, diff)
 	}
-	page, next, err = f.App.FailedDeliveries(t.Context(), next)
+	page, next, err = f.App.DeliveryTries(t.Context(), next)
 	if len(page) != 0 || next != "" || err != nil {
 		t.Errorf("the last page: %+v, %q, %v", page, next, err)
 	}
-	asked := []string{"GET /app/hook/deliveries?per_page=100&status=failure", "GET /app/hook/deliveries?per_page=100&status=failure&cursor=v1_17%2Ba%2Cb"}
+	asked := []string{"GET /app/hook/deliveries?per_page=100", "GET /app/hook/deliveries?per_page=100&cursor=v1_17%2Ba%2Cb"}
 	if diff := cmp.Diff(asked, f.asked()); diff != "" || f.tokensGiven() != 0 {
 		t.Errorf("%d tokens, asked (-want +got):\n%s", f.tokensGiven(), diff)
 	}
@@ -53,7 +54,7 @@ func TestTheNextCursorIsInTheLinks(t *testing.T) {
 		`<https://github.test/a?cursor=x; rel="next"`:                                                "",
 	} {
 		f := newFar(t, map[string]http.HandlerFunc{"GET /app/hook/deliveries": says(200, `[]`, "Link: "+link)})
-		if _, next, err := f.App.FailedDeliveries(t.Context(), ""); next != want || err != nil {
+		if _, next, err := f.App.DeliveryTries(t.Context(), ""); next != want || err != nil {
 			t.Errorf("%s: %q, %v; want %q", link, next, err, want)
 		}
 	}

@@ -204,8 +204,8 @@ func (s *Store) joinRead(ctx context.Context, tx *Tx, p Poll, events []millrace.
 	tenant := tenancy{org.ID, org.Prefixes(s.prefixes), org.DefaultSize}
 	var b pgx.Batch
 	for _, job := range inOrder(events) {
-		if job.InstallationID != p.Target.InstallationID {
-			continue
+		if job.InstallationID != p.Target.InstallationID || job.RepositoryID != p.RepositoryID {
+			continue // a name that was given up may be somebody else's by now
 		}
 		before, ok := have[key{job.GitHubID, job.RunAttempt}]
 		switch news := !ok || job.Status.After(before.status) || job.RunnerID != 0 && before.runner == 0; {

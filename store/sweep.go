@@ -108,7 +108,7 @@ func (s *Store) Redeliveries(ctx context.Context, guids []string) (known map[str
 
 // SaveRedelivery notes that GitHub was asked to deliver d again. It is noted after the asking: a repeat is harmless, one
 // that is left out is not.
-func (s *Store) SaveRedelivery(ctx context.Context, d millrace.FailedDelivery) error {
+func (s *Store) SaveRedelivery(ctx context.Context, d millrace.DeliveryTry) error {
 	return s.systemTx(ctx, func(tx *Tx) error {
 		_, err := tx.Exec(ctx, `INSERT INTO redeliveries (delivery_id, guid, asked_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, d.ID, d.GUID, tx.now)
 		return err

@@ -123,18 +123,20 @@ func (g *Gate) isDown(installation int64, now time.Time) bool {
 
 // CreateJIT registers a runner.
 func (g *Gate) CreateJIT(ctx context.Context, at millrace.RunnerTarget, name string, labels []string) (config millrace.JITConfig, err error) {
-	return config, g.call(ctx, at.InstallationID, provenByRegistration, func() (err error) {
+	err = g.call(ctx, at.InstallationID, provenByRegistration, func() error {
 		config, err = g.github.CreateJIT(ctx, at, name, labels)
 		return err
 	})
+	return config, err
 }
 
 // FindRunner finds a runner by its name.
 func (g *Gate) FindRunner(ctx context.Context, at millrace.RunnerTarget, name string) (r millrace.Runner, err error) {
-	return r, g.call(ctx, at.InstallationID, provenByAny, func() (err error) {
+	err = g.call(ctx, at.InstallationID, provenByAny, func() error {
 		r, err = g.github.FindRunner(ctx, at, name)
 		return err
 	})
+	return r, err
 }
 
 // DeleteRunner removes a registration.
@@ -144,34 +146,38 @@ func (g *Gate) DeleteRunner(ctx context.Context, at millrace.RunnerTarget, id in
 
 // ListRunners lists the runners that are registered there.
 func (g *Gate) ListRunners(ctx context.Context, at millrace.RunnerTarget) (list []millrace.Runner, err error) {
-	return list, g.call(ctx, at.InstallationID, provenByAny, func() (err error) {
+	err = g.call(ctx, at.InstallationID, provenByAny, func() error {
 		list, err = g.github.ListRunners(ctx, at)
 		return err
 	})
+	return list, err
 }
 
 // OpenJobs reads a repository's open jobs.
 func (g *Gate) OpenJobs(ctx context.Context, at millrace.RepositoryTarget) (open millrace.OpenJobs, err error) {
-	return open, g.call(ctx, at.InstallationID, provenByAny, func() (err error) {
+	err = g.call(ctx, at.InstallationID, provenByAny, func() error {
 		open, err = g.github.OpenJobs(ctx, at)
 		return err
 	})
+	return open, err
 }
 
 // Job reads one job.
 func (g *Gate) Job(ctx context.Context, at millrace.RepositoryTarget, id int64) (e millrace.JobEvent, err error) {
-	return e, g.call(ctx, at.InstallationID, provenByAny, func() (err error) {
+	err = g.call(ctx, at.InstallationID, provenByAny, func() error {
 		e, err = g.github.Job(ctx, at, id)
 		return err
 	})
+	return e, err
 }
 
 // InstallationRepositories lists the repositories that an installation may see.
 func (g *Gate) InstallationRepositories(ctx context.Context, installation int64) (list []millrace.Repository, err error) {
-	return list, g.call(ctx, installation, provenByAny, func() (err error) {
+	err = g.call(ctx, installation, provenByAny, func() error {
 		list, err = g.github.InstallationRepositories(ctx, installation)
 		return err
 	})
+	return list, err
 }
 
 // The App's own calls are for no installation: they are made whatever its incidents are.
@@ -181,9 +187,9 @@ func (g *Gate) Installation(ctx context.Context, installation int64) (millrace.I
 	return g.github.Installation(ctx, installation)
 }
 
-// FailedDeliveries lists a page of failed deliveries.
-func (g *Gate) FailedDeliveries(ctx context.Context, cursor string) ([]millrace.FailedDelivery, string, error) {
-	return g.github.FailedDeliveries(ctx, cursor)
+// DeliveryTries lists a page of deliveries.
+func (g *Gate) DeliveryTries(ctx context.Context, cursor string) ([]millrace.DeliveryTry, string, error) {
+	return g.github.DeliveryTries(ctx, cursor)
 }
 
 // Redeliver has a delivery delivered again.

@@ -14,19 +14,19 @@ const (
 	giveUpAfter   = 3 * 24 * time.Hour
 )
 
-// sweepDeliveries has GitHub deliver again what failed: GitHub does not by itself. Tries of one delivery share its GUID;
-// the newest stands for all. The next sweep begins where everything is dealt with, so that a sweep that ends early, or a
-// delivery whose next try is not due, is taken up again.
+// sweepDeliveries has GitHub deliver again what failed: GitHub does not by itself. Tries of one delivery share its GUID; if
+// none of them was answered with success, the newest is repeated. The next sweep begins where everything is dealt with, so
+// that a sweep that ends early, or a delivery whose next try is not due, is taken up again.
 func (w *Workers) sweepDeliveries(ctx context.Context) error {
 	sweep, err := w.store.BeginSweep(ctx)
 	if err != nil || !sweep.NotBefore.IsZero() {
 		return err
 	}
 	upTo := sweep.At
-	seen := map[string]bool{}
+	seen := map[string]bool{} // GUIDs whose newest try was met, or that were delivered
 	cursor := ""
 	for range maxSweepPages {
-		page, next, err := w.github.FailedDeliveries(ctx, cursor)
+		page, next, err := w.github.DeliveryTries(ctx, cursor)
 		if err != nil {
 			return w.pauseSweeps(ctx, err)
 		}
@@ -37,7 +37,7 @@ func (w *Workers) sweepDeliveries(ctx context.Context) error {
 		if !oldest.IsZero() && oldest.Before(upTo) {
 			upTo = oldest
 		}
-		if next == "" || len(page) == 0 || page[len(page)-1].DeliveredAt.Before(sweep.Since) {
+		if next == "" || len(page) > 0 && page[len(page)-1].DeliveredAt.Before(sweep.Since) {
 			break
 		}
 		cursor = next
@@ -55,26 +55,31 @@ func (w *Workers) pauseSweeps(ctx context.Context, err error) error {
 
 // redeliver asks for the deliveries of a page that are due, and returns when the oldest of those that are not due yet was
 // delivered; zero when there is none.
-func (w *Workers) redeliver(ctx context.Context, page []millrace.FailedDelivery, sweep store.Sweep, seen map[string]bool) (pending time.Time, err error) {
-	guids := make([]string, 0, len(page))
-	for _, d := range page {
-		guids = append(guids, d.GUID)
+func (w *Workers) redeliver(ctx context.Context, page []millrace.DeliveryTry, sweep store.Sweep, seen map[string]bool) (pending time.Time, err error) {
+	var failed []millrace.DeliveryTry
+	var guids []string
+	for _, d := range page { // newest first
+		if !seen[d.GUID] && !d.OK && !d.DeliveredAt.Before(sweep.Since) && worthRepeating(d.StatusCode) && sweep.At.Sub(d.DeliveredAt) < giveUpAfter {
+			failed, guids = append(failed, d), append(guids, d.GUID)
+		}
+		seen[d.GUID] = true
+	}
+	if len(failed) == 0 {
+		return pending, nil
 	}
 	known, err := w.store.Redeliveries(ctx, guids)
 	if err != nil {
 		return pending, err
 	}
-	for _, d := range page {
+	for _, d := range failed {
 		r := known[d.GUID]
 		switch {
-		case seen[d.GUID], d.DeliveredAt.Before(sweep.Since), r.Done[d.ID], !worthRepeating(d.StatusCode), sweep.At.Sub(d.DeliveredAt) > giveUpAfter:
-			seen[d.GUID] = true
+		case r.Done[d.ID]:
 			continue
 		case r.Tries > 0 && sweep.At.Before(r.Last.Add(redeliverAfter(r.Tries))):
-			seen[d.GUID], pending = true, d.DeliveredAt
+			pending = d.DeliveredAt
 			continue
 		}
-		seen[d.GUID] = true
 		err := w.github.Redeliver(ctx, d.ID)
 		if err != nil && millrace.CodeOf(err) != millrace.NotFound {
 			return pending, err

@@ -41,7 +41,7 @@ func (r *registry) InstallationRepositories(context.Context, int64) ([]millrace.
 	return nil, nil
 }
 
-func (r *registry) FailedDeliveries(context.Context, string) ([]millrace.FailedDelivery, string, error) {
+func (r *registry) DeliveryTries(context.Context, string) ([]millrace.DeliveryTry, string, error) {
 	return nil, "", nil
 }
 
