@@ -25,7 +25,10 @@ func (g *GitHub) pool(login string) *pool {
 // mayRun is GitHub's routing, where nothing ties a runner to the job that it was made for: any runner of the job's owner
 // or repository that has all its labels may get it.
 func (g *GitHub) mayRun(r *runner, j *job) bool {
-	return (r.Repo == "" || r.Repo == strings.ToLower(j.Repo)) && superset(r.Labels, j.Labels)
+	if r.Repo == "" && g.excluded(j.Owner, j.Repo) {
+		return false
+	}
+	return (r.Repo == "" || strings.EqualFold(r.Repo, j.Repo)) && superset(r.Labels, j.Labels)
 }
 
 // superset reports whether have contains all of want, ignoring case as GitHub does.

@@ -14,6 +14,7 @@ import (
 // registration is gone, or never was.
 //
 //	POST /_broker/session                       → 200    the runner is online
+//	                                            → 403 {"errorKind": "RunnerVersionTooOld", "errorMessage"}: it ends with exit code 7
 //	POST /_broker/poll                          → 200 {"job": …} when it was given a job, 204 after 25 s without
 //	POST /_broker/jobs/{id}/log        raw bytes → 204   appended to the job's log
 //	POST /_broker/jobs/{id}/steps/{n}  {"status", "conclusion"} → 204, or 409 when the job was cancelled
@@ -51,8 +52,10 @@ const pollFor = 25 * time.Second
 func (g *GitHub) brokerRoutes() {
 	g.broker("POST /_broker/jobs/{id}/watch", g.watch)
 	g.broker("POST /_broker/session", func(w http.ResponseWriter, _ *http.Request, run *runner) {
-		if err := g.connect(run); err != nil {
-			http.Error(w, err.Error(), http.StatusGone)
+		if err := g.connect(run); err != nil { // in the shape of actions/runner's broker
+			writeJSON(w, http.StatusForbidden, map[string]any{
+				"source": "actions-broker-listener", "errorKind": "RunnerVersionTooOld", "statusCode": http.StatusForbidden, "errorMessage": err.Error(),
+			})
 			return
 		}
 		writeJSON(w, http.StatusOK, map[string]any{})
@@ -111,7 +114,7 @@ func (g *GitHub) broker(pattern string, do func(http.ResponseWriter, *http.Reque
 		r.Body = io.NopCloser(strings.NewReader(string(content)))
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		if run, ok := g.byToken[token]; ok {
+		if run, ok := g.byToken[token]; ok && !run.crashed {
 			run.seen = g.cfg.Now()
 			do(w, r, run)
 			g.touch()

@@ -2,8 +2,12 @@ package githubtest
 
 import (
 	"cmp"
+	"encoding/json"
+	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -91,8 +95,82 @@ func (h *hooks) all(n int) []*delivery {
 	return list
 }
 
+// listHookDeliveries pages with cursors: ?cursor= is the last delivery of the page before, and means nothing to others.
 func (g *GitHub) listHookDeliveries(r *http.Request, _ *owner) (int, any, error) {
-	list := g.hooks.all(10_000)
-	list = slices.DeleteFunc(list, func(d *delivery) bool { return d.Status == "pending" })
-	return http.StatusOK, listing{len(list), paged(r, list)}, nil
+	h := &g.hooks
+	_, size := page(r)
+	list := h.list
+	status := r.FormValue("status")
+	switch status {
+	case "", "success":
+	case "failure":
+		list = h.failed
+	default:
+		return 0, nil, refuse(http.StatusUnprocessableEntity, "Validation Failed")
+	}
+	end := len(list)
+	if cursor := r.FormValue("cursor"); cursor != "" {
+		seq, err := strconv.ParseInt(strings.TrimPrefix(cursor, "v1_"), 36, 64)
+		if err != nil || !strings.HasPrefix(cursor, "v1_") {
+			return 0, nil, refuse(http.StatusUnprocessableEntity, "Invalid cursor")
+		}
+		end, _ = slices.BinarySearchFunc(list, seq, func(d *delivery, seq int64) int { return cmp.Compare(d.seq, seq) })
+	}
+	found := []*delivery{}
+	next := ""
+	for _, d := range slices.Backward(list[:end]) {
+		if status == "success" && !d.ok() {
+			continue
+		}
+		if len(found) == size {
+			q := r.URL.Query()
+			q.Set("cursor", "v1_"+strconv.FormatInt(found[size-1].seq, 36))
+			next = fmt.Sprintf("<%s%s?%s>; rel=\"next\"", g.cfg.URL, r.URL.EscapedPath(), q.Encode())
+			break
+		}
+		found = append(found, d)
+	}
+	return http.StatusOK, listing{body: found, next: next}, nil
+}
+
+func (g *GitHub) hookDeliveryAt(r *http.Request) (*delivery, error) {
+	id, _ := strconv.ParseInt(r.PathValue("id"), 10, 64)
+	if d, ok := g.hooks.byID[id]; ok {
+		return d, nil
+	}
+	return nil, refuse(http.StatusNotFound, "Not Found")
+}
+
+func (g *GitHub) getHookDelivery(r *http.Request, _ *owner) (int, any, error) {
+	d, err := g.hookDeliveryAt(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	body := d.body()
+	sent := http.Header{}
+	SetHeaders(sent, g.secret, d.Event, d.GUID, body)
+	headers := map[string]string{}
+	for name := range sent {
+		headers[name] = sent.Get(name)
+	}
+	return http.StatusOK, struct {
+		*delivery
+		URL      string         `json:"url"`
+		Request  map[string]any `json:"request"`
+		Response map[string]any `json:"response"`
+	}{
+		d, g.cfg.WebhookURL, map[string]any{"headers": headers, "payload": json.RawMessage(body)}, map[string]any{"headers": map[string]string{}, "payload": nil},
+	}, nil
+}
+
+// redeliver sends a delivery once more: a try of its own, with the same GUID and body.
+func (g *GitHub) redeliver(r *http.Request, _ *owner) (int, any, error) {
+	d, err := g.hookDeliveryAt(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	g.dispatch(&delivery{
+		GUID: d.GUID, Event: d.Event, Action: d.Action, InstallationID: d.InstallationID, RepositoryID: d.RepositoryID, Redelivery: true, body: d.body,
+	})
+	return http.StatusAccepted, map[string]any{}, nil
 }

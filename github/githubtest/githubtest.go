@@ -72,6 +72,11 @@ type GitHub struct {
 	tokens        map[string]*token
 	calls         []Call
 	sequence      int
+	violations    []Violation
+	faults        Faults
+	chance        *mathrand.Rand // what faults draw from
+	app, nobody   *quota
+	etags         map[string]etag // of answers, by path and query
 	hooks         hooks
 	sending       chan struct{}
 	dirty         chan struct{} // the state file is behind
@@ -85,12 +90,15 @@ type owner struct {
 	Installation int64
 	Sender       int64
 
-	repos []*repo // by name
+	repos     []*repo // by name
+	quota     *quota
+	suspended time.Time // when it last was
 }
 
 type token struct {
 	installation int64
 	expires      time.Time
+	failed       bool // an injected fault refused it, which happens once
 }
 
 // appID is the App's id.
@@ -123,6 +131,7 @@ func New(cfg Config) (*GitHub, error) {
 		cfg: cfg, key: cfg.Key, owners: map[string]*owner{}, installations: map[int64]*owner{}, repos: map[string]*repo{}, runs: map[int64]*run{},
 		jobs: map[int64]*job{}, pools: map[string]*pool{}, runners: map[int64]*runner{}, byToken: map[string]*runner{}, scopes: map[string]*scope{},
 		tokens: map[string]*token{}, hooks: hooks{pending: map[int64]*delivery{}}, sending: make(chan struct{}, 16), dirty: make(chan struct{}, 1),
+		chance: cfg.Rand, app: newQuota(0, perHour), nobody: newQuota(0, 60), etags: map[string]etag{},
 	}
 	g.secret = g.randomHex(20)
 	// IDs never repeat, not even over restarts, and stay below 2^53 as GitHub's do.

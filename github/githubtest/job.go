@@ -194,9 +194,9 @@ func (g *GitHub) rerun(jobs ...*job) (again []*job, err error) {
 	r := jobs[0].run
 	switch {
 	case r.unfinished > 0:
-		return nil, refuse(403, "%s", says.running)
+		return nil, refuse(403, saysRunning)
 	case slices.ContainsFunc(jobs, func(j *job) bool { return j.Next != 0 }):
-		return nil, refuse(403, "%s", says.notRetried)
+		return nil, refuse(403, saysNotRetried)
 	}
 	attempt := r.attempt + 1
 	for _, j := range jobs {

@@ -1,6 +1,9 @@
 package githubtest
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 // What a runner does, without a network: the broker's calls end here, and a loop that owns time makes them itself.
 
@@ -8,9 +11,11 @@ import "errors"
 var (
 	ErrGone      = errors.New("the runner's registration is gone")
 	ErrCancelled = errors.New("the job was cancelled")
+	ErrTooOld    = fmt.Errorf(saysTooOld, runnerVersion)
 )
 
-// Connect opens the runner's session: it is online, and may be given a job at once. ErrGone: it is not registered.
+// Connect opens the runner's session: it is online, and may be given a job at once. ErrGone: it is not registered;
+// ErrTooOld: GitHub serves its version no more, and it ends.
 func (g *GitHub) Connect(runnerID int64) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -72,7 +77,7 @@ func (g *GitHub) Disconnect(runnerID int64) {
 // heard finds a runner that made a call.
 func (g *GitHub) heard(runnerID int64) (*runner, error) {
 	run, ok := g.runners[runnerID]
-	if !ok {
+	if !ok || run.crashed {
 		return nil, ErrGone
 	}
 	run.seen = g.cfg.Now()
@@ -80,6 +85,12 @@ func (g *GitHub) heard(runnerID int64) (*runner, error) {
 }
 
 func (g *GitHub) connect(run *runner) error {
+	if g.faults.RunnerVersionTooOld.has(run.Owner) {
+		return ErrTooOld
+	}
+	if !run.met {
+		run.met, run.ignored = true, g.roll(g.faults.NeverAssign)
+	}
 	run.session = true
 	g.noted(run)
 	g.findJob(run)
@@ -95,6 +106,11 @@ func (g *GitHub) pickUp(run *runner) (BrokerJob, bool) {
 		j.Status, j.StartedAt, j.ran, j.RunnerID, j.RunnerName = "in_progress", g.now(), g.cfg.Now(), run.ID, run.Name
 		g.changed(j)
 		g.send(j, "in_progress")
+		if g.roll(g.faults.CrashAfterAssign) {
+			run.crashed, run.session = true, false
+			g.noted(run)
+			return BrokerJob{}, false
+		}
 	}
 	out := BrokerJob{ID: j.ID, RunID: j.RunID, Repository: j.Owner + "/" + j.Repo, Name: j.Name, Env: map[string]string{
 		"GITHUB_ACTOR": j.Actor, "GITHUB_REF_NAME": j.Branch, "GITHUB_WORKFLOW": j.Workflow, "GITHUB_SHA": j.sha(),

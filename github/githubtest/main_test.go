@@ -65,7 +65,7 @@ func inBubble(t *testing.T, set func(*githubtest.Config), test func(*hub)) {
 func newHub(t testing.TB, set func(*githubtest.Config)) *hub {
 	t.Helper()
 	h := &hub{t: t, now: time.Now}
-	cfg := githubtest.Config{URL: site, WebhookURL: webhook, Rand: mathrand.New(mathrand.NewPCG(1, 2))}
+	cfg := githubtest.Config{URL: site, Key: sharedKey(), WebhookURL: webhook, Rand: mathrand.New(mathrand.NewPCG(1, 2))}
 	cfg.Client = &http.Client{Transport: h, Timeout: 10 * time.Second}
 	if set != nil {
 		set(&cfg)

@@ -39,6 +39,7 @@ func (g *GitHub) AddOwner(login string, kind millrace.OwnerType) Owner {
 	o, ok := g.owners[strings.ToLower(login)]
 	if !ok {
 		o = &owner{ID: idOf("owner/" + login), Login: login, Type: kind, Installation: idOf("installation/" + login), Sender: idOf("user/" + login)}
+		o.quota = newQuota(o.Installation, perHour)
 		g.owners[strings.ToLower(login)] = o
 		g.installations[o.Installation] = o
 		for _, r := range g.repos { // of a state file

@@ -61,6 +61,7 @@ type pageData struct {
 	Title   string
 	Refresh bool
 	Samples []sample
+	Faults  string
 	Jobs    []jobView
 	Job     *jobView
 }
@@ -86,7 +87,7 @@ func (g *GitHub) view(j *job) jobView {
 func (g *GitHub) pageRoutes() {
 	g.mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		g.mu.Lock()
-		data := pageData{Title: "Stand-in GitHub"}
+		data := pageData{Title: "Stand-in GitHub", Faults: g.faults.String()}
 		if o := g.firstOwner(); o != nil && g.cfg.Demo {
 			data.Samples = samples(o.Login)
 		}

@@ -222,7 +222,7 @@ func (g *GitHub) listRuns(r *http.Request, o *owner) (int, any, error) {
 		s, _ := found.at(at)
 		list = append(list, g.runJSON(o, found, s))
 	}
-	return http.StatusOK, listing{total, map[string]any{"total_count": total, "workflow_runs": list}}, nil
+	return http.StatusOK, listing{total: total, body: map[string]any{"total_count": total, "workflow_runs": list}}, nil
 }
 
 // runAt finds the run in the path as it was, and the attempt in the path if there is one.
@@ -269,7 +269,7 @@ func (g *GitHub) listJobs(r *http.Request, _ *owner) (int, any, error) {
 	for _, j := range paged(r, jobs) {
 		list = append(list, g.jobJSON(j.at(at)))
 	}
-	return http.StatusOK, listing{len(jobs), map[string]any{"total_count": len(jobs), "jobs": list}}, nil
+	return http.StatusOK, listing{total: len(jobs), body: map[string]any{"total_count": len(jobs), "jobs": list}}, nil
 }
 
 func (g *GitHub) jobAt(r *http.Request) (*job, error) {
@@ -312,7 +312,7 @@ func (g *GitHub) rerunFailed(r *http.Request, _ *owner) (int, any, error) {
 		}
 	}
 	if len(failed) == 0 {
-		return 0, nil, refuse(http.StatusForbidden, "%s", says.notRetried)
+		return 0, nil, refuse(http.StatusForbidden, saysNotRetried)
 	}
 	_, err = g.rerun(failed...)
 	return http.StatusCreated, map[string]any{}, err
@@ -324,7 +324,7 @@ func (g *GitHub) cancelRun(r *http.Request, _ *owner) (int, any, error) {
 		return 0, nil, err
 	}
 	if found.unfinished == 0 {
-		return 0, nil, refuse(http.StatusConflict, "%s", says.notCancelled)
+		return 0, nil, refuse(http.StatusConflict, saysNotCancelled)
 	}
 	for _, j := range slices.Clone(found.jobs) {
 		g.cancel(j)

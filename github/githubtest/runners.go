@@ -22,6 +22,9 @@ type runner struct {
 	wake    chan struct{} // closed when it is given a job, its job is cancelled or it is removed
 	job     *job
 	removed bool
+	met     bool // it has connected
+	ignored bool // an injected fault: it never gets a job
+	crashed bool // an injected fault: it is never heard again
 
 	registered time.Time
 	seen       time.Time // its last call; zero: never connected
@@ -47,7 +50,7 @@ func (r *runner) online(now time.Time) bool { return r.session && now.Sub(r.seen
 // noted is to be called when the runner's session or job changed: it may have become idle, or stopped being so.
 func (g *GitHub) noted(r *runner) {
 	p := g.pool(r.Owner)
-	if r.session && r.job == nil && !r.removed {
+	if r.session && r.job == nil && !r.removed && !r.ignored {
 		p.idle = put(p.idle, r)
 	} else {
 		p.idle = drop(p.idle, r)
@@ -103,7 +106,7 @@ func (g *GitHub) runnerJSON(r *runner, at time.Time) map[string]any {
 	if online {
 		m["status"] = "online"
 	}
-	if !r.seen.IsZero() { // it has connected
+	if r.met {
 		m["os"], m["version"] = "Linux", runnerVersion
 	}
 	return m
@@ -125,13 +128,20 @@ func (g *GitHub) generateJIT(r *http.Request, o *owner) (int, any, error) {
 		return 0, nil, refuse(http.StatusUnprocessableEntity, "Invalid request. 1 to 100 labels are required.")
 	}
 	repo := strings.ToLower(r.PathValue("repo"))
-	if _, taken := g.scope(o.Login, repo).byName[in.Name]; taken {
-		return 0, nil, refuse(http.StatusConflict, says.nameTaken, in.Name)
+	at := g.scope(o.Login, repo)
+	if _, taken := at.byName[in.Name]; taken || g.roll(g.faults.Conflict) {
+		return 0, nil, refuse(http.StatusConflict, saysNameTaken, in.Name)
+	}
+	if len(at.list) >= groupHolds || g.faults.GroupFull.has(o.Login) {
+		return 0, nil, refuse(http.StatusUnprocessableEntity, saysGroupFull, in.RunnerGroupID)
 	}
 	run := g.register(o.Login, repo, in.Name, in.Labels)
 	config, err := json.Marshal(g.jitConfig(run))
 	if err != nil {
 		return 0, nil, err
+	}
+	if g.roll(g.faults.JITReplyLost) {
+		return 0, nil, refuse(http.StatusBadGateway, saysServerError)
 	}
 	return http.StatusCreated, map[string]any{"runner": g.runnerJSON(run, g.cfg.Now()), "encoded_jit_config": base64.StdEncoding.EncodeToString(config)}, nil
 }
@@ -161,34 +171,28 @@ func (g *GitHub) RegisterRunner(login, name string, labels []string) JITConfig {
 
 func (g *GitHub) listRunners(r *http.Request, o *owner) (int, any, error) {
 	s, at := g.scope(o.Login, r.PathValue("repo")), g.readAt()
-	found := s.list
-	if at.Before(g.cfg.Now()) && len(s.gone) > 0 {
+	found, name := s.list, r.FormValue("name")
+	switch {
+	case at.Before(g.cfg.Now()):
 		found = slices.Clone(found)
 		for _, run := range s.gone {
 			found = put(found, run)
 		}
-	}
-	if name := r.FormValue("name"); name != "" {
-		named := []*runner{}
-		if run, ok := s.byName[name]; ok && len(s.gone) == 0 {
-			named = append(named, run)
-		} else {
-			for _, run := range found {
-				if run.Name == name {
-					named = append(named, run)
-				}
-			}
+		found = slices.DeleteFunc(found, func(run *runner) bool {
+			_, _, there := run.at(at)
+			return !there || (name != "" && run.Name != name)
+		})
+	case name != "":
+		found = nil
+		if run, ok := s.byName[name]; ok {
+			found = []*runner{run}
 		}
-		found = named
-	}
-	if at.Before(g.cfg.Now()) {
-		found = slices.DeleteFunc(slices.Clone(found), func(run *runner) bool { _, _, there := run.at(at); return !there })
 	}
 	list := []any{}
 	for _, run := range paged(r, found) {
 		list = append(list, g.runnerJSON(run, at))
 	}
-	return http.StatusOK, listing{len(found), map[string]any{"total_count": len(found), "runners": list}}, nil
+	return http.StatusOK, listing{total: len(found), body: map[string]any{"total_count": len(found), "runners": list}}, nil
 }
 
 // runnerAt finds the runner in the path, one that is there now.
@@ -225,8 +229,8 @@ func (g *GitHub) deleteRunner(r *http.Request, o *owner) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	if run.job != nil {
-		return 0, nil, refuse(http.StatusUnprocessableEntity, says.busy, run.Name)
+	if run.job != nil || g.roll(g.faults.Unprocessable) {
+		return 0, nil, refuse(http.StatusUnprocessableEntity, saysBusy, run.Name)
 	}
 	g.remove(run)
 	return http.StatusNoContent, nil, nil
@@ -256,8 +260,10 @@ func (g *GitHub) forgetRemoved(now time.Time) {
 	}
 }
 
-func (g *GitHub) listGroups(*http.Request, *owner) (int, any, error) {
-	return http.StatusOK, map[string]any{"total_count": 1, "runner_groups": []any{
-		map[string]any{"id": 1, "name": "Default", "visibility": "all", "default": true, "allows_public_repositories": true},
-	}}, nil
+func (g *GitHub) listGroups(r *http.Request, o *owner) (int, any, error) {
+	list := []any{map[string]any{"id": 1, "name": "Default", "visibility": "all", "default": true, "allows_public_repositories": true}}
+	if repo := r.FormValue("visible_to_repository"); repo != "" && g.excluded(o.Login, repo) {
+		list = []any{}
+	}
+	return http.StatusOK, listing{total: len(list), body: map[string]any{"total_count": len(list), "runner_groups": list}}, nil
 }

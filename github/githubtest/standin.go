@@ -12,13 +12,18 @@ import (
 	"time"
 )
 
-// The control interface is how people and tests play GitHub's users. It exists in the stand-in only.
+// The control interface is how people and tests play GitHub's users. It exists in the stand-in only; docs/standin.md
+// documents it.
 //
 //	POST /_standin/jobs              QueueRequest → 201 {id, run_id, html_url}
 //	GET  /_standin/jobs/{id}         → {status, conclusion, runner_name, steps, log}
 //	POST /_standin/jobs/{id}/cancel  → 202
-//	PUT  /_standin/faults            {} → 204; faults to inject are not there yet
+//	POST /_standin/jobs/{id}/rerun   → 201 {id, run_id, html_url} of the new job
+//	POST /_standin/repositories      {owner, name, public} → 201
+//	GET  /_standin/faults            → Faults
+//	PUT  /_standin/faults            Faults → 204; {} ends all
 //	GET  /_standin/calls             → the REST calls so far
+//	GET  /_standin/violations        → those that GitHub's rules forbid
 //	GET  /_standin/deliveries        → the webhook deliveries so far, newest first
 
 func (g *GitHub) standinRoutes() {
@@ -37,18 +42,18 @@ func (g *GitHub) standinRoutes() {
 		g.cancel(j)
 		return http.StatusAccepted, map[string]any{}
 	}))
-	g.mux.HandleFunc("PUT /_standin/faults", func(w http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
-		var faults map[string]json.RawMessage
-		if err != nil || json.Unmarshal(body, &faults) != nil {
-			fail(w, http.StatusBadRequest, "the body is not a JSON object")
-			return
+	g.mux.HandleFunc("POST /_standin/jobs/{id}/rerun", g.withJob(func(j *job) (int, any) {
+		again, err := g.rerun(j)
+		var refused refusal
+		if errors.As(err, &refused) {
+			return refused.status, map[string]string{"message": refused.message}
 		}
-		if len(faults) > 0 {
-			fail(w, http.StatusUnprocessableEntity, "no faults can be injected yet; send {}")
-			return
-		}
-		w.WriteHeader(http.StatusNoContent)
+		return http.StatusCreated, map[string]any{"id": again[0].ID, "run_id": j.RunID, "html_url": g.jobURL(again[0])}
+	}))
+	g.mux.HandleFunc("POST /_standin/repositories", g.postRepository)
+	g.faultRoutes()
+	g.mux.HandleFunc("GET /_standin/violations", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, map[string]any{"violations": append([]Violation{}, g.Violations()...)})
 	})
 	g.mux.HandleFunc("GET /_standin/calls", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]any{"calls": g.Calls()})
@@ -101,6 +106,32 @@ func (g *GitHub) postJob(w http.ResponseWriter, r *http.Request) {
 	defer g.mu.Unlock()
 	j := g.jobs[id]
 	writeJSON(w, http.StatusCreated, map[string]any{"id": id, "run_id": j.RunID, "html_url": g.jobURL(j)})
+}
+
+func (g *GitHub) postRepository(w http.ResponseWriter, r *http.Request) {
+	var in struct {
+		Owner, Name string
+		Public      bool
+	}
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&in); err != nil {
+		fail(w, http.StatusBadRequest, "the body is not a repository: "+strings.TrimPrefix(err.Error(), "json: "))
+		return
+	}
+	if in.Name == "" || strings.ContainsAny(in.Name, "/ ") {
+		fail(w, http.StatusUnprocessableEntity, "name is the repository's name without its owner")
+		return
+	}
+	g.mu.Lock()
+	_, known := g.owners[strings.ToLower(in.Owner)]
+	g.mu.Unlock()
+	if !known {
+		fail(w, http.StatusNotFound, "there is no owner "+strconv.Quote(in.Owner)+" with the App installed")
+		return
+	}
+	g.AddRepository(in.Owner, in.Name, in.Public)
+	writeJSON(w, http.StatusCreated, map[string]any{"full_name": in.Owner + "/" + in.Name})
 }
 
 // withJob finds the job in the path; the lock is held while do runs, and not while its answer goes to a slow reader.

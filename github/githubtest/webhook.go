@@ -2,6 +2,7 @@ package githubtest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha1"
@@ -40,19 +41,55 @@ func (g *GitHub) send(j *job, action string) {
 	g.emit("workflow_job", action, o, j.run.repo.ID, func() []byte { return g.event(&was, action) })
 }
 
-// emit makes a delivery and dispatches it.
+// sendInstallation delivers an installation event.
+func (g *GitHub) sendInstallation(o *owner, action string) {
+	e := map[string]any{"action": action, "installation": g.installation(o), "sender": g.account(o), "requester": nil}
+	if action == "created" {
+		list := []any{}
+		for _, r := range o.repos {
+			list = append(list, map[string]any{"id": r.ID, "node_id": nodeID("R", r.ID), "name": r.Name, "full_name": r.fullName(), "private": !r.Public})
+		}
+		e["repositories"] = list
+	}
+	body := mustJSON(e)
+	g.emit("installation", action, o, 0, func() []byte { return body })
+}
+
+// emit makes a delivery and dispatches it, unless a fault swallows it. A suspended App is told nothing but that it is.
 func (g *GitHub) emit(event, action string, o *owner, repository int64, body func() []byte) {
-	if g.cfg.WebhookURL == "" && g.cfg.Send == nil {
+	f := &g.faults
+	switch {
+	case g.cfg.WebhookURL == "" && g.cfg.Send == nil:
+		return
+	case event != "installation" && (f.Suspended.has(o.Login) || f.Uninstalled.has(o.Login)):
+		return
+	case f.HooksOff || g.roll(f.Drop):
 		return
 	}
-	g.dispatch(&delivery{GUID: g.guid(), Event: event, Action: action, InstallationID: o.Installation, RepositoryID: repository, body: body})
+	d := delivery{GUID: g.guid(), Event: event, Action: action, InstallationID: o.Installation, RepositoryID: repository, body: body}
+	again := d
+	g.dispatch(&d)
+	if g.roll(f.Duplicate) {
+		g.dispatch(&again)
+	}
 }
 
 // dispatch sends a delivery on its way.
 func (g *GitHub) dispatch(d *delivery) {
+	f := &g.faults
 	d.ID, d.Status = g.nextID(), "pending"
+	if f.HooksOff || g.roll(f.Fail) {
+		g.hooks.tried(d, 0, 0, g.cfg.Now().UTC())
+		return
+	}
 	out := Outgoing{DeliveryID: d.ID, GUID: d.GUID, Event: d.Event, Header: http.Header{}, Body: d.body()}
 	SetHeaders(out.Header, g.secret, d.Event, d.GUID, out.Body)
+	if g.roll(f.Truncate) {
+		out.Body = out.Body[:g.chance.IntN(len(out.Body))]
+	}
+	if g.roll(f.Reorder) {
+		out.Delay = time.Duration(g.chance.Float64() * cmp.Or(f.DelayMaxS, 30) * float64(time.Second))
+	}
 	g.hooks.pending[d.ID] = d
 	if g.cfg.Send != nil {
 		g.cfg.Send(out)
