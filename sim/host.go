@@ -339,7 +339,7 @@ func (m *machine) connect() {
 	}
 	if err := s.github.Connect(m.runner); err != nil {
 		code := 1
-		if errors.Is(err, errRefused) {
+		if !errors.Is(err, githubtest.ErrGone) {
 			code = 7
 		}
 		h.step(agent.VMExit{Ref: m.ref, Code: &code, Reason: err.Error()})

@@ -94,7 +94,9 @@ func (r Report) Waste() float64 {
 // String is the report in words.
 func (r Report) String() string {
 	var b strings.Builder
-	line := func(name, format string, args ...any) { fmt.Fprintf(&b, "  %-28s %s\n", name, fmt.Sprintf(format, args...)) }
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(&b, "  %-28s %s\n", name, fmt.Sprintf(format, args...))
+	}
 	line("jobs", "%d, of which %d were run again and %d cancelled while queued; conclusions %v", r.Jobs, r.Reruns, r.CancelledQueued, r.Conclusions)
 	line("lost, doubled", "%d, %d", r.Lost, r.Doubled)
 	line("VMs", "%d, %d wasted (%.1f %%), %d stood for another job in the end", r.VMs, r.Wasted, 100*r.Waste(), r.Rebound)

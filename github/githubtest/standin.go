@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -151,7 +152,7 @@ func (g *GitHub) withJob(do func(*job) (status int, body any)) http.HandlerFunc 
 // JobState is a job as tests see it.
 type JobState struct {
 	Status, Conclusion, RunnerName, Log string
-	RunnerID                            int64
+	RunID, RunnerID                     int64
 	CreatedAt                           time.Time
 }
 
@@ -163,7 +164,7 @@ func (g *GitHub) Job(id int64) (JobState, bool) {
 	if !ok {
 		return JobState{}, false
 	}
-	return JobState{j.Status, j.Conclusion, j.RunnerName, j.Log, j.RunnerID, j.CreatedAt}, true
+	return JobState{j.Status, j.Conclusion, j.RunnerName, j.Log, j.RunID, j.RunnerID, j.CreatedAt}, true
 }
 
 // Event is a workflow_job delivery's body for a job in its present state, for tests that deliver it themselves.
@@ -194,4 +195,32 @@ func (g *GitHub) Runners() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return len(g.runners)
+}
+
+// RegisteredRunner is a registered runner as tests see it.
+type RegisteredRunner struct {
+	ID           int64
+	Name, Owner  string
+	RegisteredAt time.Time
+	Busy         bool
+}
+
+// RegisteredRunners are all registered runners, in order of their ids.
+func (g *GitHub) RegisteredRunners() []RegisteredRunner {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	list := make([]RegisteredRunner, 0, len(g.runners))
+	for _, id := range slices.Sorted(maps.Keys(g.runners)) {
+		r := g.runners[id]
+		list = append(list, RegisteredRunner{r.ID, r.Name, r.Owner, r.registered, r.job != nil})
+	}
+	return list
+}
+
+// Registered reports whether a runner is registered.
+func (g *GitHub) Registered(runnerID int64) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	_, ok := g.runners[runnerID]
+	return ok
 }
