@@ -44,10 +44,8 @@ type call struct {
 	quota *quota
 	owner *owner // whom the caller's installation belongs to; nil: it calls as the App, or has no credentials
 	salt  string // of its ETags
+	path  string // what is called, below the API's base, query included
 }
-
-// path is what was called, below the API's base.
-func (c *call) path() string { return strings.TrimPrefix(c.r.URL.RequestURI(), apiPath) }
 
 // endpoint answers one call; the lock is held.
 type endpoint func(r *http.Request, o *owner) (status int, body any, err error)
@@ -123,7 +121,7 @@ func (g *GitHub) handle(pattern string, auth func(*call) error, e endpoint) *rou
 				g.mu.Lock()
 			}
 		}
-		c := &call{r: r, route: rt, quota: g.nobody}
+		c := &call{r: r, route: rt, quota: g.nobody, path: strings.TrimPrefix(r.URL.RequestURI(), apiPath)}
 		status, content := g.answer(w.Header(), c)
 		g.mu.Unlock()
 		if content != nil {
@@ -205,7 +203,7 @@ func (g *GitHub) answer(h http.Header, c *call) (status int, content []byte) {
 		}
 	}
 	g.sequence++
-	g.calls = append(g.calls, Call{g.cfg.Now().UTC(), c.r.Method, c.path(), status})
+	g.calls = append(g.calls, Call{g.cfg.Now().UTC(), c.r.Method, c.path, status})
 	if len(g.calls) > 5000 {
 		g.calls = g.calls[1000:]
 	}
