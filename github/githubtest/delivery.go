@@ -54,6 +54,9 @@ func (h *hooks) tried(d *delivery, status int, took time.Duration, now time.Time
 	d.seq, d.DeliveredAt, d.Duration, d.StatusCode = h.last, now, took.Seconds(), status
 	if d.Status = "OK"; !d.ok() {
 		d.Status = cmp.Or(http.StatusText(status), "failed to connect to host")
+		if status == 0 && took >= answerWithin {
+			d.Status = "timed out"
+		}
 		h.failed = append(h.failed, d)
 	}
 	if h.byID == nil {

@@ -117,8 +117,8 @@ func TestALateAnswerIsListedLate(t *testing.T) {
 	}
 	l.refused(l.asApp(), "GET", fmt.Sprintf("%s/app/hook/deliveries/%d", api, slow), "", http.StatusNotFound, "Not Found")
 	l.clock = l.clock.Add(10 * time.Second)
-	l.Answered(slow, 0, 10*time.Second)
-	if list := l.deliveries(); len(list) != 2 || list[0].ID != slow || !list[0].DeliveredAt.After(list[1].DeliveredAt) {
+	l.Answered(slow, http.StatusOK, 11*time.Second) // too late
+	if list := l.deliveries(); len(list) != 2 || list[0].ID != slow || list[0].StatusCode != 0 || list[0].Status != "timed out" || !list[0].DeliveredAt.After(list[1].DeliveredAt) {
 		t.Errorf("%+v", list)
 	}
 }

@@ -110,7 +110,7 @@ func New(cfg Config) (*GitHub, error) {
 		cfg.Now = time.Now
 	}
 	if cfg.Client == nil {
-		cfg.Client = &http.Client{Timeout: 10 * time.Second}
+		cfg.Client = &http.Client{Timeout: answerWithin}
 	}
 	if cfg.RunnerURL == "" {
 		cfg.RunnerURL = cfg.URL
