@@ -103,10 +103,7 @@ func (g *GitHub) routes() {
 // handle serves an endpoint.
 func (g *GitHub) handle(pattern string, auth func(*call) error, e endpoint) *route {
 	rt := &route{pattern: pattern, auth: auth}
-	rt.do = func(c *call) (int, any, error) {
-		o := c.owner
-		return e(c.r, o)
-	}
+	rt.do = func(c *call) (int, any, error) { return e(c.r, c.owner) }
 	method, path, _ := strings.Cut(pattern, " ")
 	g.mux.HandleFunc(method+" "+apiPath+path, func(w http.ResponseWriter, r *http.Request) {
 		g.mu.Lock()
@@ -196,11 +193,9 @@ func (g *GitHub) answer(h http.Header, c *call) (status int, content []byte) {
 			status, content = http.StatusNotModified, nil
 		}
 	}
-	if hour, _, _ := c.quota.resource(c); status != http.StatusNotModified && status < 500 && !c.free {
-		hour.renew(g.cfg.Now(), time.Hour)
-		if _, _, limit := c.quota.resource(c); hour.used < limit {
-			hour.used++
-		}
+	if status != http.StatusNotModified && status < http.StatusInternalServerError && !c.free {
+		hour, _, limit := c.quota.resource(c)
+		hour.spend(g.cfg.Now(), time.Hour, 1, limit)
 	}
 	g.sequence++
 	g.calls = append(g.calls, Call{g.cfg.Now().UTC(), c.r.Method, c.path, status})
