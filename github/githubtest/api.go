@@ -125,7 +125,7 @@ func (g *GitHub) handle(pattern string, auth func(*call) error, e endpoint) *rou
 			w.Header().Set("Content-Type", "application/json; charset=utf-8")
 		}
 		w.WriteHeader(status)
-		w.Write(content) //nolint:errcheck // the peer is gone
+		w.Write(content)
 	})
 	return rt
 }

@@ -304,18 +304,15 @@ func TestARunOfManyJobs(t *testing.T) {
 	l.call(auth, "POST", fmt.Sprintf("%s/repos/calm/engine/actions/jobs/%d/rerun", api, again), "", http.StatusCreated, nil)
 	want("queued", "", 4, 3, 6)
 	for attempt, jobs := range map[int]int{1: 3, 2: 3, 3: 3, 4: 3} {
+		type attemptsJob struct {
+			Attempt int `json:"run_attempt"`
+		}
 		var list struct {
 			Total int `json:"total_count"`
-			Jobs  []struct {
-				Attempt int `json:"run_attempt"`
-			}
+			Jobs  []attemptsJob
 		}
 		l.call(auth, "GET", fmt.Sprintf("%s/attempts/%d/jobs", runs, attempt), "", http.StatusOK, &list)
-		if list.Total != jobs || slices.ContainsFunc(list.Jobs, func(j struct {
-			Attempt int `json:"run_attempt"`
-		}) bool {
-			return j.Attempt > attempt
-		}) {
+		if list.Total != jobs || slices.ContainsFunc(list.Jobs, func(j attemptsJob) bool { return j.Attempt > attempt }) {
 			t.Errorf("attempt %d: %+v", attempt, list)
 		}
 	}
@@ -367,10 +364,11 @@ func TestALoopRepeats(t *testing.T) {
 		fmt.Fprintln(&trace, auth, l.send(t.Context(), auth, "GET", api+"/orgs/calm/actions/runners", "").Body)
 		return trace.String()
 	}
-	if day(7) != day(7) {
+	first := day(7)
+	if day(7) != first {
 		t.Error("two days with one seed differ")
 	}
-	if day(7) == day(8) {
+	if day(8) == first {
 		t.Error("two seeds give one day")
 	}
 }

@@ -68,7 +68,7 @@ func Run(ctx context.Context, jit string, out io.Writer, shell Shell) (code int)
 	var old *tooOldError
 	switch {
 	case errors.As(err, &old):
-		fmt.Fprintf(out, "An error occured: %s\n", old.Message) // spelled as actions/runner does
+		fmt.Fprintf(out, "An error occured: %s\n", old.Message) //nolint:misspell // so does actions/runner
 		return exitTooOld
 	case err != nil:
 		fmt.Fprintf(out, "The runner ends: %v\n", err)
