@@ -79,7 +79,7 @@ func TestEveryGETIsConditional(t *testing.T) {
 	l := newLoop(t, 1)
 	auth := l.asInstallation(l.owner)
 	job := l.queue("x")
-	run := l.runOf(job)
+	run, _ := l.runOf(job)
 	l.sent()
 	vm := l.RegisterRunner("calm", "vm", []string{"x"}).RunnerID
 	repo := api + "/repos/calm/engine/actions/"
