@@ -44,10 +44,8 @@ type call struct {
 	quota *quota
 	owner *owner // whom the caller's installation belongs to; nil: it calls as the App, or has no credentials
 	salt  string // of its ETags
+	path  string // what is called, below the API's base, query included
 }
-
-// path is what was called, below the API's base.
-func (c *call) path() string { return strings.TrimPrefix(c.r.URL.RequestURI(), apiPath) }
 
 // endpoint answers one call; the lock is held.
 type endpoint func(r *http.Request, o *owner) (status int, body any, err error)
@@ -105,10 +103,7 @@ func (g *GitHub) routes() {
 // handle serves an endpoint.
 func (g *GitHub) handle(pattern string, auth func(*call) error, e endpoint) *route {
 	rt := &route{pattern: pattern, auth: auth}
-	rt.do = func(c *call) (int, any, error) {
-		o := c.owner
-		return e(c.r, o)
-	}
+	rt.do = func(c *call) (int, any, error) { return e(c.r, c.owner) }
 	method, path, _ := strings.Cut(pattern, " ")
 	g.mux.HandleFunc(method+" "+apiPath+path, func(w http.ResponseWriter, r *http.Request) {
 		g.mu.Lock()
@@ -123,14 +118,14 @@ func (g *GitHub) handle(pattern string, auth func(*call) error, e endpoint) *rou
 				g.mu.Lock()
 			}
 		}
-		c := &call{r: r, route: rt, quota: g.nobody}
+		c := &call{r: r, route: rt, quota: g.nobody, path: strings.TrimPrefix(r.URL.RequestURI(), apiPath)}
 		status, content := g.answer(w.Header(), c)
 		g.mu.Unlock()
 		if content != nil {
 			w.Header().Set("Content-Type", "application/json; charset=utf-8")
 		}
 		w.WriteHeader(status)
-		w.Write(content) //nolint:errcheck // the peer is gone
+		w.Write(content)
 	})
 	return rt
 }
@@ -198,14 +193,12 @@ func (g *GitHub) answer(h http.Header, c *call) (status int, content []byte) {
 			status, content = http.StatusNotModified, nil
 		}
 	}
-	if hour, _, _ := c.quota.resource(c); status != http.StatusNotModified && status < 500 && !c.free {
-		hour.renew(g.cfg.Now(), time.Hour)
-		if _, _, limit := c.quota.resource(c); hour.used < limit {
-			hour.used++
-		}
+	if status != http.StatusNotModified && status < http.StatusInternalServerError && !c.free {
+		hour, _, limit := c.quota.resource(c)
+		hour.spend(g.cfg.Now(), time.Hour, 1, limit)
 	}
 	g.sequence++
-	g.calls = append(g.calls, Call{g.cfg.Now().UTC(), c.r.Method, c.path(), status})
+	g.calls = append(g.calls, Call{g.cfg.Now().UTC(), c.r.Method, c.path, status})
 	if len(g.calls) > 5000 {
 		g.calls = g.calls[1000:]
 	}

@@ -32,12 +32,17 @@ type delivery struct {
 
 func (d *delivery) ok() bool { return d.StatusCode >= 200 && d.StatusCode <= 299 }
 
+// What ?status= means is documented as ranges (https://docs.github.com/en/rest/apps/webhooks): a try without an answer is in
+// neither.
+func (d *delivery) succeeded() bool { return d.StatusCode >= 200 && d.StatusCode <= 399 }
+func (d *delivery) failed() bool    { return d.StatusCode >= 400 && d.StatusCode <= 599 }
+
 // hooks are the App's deliveries. GitHub lists a try once it has ended; so the list is in the order of the answers, which
 // is not that of the ids when one took long.
 type hooks struct {
 	pending map[int64]*delivery
 	list    []*delivery // tried, oldest first
-	failed  []*delivery // those of list that got no 2xx
+	failed  []*delivery // those of list that ?status=failure shows
 	byID    map[int64]*delivery
 	last    int64
 }
@@ -54,6 +59,11 @@ func (h *hooks) tried(d *delivery, status int, took time.Duration, now time.Time
 	d.seq, d.DeliveredAt, d.Duration, d.StatusCode = h.last, now, took.Seconds(), status
 	if d.Status = "OK"; !d.ok() {
 		d.Status = cmp.Or(http.StatusText(status), "failed to connect to host")
+		if status == 0 && took >= answerWithin {
+			d.Status = "timed out"
+		}
+	}
+	if d.failed() {
 		h.failed = append(h.failed, d)
 	}
 	if h.byID == nil {
@@ -119,7 +129,7 @@ func (g *GitHub) listHookDeliveries(r *http.Request, _ *owner) (int, any, error)
 	found := []*delivery{}
 	next := ""
 	for _, d := range slices.Backward(list[:end]) {
-		if status == "success" && !d.ok() {
+		if status == "success" && !d.succeeded() {
 			continue
 		}
 		if len(found) == size {

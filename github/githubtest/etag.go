@@ -22,7 +22,7 @@ func (c *call) fresh(g *GitHub) string {
 	if c.version == nil || g.faults.StaleS > 0 || c.r.Header.Get("If-None-Match") == "" {
 		return ""
 	}
-	last, ok := g.etags[c.r.URL.RequestURI()]
+	last, ok := g.etags[c.path]
 	if !ok || last.version != c.version(c.r) {
 		return ""
 	}
@@ -40,7 +40,7 @@ func (c *call) tag(g *GitHub, content []byte) string {
 		if len(g.etags) >= maxEtags {
 			clear(g.etags)
 		}
-		g.etags[c.r.URL.RequestURI()] = etag{c.version(c.r), short}
+		g.etags[c.path] = etag{c.version(c.r), short}
 	}
 	return c.format(short)
 }

@@ -37,7 +37,7 @@ type Config struct {
 	Client     *http.Client     // delivers webhooks; nil: one with GitHub's time-out of 10 s
 
 	// Send takes over the deliveries, whatever WebhookURL says, for a loop that owns time: the stand-in then posts
-	// nothing and starts no goroutine. Whoever sends a delivery later tells [GitHub.Answered]; whoever owns time calls
+	// nothing, starts no goroutine and writes no StateFile. Whoever sends a delivery later tells [GitHub.Answered]; whoever owns time calls
 	// [GitHub.Tidy]. The lock is held: Send may only enqueue.
 	Send func(Outgoing)
 	// Assigned hears that the broker gave a job to a runner, which may now [GitHub.PickUp] it. The lock is held: it may
@@ -110,7 +110,7 @@ func New(cfg Config) (*GitHub, error) {
 		cfg.Now = time.Now
 	}
 	if cfg.Client == nil {
-		cfg.Client = &http.Client{Timeout: 10 * time.Second}
+		cfg.Client = &http.Client{Timeout: answerWithin}
 	}
 	if cfg.RunnerURL == "" {
 		cfg.RunnerURL = cfg.URL

@@ -125,7 +125,8 @@ func (g *GitHub) add(j *job) {
 	r.repo.Public = j.Public
 	g.jobs[j.ID] = j
 	g.order = append(g.order, j)
-	if j.Status == "completed" {
+	if j.Status == "completed" { // it was loaded
+		r.updatedAt = later(r.updatedAt, j.CompletedAt)
 		return
 	}
 	g.open = put(g.open, j)

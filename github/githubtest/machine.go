@@ -11,7 +11,7 @@ import (
 var (
 	ErrGone      = errors.New("the runner's registration is gone")
 	ErrCancelled = errors.New("the job was cancelled")
-	ErrTooOld    = fmt.Errorf(saysTooOld, runnerVersion)
+	ErrTooOld    = fmt.Errorf(saysTooOld, runnerVersion) //nolint:staticcheck // a sentence, as GitHub writes it
 )
 
 // Connect opens the runner's session: it is online, and may be given a job at once. ErrGone: it is not registered;

@@ -198,7 +198,7 @@ func TestARunOfManyJobs(t *testing.T) {
 	l := newLoop(t, 1)
 	auth := l.asInstallation(l.owner)
 	first := l.queue("a")
-	run := l.runOf(first)
+	run, _ := l.runOf(first)
 	add := func() int64 {
 		t.Helper()
 		id, err := l.Queue(githubtest.QueueRequest{Owner: "calm", Repo: "engine", Labels: []string{"b"}, RunID: run})
@@ -267,8 +267,8 @@ func TestARunOfManyJobs(t *testing.T) {
 	if err != nil || again == second {
 		t.Fatalf("%d, %v", again, err)
 	}
-	if l.runOf(again) != run {
-		t.Error("it is another run's")
+	if of, attempt := l.runOf(again); of != run || attempt != 2 {
+		t.Errorf("it is attempt %d of run %d, want 2 of %d", attempt, of, run)
 	}
 	var e struct {
 		Job struct {
@@ -304,18 +304,15 @@ func TestARunOfManyJobs(t *testing.T) {
 	l.call(auth, "POST", fmt.Sprintf("%s/repos/calm/engine/actions/jobs/%d/rerun", api, again), "", http.StatusCreated, nil)
 	want("queued", "", 4, 3, 6)
 	for attempt, jobs := range map[int]int{1: 3, 2: 3, 3: 3, 4: 3} {
+		type attemptsJob struct {
+			Attempt int `json:"run_attempt"`
+		}
 		var list struct {
 			Total int `json:"total_count"`
-			Jobs  []struct {
-				Attempt int `json:"run_attempt"`
-			}
+			Jobs  []attemptsJob
 		}
 		l.call(auth, "GET", fmt.Sprintf("%s/attempts/%d/jobs", runs, attempt), "", http.StatusOK, &list)
-		if list.Total != jobs || slices.ContainsFunc(list.Jobs, func(j struct {
-			Attempt int `json:"run_attempt"`
-		}) bool {
-			return j.Attempt > attempt
-		}) {
+		if list.Total != jobs || slices.ContainsFunc(list.Jobs, func(j attemptsJob) bool { return j.Attempt > attempt }) {
 			t.Errorf("attempt %d: %+v", attempt, list)
 		}
 	}
@@ -327,13 +324,14 @@ func TestARunOfManyJobs(t *testing.T) {
 	l.call(auth, "GET", runs+"/attempts/9", "", http.StatusNotFound, nil)
 }
 
-func (h *hub) runOf(job int64) int64 {
+func (h *hub) runOf(job int64) (run int64, attempt int) {
 	h.t.Helper()
 	var j struct {
-		RunID int64 `json:"run_id"`
+		RunID   int64 `json:"run_id"`
+		Attempt int   `json:"run_attempt"`
 	}
 	h.call("", "GET", fmt.Sprintf("/_standin/jobs/%d", job), "", http.StatusOK, &j)
-	return j.RunID
+	return j.RunID, j.Attempt
 }
 
 // TestALoopRepeats: the same seed and the same calls give the same bytes.
@@ -367,10 +365,11 @@ func TestALoopRepeats(t *testing.T) {
 		fmt.Fprintln(&trace, auth, l.send(t.Context(), auth, "GET", api+"/orgs/calm/actions/runners", "").Body)
 		return trace.String()
 	}
-	if day(7) != day(7) {
+	first := day(7)
+	if day(7) != first {
 		t.Error("two days with one seed differ")
 	}
-	if day(7) == day(8) {
+	if day(8) == first {
 		t.Error("two seeds give one day")
 	}
 }

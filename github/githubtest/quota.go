@@ -4,20 +4,18 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 )
 
 // GitHub's limits (https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api and
-// https://docs.github.com/en/actions/reference/limits).
+// https://docs.github.com/en/actions/reference/limits). The 1,500 registrations that an organisation or repository takes in
+// 5 minutes are not here: 900 points a minute allow fewer.
 const (
 	perHour              = 5_000  // calls of an installation, and as the App
 	registrationsPerHour = 10_000 // of an installation's own bucket, actions_runner_registration
 	pointsPerMinute      = 900    // of an installation at one endpoint
 	pointsRead           = 1
 	pointsWrite          = 5
-	registrationsAtOnce  = 1_500 // of an organisation or repository, within registrationsWithin
-	registrationsWithin  = 5 * time.Minute
 	groupHolds           = 10_000 // runners
 )
 
@@ -49,12 +47,11 @@ type quota struct {
 	limit              int
 	core, registration window
 	points             map[string]*window // by endpoint
-	scopes             map[string]*window // registrations, by organisation or repository
 	wait               time.Time          // the end of the Retry-After that was announced
 }
 
 func newQuota(installation int64, limit int) *quota {
-	return &quota{installation: installation, limit: limit, points: map[string]*window{}, scopes: map[string]*window{}}
+	return &quota{installation: installation, limit: limit, points: map[string]*window{}}
 }
 
 // resource is the bucket that a call counts in.
@@ -85,7 +82,7 @@ func (g *GitHub) Violations() []Violation {
 
 func (g *GitHub) violated(c *call, reason string, until time.Time) {
 	if len(g.violations) < 10_000 {
-		g.violations = append(g.violations, Violation{g.cfg.Now().UTC(), c.quota.installation, c.r.Method, c.path(), reason, until.UTC()})
+		g.violations = append(g.violations, Violation{g.cfg.Now().UTC(), c.quota.installation, c.r.Method, c.path, reason, until.UTC()})
 	}
 }
 
@@ -111,17 +108,14 @@ func (g *GitHub) admit(c *call) error {
 	if c.r.Method != http.MethodGet {
 		points = pointsWrite
 	}
-	endpoint := q.window(q.points, c.pattern)
+	endpoint, ok := q.points[c.pattern]
+	if !ok {
+		endpoint = &window{}
+		q.points[c.pattern] = endpoint
+	}
 	if !endpoint.spend(now, time.Minute, points, pointsPerMinute) {
 		q.wait = endpoint.ends
 		return refuse(http.StatusForbidden, saysSecondary)
-	}
-	if c.registers {
-		scope := q.window(q.scopes, strings.ToLower(c.r.PathValue("owner")+"/"+c.r.PathValue("repo")))
-		if !scope.spend(now, registrationsWithin, 1, registrationsAtOnce) {
-			q.wait = scope.ends
-			return refuse(http.StatusForbidden, saysSecondary)
-		}
 	}
 	return nil
 }
@@ -131,15 +125,6 @@ func (g *GitHub) retryAfter() int {
 		return g.faults.RetryAfterS
 	}
 	return 60
-}
-
-func (q *quota) window(of map[string]*window, key string) *window {
-	w, ok := of[key]
-	if !ok {
-		w = &window{}
-		of[key] = w
-	}
-	return w
 }
 
 // headers tells what is left, and for how long not to call.

@@ -35,7 +35,7 @@ func (g *GitHub) standinRoutes() {
 			steps = append(steps, map[string]any{"number": i + 1, "name": s.Name, "status": s.Status, "conclusion": nullable(s.Conclusion)})
 		}
 		return http.StatusOK, map[string]any{
-			"id": j.ID, "run_id": j.RunID, "status": j.Status, "conclusion": nullable(j.Conclusion), "runner_id": j.RunnerID, "runner_name": nullable(j.RunnerName),
+			"id": j.ID, "run_id": j.RunID, "run_attempt": j.Attempt, "status": j.Status, "conclusion": nullable(j.Conclusion), "runner_id": j.RunnerID, "runner_name": nullable(j.RunnerName),
 			"steps": steps, "log": j.Log, "html_url": g.jobURL(j), "labels": j.Labels,
 		}
 	}))

@@ -120,11 +120,17 @@ func (g *GitHub) post(out Outgoing) {
 	g.Answered(out.DeliveryID, status, time.Since(began))
 }
 
+// answerWithin is how long GitHub waits for an answer.
+const answerWithin = 10 * time.Second
+
 // Answered says what became of a delivery that [Config.Send] was given: the answer's status, 0 when there was none, and
 // how long it took. GitHub counts an answer after 10 s as none.
 func (g *GitHub) Answered(deliveryID int64, status int, took time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if took > answerWithin {
+		status, took = 0, answerWithin
+	}
 	if d, ok := g.hooks.pending[deliveryID]; ok {
 		g.hooks.tried(d, status, took, g.cfg.Now().UTC())
 	}

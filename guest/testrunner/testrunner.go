@@ -52,8 +52,8 @@ var (
 	errCancelled = errors.New("the job was cancelled")
 )
 
-// Run is the runner: it connects, waits for one job, runs it and returns the process's exit code. What it prints goes to
-// out.
+// Run is the runner: it connects, waits for one job, runs it and returns the process's exit code: 0 after a job, 7 when
+// GitHub serves its version no more, otherwise 1. What it prints goes to out.
 func Run(ctx context.Context, jit string, out io.Writer, shell Shell) (code int) {
 	r := &runner{client: &http.Client{Timeout: 40 * time.Second}, out: out, shell: shell}
 	content, err := base64.StdEncoding.DecodeString(jit)
@@ -64,12 +64,30 @@ func Run(ctx context.Context, jit string, out io.Writer, shell Shell) (code int)
 		fmt.Fprintln(out, "The JIT config can't be read.")
 		return 1
 	}
-	if err := r.work(ctx); err != nil {
+	err = r.work(ctx)
+	var old *tooOldError
+	switch {
+	case errors.As(err, &old):
+		fmt.Fprintf(out, "An error occured: %s\n", old.Message) //nolint:misspell // so does actions/runner
+		return exitTooOld
+	case err != nil:
 		fmt.Fprintf(out, "The runner ends: %v\n", err)
 		return 1
 	}
 	return 0
 }
+
+// exitTooOld is what actions/runner exits with when GitHub serves its version no more (Constants.Runner.ReturnCode,
+// RunnerVersionDeprecated).
+const exitTooOld = 7
+
+// tooOldError is the broker's refusal of the runner's version.
+type tooOldError struct {
+	Kind    string `json:"errorKind"`
+	Message string `json:"errorMessage"`
+}
+
+func (e *tooOldError) Error() string { return e.Message }
 
 func (r *runner) work(ctx context.Context) error {
 	if err := r.call(ctx, "session", struct{}{}, nil); err != nil {
@@ -202,6 +220,12 @@ func (r *runner) send(ctx context.Context, path string, body []byte, out any) er
 			return errGone
 		case resp.StatusCode == http.StatusConflict:
 			return errCancelled
+		case resp.StatusCode == http.StatusForbidden:
+			refused := &tooOldError{}
+			if json.Unmarshal(content, refused) == nil && refused.Kind == "RunnerVersionTooOld" {
+				return refused
+			}
+			return fmt.Errorf("the broker answered %s", resp.Status)
 		case resp.StatusCode >= 400:
 			return fmt.Errorf("the broker answered %s", resp.Status)
 		case out != nil && len(content) > 0:

@@ -90,6 +90,37 @@ func TestRunRefused(t *testing.T) {
 	}
 }
 
+// TestRunTooOld: GitHub serves the runner's version no more, which it says with its exit code as actions/runner does.
+func TestRunTooOld(t *testing.T) {
+	t.Parallel()
+	gh, id, jit := register(t)
+	if err := gh.SetFaults(githubtest.Faults{RunnerVersionTooOld: githubtest.Owners{"calm"}}); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if code := testrunner.Run(t.Context(), jit, &out, nil); code != 7 || !strings.Contains(out.String(), "is deprecated and cannot receive messages") {
+		t.Errorf("exit code %d\n%s", code, out.String())
+	}
+	if job, _ := gh.Job(id); job.Status != "queued" {
+		t.Errorf("%+v", job)
+	}
+}
+
+// TestRunCrashes: a runner that takes its job and is heard no more leaves it in progress.
+func TestRunCrashes(t *testing.T) {
+	t.Parallel()
+	gh, id, jit := register(t)
+	if err := gh.SetFaults(githubtest.Faults{CrashAfterAssign: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if code := testrunner.Run(t.Context(), jit, io.Discard, nil); code != 1 {
+		t.Errorf("exit code %d", code)
+	}
+	if job, _ := gh.Job(id); job.Status != "in_progress" || gh.Runners() != 1 {
+		t.Errorf("%+v", job)
+	}
+}
+
 // TestRunCancelled: a job is cancelled in the middle of a step that says nothing.
 func TestRunCancelled(t *testing.T) {
 	t.Parallel()
