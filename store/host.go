@@ -155,14 +155,18 @@ func (o Org) StartHost(ctx context.Context, id millrace.HostID, f millrace.HostF
 // Desired returns the VMs that the host should be running, and the version of that list.
 func (o Org) Desired(ctx context.Context, host millrace.HostID) (version int64, vms []millrace.VM, err error) {
 	err = o.tx(ctx, func(tx *Tx) error {
+		var b pgx.Batch
 		// The version first: a list that is newer than its version is fetched once more, an older one would be missed.
-		if err := tx.QueryRow(ctx, `SELECT desired_version FROM hosts WHERE (org_id, host_id) = ($1, $2)`, o.id, host).Scan(&version); err != nil {
-			return err
-		}
-		vms, err = many(ctx, tx, scanVM, `
+		b.Queue(`SELECT desired_version FROM hosts WHERE (org_id, host_id) = ($1, $2)`, o.id, host).QueryRow(func(row pgx.Row) error {
+			return row.Scan(&version)
+		})
+		b.Queue(`
 			SELECT `+vmColumns+` FROM vms v
-			WHERE (v.org_id, v.host_id) = ($1, $2) AND v.state IN ('pending', 'booting', 'online', 'busy', 'lost') ORDER BY v.vm_id`, o.id, host)
-		return err
+			WHERE (v.org_id, v.host_id) = ($1, $2) AND v.state IN ('pending', 'booting', 'online', 'busy', 'lost') ORDER BY v.vm_id`, o.id, host).Query(func(rows pgx.Rows) (err error) {
+			vms, err = pgx.CollectRows(rows, scanVM)
+			return err
+		})
+		return tx.SendBatch(ctx, &b).Close()
 	})
 	return version, vms, err
 }

@@ -18,8 +18,8 @@ func (s *Store) RelayOutbox(ctx context.Context, insert func(ctx context.Context
 		kind string
 		args []byte
 	}
-	err = s.systemTx(ctx, func(tx *Tx) error {
-		tasks, err := many(ctx, tx, func(row pgx.CollectableRow) (t task, err error) {
+	err = pgx.BeginFunc(ctx, s.system, func(tx pgx.Tx) error { // the task queue wants a transaction of pgx's own
+		tasks, err := many(ctx, &Tx{session: tx}, func(row pgx.CollectableRow) (t task, err error) {
 			return t, row.Scan(&t.kind, &t.args)
 		}, `
 			WITH next AS (
@@ -30,7 +30,7 @@ func (s *Store) RelayOutbox(ctx context.Context, insert func(ctx context.Context
 			return err
 		}
 		for _, t := range tasks {
-			if err := insert(ctx, tx.Tx, t.kind, t.args); err != nil {
+			if err := insert(ctx, tx, t.kind, t.args); err != nil {
 				return err
 			}
 		}
