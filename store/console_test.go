@@ -68,8 +68,6 @@ func TestConsoleIsBounded(t *testing.T) {
 }
 
 // The temporary directory is often another file system, from which no file can be renamed, and a container may have none.
-//
-//nolint:paralleltest // it sets the environment
 func TestBlobsNeedNoTemporaryDirectory(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "made when missing")
 	t.Setenv("TMPDIR", "/nonexistent")
