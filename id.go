@@ -22,6 +22,7 @@ type (
 	vmKind              struct{}
 	apiTokenKind        struct{}
 	enrollmentTokenKind struct{}
+	incidentKind        struct{}
 )
 
 func (userKind) prefix() string            { return "user" }
@@ -30,6 +31,7 @@ func (jobKind) prefix() string             { return "job" }
 func (vmKind) prefix() string              { return "vm" }
 func (apiTokenKind) prefix() string        { return "tok" }
 func (enrollmentTokenKind) prefix() string { return "enr" }
+func (incidentKind) prefix() string        { return "inc" }
 
 // Each kind of ID is a type of its own, so that a host's cannot be passed for a job's.
 type (
@@ -45,6 +47,8 @@ type (
 	APITokenID = ID[apiTokenKind]
 	// EnrollmentTokenID is an enrollment token's ID.
 	EnrollmentTokenID = ID[enrollmentTokenKind]
+	// IncidentID is an incident's ID.
+	IncidentID = ID[incidentKind]
 )
 
 // OrgID is an org's key; it leads every primary key. People see the org's slug instead.
@@ -81,6 +85,9 @@ func NewAPITokenID(src *Source, now time.Time) APITokenID { return newID[apiToke
 func NewEnrollmentTokenID(src *Source, now time.Time) EnrollmentTokenID {
 	return newID[enrollmentTokenKind](src, now)
 }
+
+// NewIncidentID makes an incident's ID.
+func NewIncidentID(src *Source, now time.Time) IncidentID { return newID[incidentKind](src, now) }
 
 func newID[K Kind](src *Source, now time.Time) ID[K] {
 	var id ID[K]

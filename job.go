@@ -1,6 +1,9 @@
 package millrace
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // JobStatus is GitHub's status of a workflow job. The statuses are ordered: a job never goes back.
 type JobStatus string
@@ -15,6 +18,14 @@ const (
 
 // JobStatuses are all statuses in order.
 var JobStatuses = []JobStatus{JobWaiting, JobQueued, JobInProgress, JobCompleted}
+
+// After reports whether s comes after o in a job's life.
+func (s JobStatus) After(o JobStatus) bool {
+	return slices.Index(JobStatuses, s) > slices.Index(JobStatuses, o)
+}
+
+// ConclusionStale is the conclusion of a job whose end GitHub never told: it knows the job no more.
+const ConclusionStale = "stale"
 
 // Job is one attempt of one GitHub workflow job. Its row is the join of all events seen of it, so their order and
 // number don't matter. A re-run is another Job.
@@ -47,7 +58,7 @@ type Job struct {
 	ReceivedAt     time.Time // our clock, when we first heard of it
 
 	Demand  Demand     // what the labels ask for; zero when they can't be parsed
-	Wait    WaitReason // why it has no VM yet; zero when it has one or needs none
+	Wait    WaitReason // why it does not run yet, as placement saw it; see [Job.Waiting] for what to show
 	Tries   int        // VMs launched for it that never came up
 	Failure string     // why the last of them did not, in words
 	RetryAt time.Time  // not placed before; zero: at once
@@ -65,23 +76,63 @@ type JobEvent struct {
 // WaitCode names why a job waits. The same words stand on pages, in the API and in the CLI.
 type WaitCode string
 
-// The reasons that placement can give.
+// The reasons, in the order in which a job meets them.
 const (
-	WaitPlanLimit        WaitCode = "plan_limit"
-	WaitNoHost           WaitCode = "no_host_matching_labels"
-	WaitNoCapacity       WaitCode = "no_free_capacity"
-	WaitHostUnavailable  WaitCode = "host_offline_or_draining"
-	WaitLabelUnparseable WaitCode = "label_unparseable"
-	WaitTooBig           WaitCode = "too_big_for_any_host"
-	WaitRateLimited      WaitCode = "github_rate_limited"
-	WaitSuspended        WaitCode = "app_suspended_or_uninstalled"
-	WaitRetry            WaitCode = "vm_failed_retrying" // its last VM never came up; the text says why and when
+	WaitLabelUnparseable   WaitCode = "label_unparseable"
+	WaitSuspended          WaitCode = "app_suspended_or_uninstalled"
+	WaitPermission         WaitCode = "permission_not_accepted"
+	WaitSelfHostedDisabled WaitCode = "self_hosted_disabled_by_org"
+	WaitIPAllowList        WaitCode = "ip_allow_list"
+	WaitRunnerGroup        WaitCode = "runner_group_excludes_repo"
+	WaitRunnerGroupFull    WaitCode = "runner_group_full"
+	WaitRunnerVersion      WaitCode = "runner_version_too_old"
+	WaitGitHubDown         WaitCode = "github_api_down"
+	WaitRateLimited        WaitCode = "github_rate_limited"
+	WaitRetry              WaitCode = "vm_failed_retrying" // its last VM never came up; the text says why and when
+	WaitNoHost             WaitCode = "no_host_matching_labels"
+	WaitTooBig             WaitCode = "too_big_for_any_host"
+	WaitHostUnavailable    WaitCode = "host_offline_or_draining"
+	WaitNoCapacity         WaitCode = "no_free_capacity"
+	WaitPlanLimit          WaitCode = "plan_limit"
+	WaitBooting            WaitCode = "booting"
+	WaitRegistering        WaitCode = "runner_registering"
+	WaitForGitHub          WaitCode = "waiting_for_github_to_assign"
+	WaitUnknown            WaitCode = "unknown" // not decided yet
 )
 
-// WaitReason is why a job has no VM: a code, and a sentence with its numbers and what to do.
+// WaitReason is why a queued job does not run yet. Its zero value is no reason.
 type WaitReason struct {
-	Code WaitCode `json:"code"`
-	Text string   `json:"text"`
+	Code     WaitCode  `json:"code"`
+	Text     string    `json:"text"`               // what it waits for, with its numbers
+	Remedy   string    `json:"remedy"`             // what a person can do about it
+	Estimate *Estimate `json:"estimate,omitempty"` // when it is likely to start; nil when nothing is known
+}
+
+// Estimate is when a job is likely to start: the earliest and the latest likely time by the server's clock, and what
+// that is based on, in words.
+type Estimate struct {
+	From  time.Time `json:"from"`
+	To    time.Time `json:"to"`
+	Basis string    `json:"basis"`
+}
+
+// Like reports whether w says at time now what o said: the same words, and an estimate that has not moved by more than a
+// fifth of the time that is left, and 5 s. Reasons are stored when they are no longer like the stored one: each pass moves
+// each estimate a little.
+func (w WaitReason) Like(o WaitReason, now time.Time) bool {
+	a, b := w.Estimate, o.Estimate
+	if w.Code != o.Code || w.Text != o.Text || w.Remedy != o.Remedy || (a == nil) != (b == nil) {
+		return false
+	}
+	near := func(x, y time.Time) bool { return x.Sub(y).Abs() <= 5*time.Second+x.Sub(now).Abs()/5 }
+	return a == nil || a.Basis == b.Basis && near(a.From, b.From) && near(a.To, b.To)
+}
+
+// Durations are what is known of how long something took: n times, of which half took at most P50 and nine in ten at
+// most P90 (nearest rank).
+type Durations struct {
+	N        int
+	P50, P90 time.Duration
 }
 
 // Backoff is how long a job waits for its next VM after tries of them never came up: 5 s doubled each time, 5 min at
@@ -95,4 +146,29 @@ func Backoff(tries int) time.Duration {
 		return last
 	}
 	return min(first<<(tries-1), last)
+}
+
+// Waiting is why a queued job does not run yet, as people see it: placement's reason, or, when v stands for it, how far
+// v is. v is the VM that is meant for the job, nil when there is none. The zero reason: the job does not wait.
+func (j Job) Waiting(v *VM) WaitReason {
+	if j.Status != JobQueued {
+		return WaitReason{}
+	}
+	w := j.Wait
+	if v == nil || v.ForJob != j.ID || !v.RanJob.IsZero() {
+		return w
+	}
+	switch v.State {
+	case VMPending, VMBooting:
+		w.Code, w.Text = WaitBooting, "Its VM boots."
+		if v.RunnerID != 0 {
+			w.Code, w.Text = WaitRegistering, "Its VM boots, and its runner is registered at GitHub and about to connect."
+		}
+	case VMOnline:
+		w.Code, w.Text = WaitForGitHub, "Its runner is online; GitHub is about to give it the job."
+	case VMLost:
+		w.Code, w.Text = WaitHostUnavailable, "The host of its VM went silent. It gets another VM once GitHub has removed that one's runner."
+	case VMBusy, VMStopping, VMGone:
+	}
+	return w
 }

@@ -12,6 +12,12 @@ type Pass struct {
 	VMs           []VM  // live, including those that are being retired
 	Hosts         []Host
 	Installations []InstallationBudget
+	Incidents     []Incident // open
+
+	// What estimates rest on; what nothing is known of is left out.
+	Runs  map[VMID]Durations   // of a busy VM's job, over its past runs
+	Queue map[JobID]Durations  // of a queued job, over its past runs
+	Boots map[HostID]Durations // from placed to online, over the host's last VMs
 }
 
 // InstallationBudget is an installation and how many JIT configs it may still make at Pass.Now.
@@ -40,7 +46,8 @@ type Binding struct {
 type Placement struct {
 	JobID  JobID
 	HostID HostID
-	Arch   Arch // the job's, or the host's where the job takes any
+	Arch   Arch       // the job's, or the host's where the job takes any
+	Wait   WaitReason // that its VM boots, and when it is likely to be online
 }
 
 // Retirement is a VM to unregister and stop, and why.

@@ -1,6 +1,9 @@
 package millrace
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Ports are the far sides of a network, as the rest of the product needs them. Adapters implement them; cmd passes
 // them in.
@@ -46,7 +49,7 @@ type Runner struct {
 	Busy   bool
 }
 
-// Runners is GitHub's side of VMs.
+// Runners is GitHub's side of VMs. Any of its errors may hold a [Condition].
 type Runners interface {
 	// CreateJIT registers an ephemeral runner. Conflict: the name is taken.
 	CreateJIT(ctx context.Context, at RunnerTarget, name string, labels []string) (JITConfig, error)
@@ -54,4 +57,62 @@ type Runners interface {
 	FindRunner(ctx context.Context, at RunnerTarget, name string) (Runner, error)
 	// DeleteRunner removes a registration; one that is gone already is no error. Conflict: it runs a job.
 	DeleteRunner(ctx context.Context, at RunnerTarget, id int64) error
+	// ListRunners lists all runners that are registered there.
+	ListRunners(ctx context.Context, at RunnerTarget) ([]Runner, error)
+}
+
+// Repositories is what GitHub knows of repositories and their jobs. Any of its errors may hold a [Condition].
+type Repositories interface {
+	// OpenJobs reads the jobs of the repository's runs that are queued or in progress, in whatever status each is. It
+	// asks conditionally: what has not changed since this process last asked costs nothing of the quota.
+	OpenJobs(ctx context.Context, at RepositoryTarget) (OpenJobs, error)
+	// Job reads one job. NotFound: GitHub has no such job, or says so for now.
+	Job(ctx context.Context, at RepositoryTarget, id int64) (JobEvent, error)
+	// InstallationRepositories lists the repositories that the installation may see; OrgID is not set.
+	InstallationRepositories(ctx context.Context, installation int64) ([]Repository, error)
+	// Installation reads an installation's state; OrgID is not set. NotFound: it was uninstalled.
+	Installation(ctx context.Context, installation int64) (Installation, error)
+}
+
+// RepositoryTarget is a repository of an installation.
+type RepositoryTarget struct {
+	InstallationID int64
+	FullName       string // owner/name
+}
+
+// OpenJobs is what a poll of a repository found.
+type OpenJobs struct {
+	Jobs  []JobEvent
+	Quota Quota
+}
+
+// Quota is what is left of an installation's hourly calls; its zero value is unknown.
+type Quota struct {
+	Limit, Remaining int
+	Reset            time.Time
+}
+
+// Deliveries are the App's webhook deliveries as GitHub keeps them, for a few days.
+type Deliveries interface {
+	// DeliveryTries lists a page of the tries to deliver, newest first; next is "" on the last page.
+	DeliveryTries(ctx context.Context, cursor string) (page []DeliveryTry, next string, err error)
+	// Redeliver has GitHub deliver once more, with the same GUID and as a delivery of its own. NotFound: GitHub keeps
+	// it no more.
+	Redeliver(ctx context.Context, id int64) error
+}
+
+// DeliveryTry is one try of a delivery.
+type DeliveryTry struct {
+	ID          int64
+	GUID        string
+	DeliveredAt time.Time // GitHub's clock
+	StatusCode  int       // of our answer, if there was one
+	OK          bool      // it got a 2xx in time
+}
+
+// GitHub is all of GitHub that the product calls.
+type GitHub interface {
+	Runners
+	Repositories
+	Deliveries
 }

@@ -33,3 +33,39 @@ type FindLostHosts struct{}
 
 // Kind is the task's name.
 func (FindLostHosts) Kind() string { return "hosts.find_lost" }
+
+// SweepDeliveries has GitHub deliver again what failed since the last sweep.
+type SweepDeliveries struct{}
+
+// Kind is the task's name.
+func (SweepDeliveries) Kind() string { return "deliveries.sweep" }
+
+// PollRepositories reads the open jobs of the repositories whose poll is due.
+type PollRepositories struct{}
+
+// Kind is the task's name.
+func (PollRepositories) Kind() string { return "repositories.poll" }
+
+// GiveUpJobs completes the jobs that GitHub knows no more.
+type GiveUpJobs struct{}
+
+// Kind is the task's name.
+func (GiveUpJobs) Kind() string { return "jobs.give_up" }
+
+// WatchVMs retires VMs that should have got further by now.
+type WatchVMs struct{}
+
+// Kind is the task's name.
+func (WatchVMs) Kind() string { return "vms.watch" }
+
+// SweepRunners removes registrations at GitHub whose VM is gone.
+type SweepRunners struct{}
+
+// Kind is the task's name.
+func (SweepRunners) Kind() string { return "runners.sweep" }
+
+// ProbeIncidents looks whether the conditions of open incidents still hold.
+type ProbeIncidents struct{}
+
+// Kind is the task's name.
+func (ProbeIncidents) Kind() string { return "incidents.probe" }

@@ -163,6 +163,10 @@ func (r *runners) CreateJIT(_ context.Context, _ millrace.RunnerTarget, name str
 	return millrace.JITConfig{RunnerID: r.last, Encoded: millrace.Secret("config of " + name)}, nil
 }
 
+func (r *runners) ListRunners(context.Context, millrace.RunnerTarget) ([]millrace.Runner, error) {
+	return nil, nil
+}
+
 func (r *runners) FindRunner(_ context.Context, _ millrace.RunnerTarget, name string) (millrace.Runner, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

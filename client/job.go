@@ -36,7 +36,7 @@ type Job struct {
 
 	Arch millrace.Arch        `json:"arch"` // what the labels ask for; "" when they can't be parsed
 	Size millrace.Size        `json:"size"`
-	Wait *millrace.WaitReason `json:"wait"` // why it has no VM yet; null when it has one or needs none
+	Wait *millrace.WaitReason `json:"wait"` // why it does not run yet; null unless it is queued
 	VM   *VM                  `json:"vm"`   // the one that runs or ran it, else the one launched for it; null without
 
 	Timeline []TimelineStep `json:"timeline"`
@@ -76,8 +76,8 @@ func NewJob(j millrace.Job, v *millrace.VM, host string) Job {
 		Size:        j.Demand.Size,
 		Timeline:    []TimelineStep{},
 	}
-	if j.Wait != (millrace.WaitReason{}) {
-		out.Wait = &j.Wait
+	if w := j.Waiting(v); w.Code != "" {
+		out.Wait = &w
 	}
 	if v != nil {
 		vm := NewVM(*v, host)

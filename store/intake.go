@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"compress/flate"
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -49,6 +50,11 @@ func (s *Store) Intake(ctx context.Context, d millrace.Delivery) (IntakeResult, 
 		return "", err
 	}
 	done := make(chan intakeDone, 1)
+	if s.committed != nil {
+		s.intakeBatch(ctx, []intakeRequest{{d, body, done}})
+		r := <-done
+		return r.result, r.err
+	}
 	select {
 	case s.intake <- intakeRequest{d, body, done}:
 	case <-ctx.Done():
@@ -147,34 +153,49 @@ func (s *Store) intakeInto(ctx context.Context, tx *Tx, batch []intakeRequest, r
 		return err
 	}
 	var statements pgx.Batch
+	heard := map[int64]millrace.OrgID{} // once a minute is enough to know that hooks work
 	for i, r := range batch {
 		t, known := tenants[r.delivery.InstallationID]
 		if !known {
 			results[i] = IntakeUnknownInstallation
 			continue
 		}
-		job := r.delivery.Job.Job
-		demand, ours, err := millrace.ParseLabels(job.Labels, t.prefixes, t.std)
-		if !ours {
+		heard[r.delivery.InstallationID] = t.org
+		if !tx.queueEvent(&statements, t, r.delivery.Job.Job) {
 			results[i] = IntakeIgnored
 			continue
 		}
-		job.Demand = demand
-		if err != nil {
-			job.Wait = millrace.WaitReason{Code: millrace.WaitLabelUnparseable, Text: millrace.MessageOf(err)}
-		}
 		results[i] = IntakeStored
 		tx.queueDelivery(&statements, t.org, r)
-		tx.queueJob(&statements, t.org, job)
-		if job.Status == millrace.JobCompleted {
-			tx.queueClose(&statements, t.org, job)
-		}
 		tx.announceDemand(t.org)
+	}
+	for _, installation := range slices.Sorted(maps.Keys(heard)) {
+		statements.Queue(`
+			UPDATE installations SET heard_at = $3 WHERE (org_id, installation_id) = ($1, $2) AND (heard_at IS NULL OR heard_at < $4)`,
+			heard[installation], installation, tx.now, tx.now.Add(-time.Minute))
 	}
 	if statements.Len() == 0 {
 		return nil
 	}
 	return tx.SendBatch(ctx, &statements).Close()
+}
+
+// queueEvent joins what GitHub says of a job, in a delivery or when it was asked, into its row. It reports whether the
+// job is ours by its labels; others are ignored.
+func (tx *Tx) queueEvent(b *pgx.Batch, t tenancy, job millrace.Job) bool {
+	demand, ours, err := millrace.ParseLabels(job.Labels, t.prefixes, t.std)
+	if !ours {
+		return false
+	}
+	job.Demand = demand
+	if err != nil {
+		job.Wait = millrace.WaitReason{Code: millrace.WaitLabelUnparseable, Text: millrace.MessageOf(err), Remedy: "Correct runs-on in the workflow and run it again."}
+	}
+	tx.queueJob(b, t.org, job)
+	if job.Status == millrace.JobCompleted {
+		tx.queueClose(b, t.org, job)
+	}
+	return true
 }
 
 func (tx *Tx) queueDelivery(b *pgx.Batch, org millrace.OrgID, r intakeRequest) {
@@ -201,9 +222,9 @@ func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job) {
 			org_id, job_id, installation_id, github_job_id, run_id, run_attempt, repository_id, repository, private, zone,
 			workflow, name, branch, sha, actor_id, actor, labels, html_url, status, conclusion, runner_id, runner_name,
 			queued_at, started_at, completed_at, received_at, arch, cpu, memory, burstable, extra_labels,
-			wait_code, wait_text, tries, failure)
+			wait_code, wait_text, wait_remedy, tries, failure)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
-			$23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, 0, '')
+			$23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, 0, '')
 		ON CONFLICT ON CONSTRAINT jobs_github_key DO UPDATE SET
 			status       = greatest(jobs.status, excluded.status),
 			conclusion   = greatest(jobs.conclusion, excluded.conclusion),
@@ -224,7 +245,7 @@ func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job) {
 		org, millrace.NewJobID(tx.ids, tx.now), j.InstallationID, j.GitHubID, j.RunID, j.RunAttempt, j.RepositoryID, j.Repository,
 		j.Private, j.Zone, j.Workflow, j.Name, j.Branch, j.SHA, j.ActorID, j.Actor, j.Labels, j.HTMLURL, j.Status, j.Conclusion,
 		j.RunnerID, j.RunnerName, j.QueuedAt, ptr(j.StartedAt), ptr(j.CompletedAt), tx.now, j.Demand.Arch, j.Demand.Size.MilliCPU,
-		j.Demand.Size.MemoryMB, j.Demand.Burstable, notNil(j.Demand.Extra), j.Wait.Code, j.Wait.Text)
+		j.Demand.Size.MemoryMB, j.Demand.Burstable, notNil(j.Demand.Extra), j.Wait.Code, j.Wait.Text, j.Wait.Remedy)
 }
 
 // queueClose has the closed facts of a completed job written.

@@ -16,19 +16,24 @@ import (
 const jobColumns = `j.org_id, j.job_id, j.installation_id, j.github_job_id, j.run_id, j.run_attempt, j.repository_id, j.repository,
 	j.private, j.zone, j.workflow, j.name, j.branch, j.sha, j.actor_id, j.actor, j.labels, j.html_url, j.status::text, j.conclusion,
 	j.runner_id, j.runner_name, j.queued_at, j.started_at, j.completed_at, j.received_at, j.arch, j.cpu, j.memory, j.burstable,
-	j.extra_labels, j.wait_code, j.wait_text, j.tries, j.failure, j.retry_at`
+	j.extra_labels, j.wait_code, j.wait_text, j.wait_remedy, j.wait_from, j.wait_to, j.wait_basis, j.tries, j.failure, j.retry_at`
 
 // jobTargets are where [jobColumns] are scanned to; finish sets what may be NULL.
 func jobTargets(j *millrace.Job) (targets []any, finish func()) {
-	var started, completed, retry *time.Time
+	var started, completed, retry, from, to *time.Time
+	var basis string
 	targets = []any{
 		&j.OrgID, &j.ID, &j.InstallationID, &j.GitHubID, &j.RunID, &j.RunAttempt, &j.RepositoryID, &j.Repository, &j.Private, &j.Zone,
 		&j.Workflow, &j.Name, &j.Branch, &j.SHA, &j.ActorID, &j.Actor, &j.Labels, &j.HTMLURL, &j.Status, &j.Conclusion, &j.RunnerID,
 		&j.RunnerName, &j.QueuedAt, &started, &completed, &j.ReceivedAt, &j.Demand.Arch, &j.Demand.Size.MilliCPU,
-		&j.Demand.Size.MemoryMB, &j.Demand.Burstable, &j.Demand.Extra, &j.Wait.Code, &j.Wait.Text, &j.Tries, &j.Failure, &retry,
+		&j.Demand.Size.MemoryMB, &j.Demand.Burstable, &j.Demand.Extra, &j.Wait.Code, &j.Wait.Text, &j.Wait.Remedy, &from, &to, &basis,
+		&j.Tries, &j.Failure, &retry,
 	}
 	return targets, func() {
 		j.StartedAt, j.CompletedAt, j.RetryAt = val(started), val(completed), val(retry)
+		if from != nil {
+			j.Wait.Estimate = &millrace.Estimate{From: *from, To: *to, Basis: basis}
+		}
 	}
 }
 
@@ -195,8 +200,45 @@ func (s *Store) CloseJob(ctx context.Context, org millrace.OrgID, job millrace.J
 			ON CONFLICT ON CONSTRAINT job_facts_pkey DO UPDATE SET
 				conclusion = excluded.conclusion, host_id = excluded.host_id, vm_id = excluded.vm_id, arch = excluded.arch,
 				wait_ms = excluded.wait_ms, run_ms = excluded.run_ms, started = excluded.started`, org, job)
-		return err
+		if err != nil {
+			return err
+		}
+		return tx.learn(ctx, org, job)
 	})
+}
+
+// lastRuns is how many past runs estimates rest on.
+const lastRuns = 50
+
+// learn keeps what estimates rest on: how long the job's last runs took, and how long its host's last VMs needed to be
+// online.
+func (tx *Tx) learn(ctx context.Context, org millrace.OrgID, job millrace.JobID) error {
+	var b pgx.Batch
+	b.Queue(`
+		INSERT INTO job_durations (org_id, repository_id, workflow, name, n, p50, p90)
+		SELECT $1, j.repository_id, j.workflow, j.name, count(*),
+			percentile_disc(0.5) WITHIN GROUP (ORDER BY f.run_ms), percentile_disc(0.9) WITHIN GROUP (ORDER BY f.run_ms)
+		FROM jobs j, LATERAL (
+			SELECT run_ms FROM job_facts f
+			WHERE f.org_id = j.org_id AND f.repository_id = j.repository_id AND f.name = j.name AND f.workflow = j.workflow
+				AND f.started AND f.conclusion = 'success'
+			ORDER BY f.completed_at DESC, f.job_id LIMIT $3
+		) f
+		WHERE (j.org_id, j.job_id) = ($1, $2)
+		GROUP BY j.repository_id, j.workflow, j.name
+		ON CONFLICT ON CONSTRAINT job_durations_pkey DO UPDATE SET n = excluded.n, p50 = excluded.p50, p90 = excluded.p90`, org, job, lastRuns)
+	b.Queue(`
+		UPDATE hosts h SET boot_n = b.n, boot_p50 = b.p50, boot_p90 = b.p90
+		FROM vms r, LATERAL (
+			SELECT count(*) AS n, percentile_disc(0.5) WITHIN GROUP (ORDER BY v.ms) AS p50, percentile_disc(0.9) WITHIN GROUP (ORDER BY v.ms) AS p90
+			FROM (
+				SELECT (extract(epoch FROM v.online_at - v.placed_at) * 1000)::bigint AS ms FROM vms v
+				WHERE (v.org_id, v.host_id) = (r.org_id, r.host_id) AND v.online_at IS NOT NULL
+				ORDER BY v.placed_at DESC, v.vm_id DESC LIMIT $3
+			) v
+		) b
+		WHERE (r.org_id, r.ran_job) = ($1, $2) AND (h.org_id, h.host_id) = (r.org_id, r.host_id) AND b.n > 0`, org, job, lastRuns)
+	return tx.SendBatch(ctx, &b).Close()
 }
 
 func pageSize(limit int) int {

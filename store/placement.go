@@ -98,7 +98,37 @@ func (s *Store) readPass(ctx context.Context, tx *Tx, org millrace.OrgID) (p mil
 		})
 		return err
 	})
-	return p, tx.SendBatch(ctx, &b).Close()
+	b.Queue(`SELECT `+incidentColumns+incidentFrom+` WHERE i.org_id = $1 AND i.closed_at IS NULL ORDER BY i.incident_id`, org).Query(func(rows pgx.Rows) (err error) {
+		p.Incidents, err = pgx.CollectRows(rows, scanIncident)
+		return err
+	})
+	p.Runs, p.Queue, p.Boots = map[millrace.VMID]millrace.Durations{}, map[millrace.JobID]millrace.Durations{}, map[millrace.HostID]millrace.Durations{}
+	b.Queue(`
+		SELECT v.vm_id, d.n, d.p50, d.p90
+		FROM vms v JOIN jobs j ON (j.org_id, j.job_id) = (v.org_id, v.ran_job)
+			JOIN job_durations d ON (d.org_id, d.repository_id, d.workflow, d.name) = (j.org_id, j.repository_id, j.workflow, j.name)
+		WHERE v.org_id = $1 AND v.state <> 'gone'`, org).Query(collectDurations(p.Runs))
+	b.Queue(`
+		SELECT j.job_id, d.n, d.p50, d.p90
+		FROM jobs j JOIN job_durations d ON (d.org_id, d.repository_id, d.workflow, d.name) = (j.org_id, j.repository_id, j.workflow, j.name)
+		WHERE j.org_id = $1 AND j.status = 'queued'`, org).Query(collectDurations(p.Queue))
+	b.Queue(`SELECT host_id, boot_n, boot_p50, boot_p90 FROM hosts WHERE org_id = $1 AND boot_n > 0`, org).Query(collectDurations(p.Boots))
+	err = tx.SendBatch(ctx, &b).Close()
+	return p, err
+}
+
+// collectDurations collects rows of an ID and what is known of how long it takes.
+func collectDurations[K millrace.Kind](into map[millrace.ID[K]]millrace.Durations) func(pgx.Rows) error {
+	return func(rows pgx.Rows) error {
+		var id millrace.ID[K]
+		var n int
+		var p50, p90 int64
+		_, err := pgx.ForEachRow(rows, []any{&id, &n, &p50, &p90}, func() error {
+			into[id] = millrace.Durations{N: n, P50: time.Duration(p50) * time.Millisecond, P90: time.Duration(p90) * time.Millisecond}
+			return nil
+		})
+		return err
+	}
 }
 
 func (tx *Tx) writeDecision(ctx context.Context, p millrace.Pass, d millrace.Decision) error {
@@ -132,9 +162,7 @@ func (tx *Tx) writeDecision(ctx context.Context, p millrace.Pass, d millrace.Dec
 			}
 			hosts[v.HostID] = true
 		} else {
-			tx.announceTo(topicTasks)
-			b.Queue(`INSERT INTO outbox (org_id, kind, args, at) VALUES ($1, $2, $3, $4)`,
-				org, millrace.RetireVM{}.Kind(), millrace.RetireVM{OrgID: org, VMID: v.ID}, p.Now)
+			tx.queueTask(&b, org, millrace.RetireVM{OrgID: org, VMID: v.ID})
 		}
 		tx.queueVM(&b, v)
 	}
@@ -148,7 +176,7 @@ func (tx *Tx) writeDecision(ctx context.Context, p millrace.Pass, d millrace.Dec
 			VALUES ($1, $2, $3, $4, $5, 1, $6, $7, $8, $9, $10, $11, $12, $13, $14, 0, $15, '', '', 0, 0, 0, 0, 0, 0, $16, $16)`,
 			org, id, place.HostID, j.ID, millrace.VMPending, j.Zone, place.Arch, j.Demand.Size.MilliCPU, j.Demand.Size.MemoryMB,
 			j.Demand.Burstable, j.Labels, j.InstallationID, j.RepositoryID, j.Repository, millrace.RunnerName(id, 1), p.Now)
-		waits[j.ID] = millrace.WaitReason{}
+		waits[j.ID] = place.Wait
 		hosts[place.HostID] = true
 		spent[j.InstallationID]++
 	}
@@ -158,7 +186,7 @@ func (tx *Tx) writeDecision(ctx context.Context, p millrace.Pass, d millrace.Dec
 	changed := len(d.Cover)+len(d.Retire)+len(d.Place) > 0
 	var waiting []millrace.Job
 	for _, j := range p.Jobs {
-		if reason, ok := waits[j.ID]; ok && reason != j.Wait {
+		if reason, ok := waits[j.ID]; ok && !reason.Like(j.Wait, p.Now) {
 			j.Wait = reason
 			waiting = append(waiting, j)
 			changed = true
@@ -166,7 +194,14 @@ func (tx *Tx) writeDecision(ctx context.Context, p millrace.Pass, d millrace.Dec
 	}
 	slices.SortFunc(waiting, inLockOrder)
 	for _, j := range waiting {
-		b.Queue(`UPDATE jobs SET wait_code = $3, wait_text = $4 WHERE (org_id, job_id) = ($1, $2)`, org, j.ID, j.Wait.Code, j.Wait.Text)
+		var from, to *time.Time
+		basis := ""
+		if e := j.Wait.Estimate; e != nil {
+			from, to, basis = &e.From, &e.To, e.Basis
+		}
+		b.Queue(`
+			UPDATE jobs SET wait_code = $3, wait_text = $4, wait_remedy = $5, wait_from = $6, wait_to = $7, wait_basis = $8
+			WHERE (org_id, job_id) = ($1, $2)`, org, j.ID, j.Wait.Code, j.Wait.Text, j.Wait.Remedy, from, to, basis)
 	}
 	for _, h := range p.Hosts {
 		if hosts[h.ID] {

@@ -10,7 +10,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -34,6 +36,11 @@ type Config struct {
 	Now       func() time.Time // nil: the database's clock, read once per transaction
 	IDs       *millrace.Source // nil: random
 	Log       *slog.Logger     // nil: none
+
+	// For a simulator, which is one thread. Committed is called after each commit, in the caller's goroutine, with what is
+	// announced; nothing is announced through the database then, and nothing is done in the background. One connection of
+	// each role is all it needs.
+	Committed func(topics []string)
 }
 
 // Store is the database and the blobs beside it.
@@ -46,6 +53,7 @@ type Store struct {
 	now         func() time.Time
 	ids         *millrace.Source
 	log         *slog.Logger
+	committed   func(topics []string)
 	intake      chan intakeRequest
 	heard       heard
 	opened      time.Time
@@ -67,11 +75,15 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if len(cfg.Prefixes) == 0 {
 		cfg.Prefixes = []string{"millrace"}
 	}
-	app, err := connect(ctx, cfg.AppURL, 16)
+	conns := int32(16)
+	if cfg.Committed != nil {
+		conns = 1
+	}
+	app, err := connect(ctx, cfg.AppURL, conns)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to Postgres as the app role: %w", err)
 	}
-	system, err := connect(ctx, cfg.SystemURL, 16)
+	system, err := connect(ctx, cfg.SystemURL, conns)
 	if err != nil {
 		app.Close()
 		return nil, fmt.Errorf("connecting to Postgres as the system role: %w", err)
@@ -85,10 +97,12 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Store{
 		Bus: newBus(), app: app, system: system, blobs: blobs, prefixes: cfg.Prefixes, now: cfg.Now, ids: cfg.IDs, log: cfg.Log,
-		intake: make(chan intakeRequest), opened: time.Now(), stop: stop, stopped: make(chan struct{}),
+		committed: cfg.Committed, intake: make(chan intakeRequest), stop: stop, stopped: make(chan struct{}),
 	}
-	if s.now != nil {
-		s.opened = s.now()
+	s.opened = s.clock()
+	if s.committed != nil {
+		close(s.stopped)
+		return s, nil
 	}
 	listening := make(chan struct{})
 	go func() {
@@ -229,7 +243,24 @@ func (s *Store) tx(ctx context.Context, pool *pgxpool.Pool, org millrace.OrgID, 
 		_, _ = tx.Exec(ctx, `ROLLBACK`) // else Release sees to it
 		return friendly(err)
 	}
-	return tx.commit(ctx)
+	if s.committed == nil {
+		return tx.commit(ctx)
+	}
+	topics := slices.Sorted(maps.Keys(tx.topics))
+	clear(tx.topics)
+	if err := tx.commit(ctx); err != nil {
+		return err
+	}
+	s.committed(topics)
+	return nil
+}
+
+// clock is this process's time; what is decided by the database's is read in a transaction.
+func (s *Store) clock() time.Time {
+	if s.now != nil {
+		return s.now()
+	}
+	return time.Now()
 }
 
 // begin begins the transaction, sets its tenant and reads its time.

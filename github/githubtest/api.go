@@ -59,7 +59,13 @@ func (g *GitHub) routes() {
 	}
 	g.handle("GET /orgs/{owner}/actions/runner-groups", g.asInstallation, g.listGroups)
 	g.handle("GET /repos/{owner}/{repo}/actions/runs", g.asInstallation, g.listRuns)
+	g.handle("GET /repos/{owner}/{repo}/actions/runs/{id}", g.asInstallation, g.getRun)
 	g.handle("GET /repos/{owner}/{repo}/actions/runs/{id}/jobs", g.asInstallation, g.listJobs)
+	g.handle("GET /repos/{owner}/{repo}/actions/runs/{id}/attempts/{attempt}", g.asInstallation, g.getRun)
+	g.handle("GET /repos/{owner}/{repo}/actions/runs/{id}/attempts/{attempt}/jobs", g.asInstallation, g.listJobs)
+	g.handle("POST /repos/{owner}/{repo}/actions/runs/{id}/cancel", g.asInstallation, g.cancelRun)
+	g.handle("POST /repos/{owner}/{repo}/actions/runs/{id}/rerun-failed-jobs", g.asInstallation, g.rerunFailed)
+	g.handle("POST /repos/{owner}/{repo}/actions/jobs/{id}/rerun", g.asInstallation, g.rerunJob)
 	g.handle("GET /repos/{owner}/{repo}/actions/jobs/{id}", g.asInstallation, g.getJob)
 	g.handle("GET /rate_limit", g.asAnyone, func(*http.Request, *owner) (int, any, error) {
 		return http.StatusOK, map[string]any{"resources": map[string]any{
@@ -90,6 +96,7 @@ func (g *GitHub) handle(pattern string, auth func(*http.Request) (*owner, error)
 			body = map[string]string{"message": refused.message, "documentation_url": "https://docs.github.com/rest", "status": strconv.Itoa(status)}
 		}
 		g.sequence++
+		seq := g.sequence
 		g.calls = append(g.calls, Call{g.cfg.Now().UTC(), r.Method, strings.TrimPrefix(r.URL.RequestURI(), apiPath), status})
 		if len(g.calls) > 5000 {
 			g.calls = g.calls[1000:]
@@ -102,7 +109,7 @@ func (g *GitHub) handle(pattern string, auth func(*http.Request) (*owner, error)
 			body = l.body
 			g.link(h, r, l.total)
 		}
-		h.Set("X-GitHub-Request-Id", strings.ToUpper(randomHex(10)))
+		h.Set("X-GitHub-Request-Id", fmt.Sprintf("%04X:%06X", appID, seq))
 		h.Set("X-RateLimit-Limit", "5000")
 		h.Set("X-RateLimit-Used", strconv.Itoa(used))
 		h.Set("X-RateLimit-Remaining", strconv.Itoa(5000-used))
@@ -192,10 +199,9 @@ func (g *GitHub) listInstallations(r *http.Request, _ *owner) (int, any, error) 
 }
 
 func (g *GitHub) installationAt(r *http.Request) (*owner, error) {
-	for _, o := range g.owners {
-		if strconv.FormatInt(o.Installation, 10) == r.PathValue("id") {
-			return o, nil
-		}
+	id, _ := strconv.ParseInt(r.PathValue("id"), 10, 64)
+	if o, ok := g.installations[id]; ok {
+		return o, nil
 	}
 	return nil, refuse(http.StatusNotFound, "Not Found")
 }
@@ -213,8 +219,8 @@ func (g *GitHub) createToken(r *http.Request, _ *owner) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	text, expires := "ghs_"+randomHex(18), g.cfg.Now().UTC().Add(time.Hour)
-	g.tokens[text] = token{o.Installation, expires}
+	text, expires := "ghs_"+g.randomHex(18), g.cfg.Now().UTC().Add(time.Hour)
+	g.tokens[text] = &token{o.Installation, expires}
 	return http.StatusCreated, map[string]any{
 		"token": text, "expires_at": expires.Format(time.RFC3339), "permissions": permissions, "repository_selection": "all",
 	}, nil

@@ -55,7 +55,7 @@ func (g *GitHub) standinRoutes() {
 	})
 	g.mux.HandleFunc("GET /_standin/deliveries", func(w http.ResponseWriter, _ *http.Request) {
 		g.mu.Lock()
-		content, err := json.Marshal(map[string]any{"deliveries": g.newestFirst()})
+		content, err := json.Marshal(map[string]any{"deliveries": g.hooks.all(10_000)})
 		g.mu.Unlock()
 		if err != nil {
 			fail(w, http.StatusInternalServerError, err.Error())
@@ -139,12 +139,7 @@ func (g *GitHub) Job(id int64) (JobState, bool) {
 func (g *GitHub) Event(id int64, action string) []byte {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	j := g.jobs[id]
-	body, err := json.Marshal(g.event(g.owners[strings.ToLower(j.Owner)], j, action))
-	if err != nil {
-		panic("githubtest: " + err.Error()) // the payload is ours
-	}
-	return body
+	return g.event(g.jobs[id], action)
 }
 
 // SampleEvent is a workflow_job delivery's body for a job that the stand-in does not keep, for load that is delivered by
@@ -154,17 +149,13 @@ func (g *GitHub) SampleEvent(owner string, id int64, label, action string) []byt
 	defer g.mu.Unlock()
 	now := g.now()
 	j := &job{
-		ID: id, RunID: id, Owner: owner, Repo: "load", Workflow: "ci", Name: "load", Actor: "mona", Branch: "main", Labels: []string{label},
+		ID: id, RunID: id, Attempt: 1, Owner: owner, Repo: "load", Workflow: "ci", Name: "load", Actor: "mona", Branch: "main", Labels: []string{label},
 		Status: action, CreatedAt: now,
 	}
 	if action == "completed" {
 		j.Conclusion, j.StartedAt, j.CompletedAt = "success", now, now
 	}
-	body, err := json.Marshal(g.event(g.owners[strings.ToLower(owner)], j, action))
-	if err != nil {
-		panic("githubtest: " + err.Error()) // the payload is ours
-	}
-	return body
+	return g.event(j, action)
 }
 
 // Runners is how many runners are registered.

@@ -118,6 +118,9 @@ CREATE TABLE hosts (
 	epoch bigint NOT NULL,
 	desired_version bigint NOT NULL,
 	created_at timestamp with time zone NOT NULL,
+	boot_n integer NOT NULL DEFAULT 0,
+	boot_p50 bigint NOT NULL DEFAULT 0,
+	boot_p90 bigint NOT NULL DEFAULT 0,
 	CONSTRAINT hosts_host_id_key UNIQUE (host_id),
 	CONSTRAINT hosts_name_key UNIQUE (org_id, name),
 	CONSTRAINT hosts_sign_key_key UNIQUE (sign_key),
@@ -136,6 +139,31 @@ CREATE POLICY tenant ON hosts TO millrace_app USING (org_id = (NULLIF(current_se
 GRANT INSERT, SELECT, UPDATE ON hosts TO millrace_app;
 GRANT SELECT, UPDATE ON hosts TO millrace_system;
 
+CREATE TABLE incidents (
+	org_id bigint NOT NULL,
+	incident_id uuid NOT NULL,
+	code text NOT NULL,
+	installation_id bigint NOT NULL,
+	repository_id bigint NOT NULL,
+	repository text NOT NULL,
+	detail text NOT NULL,
+	opened_at timestamp with time zone NOT NULL,
+	seen_at timestamp with time zone NOT NULL,
+	probe_at timestamp with time zone NOT NULL,
+	closed_at timestamp with time zone,
+	CONSTRAINT incidents_pkey PRIMARY KEY (org_id, incident_id),
+	CONSTRAINT incidents_installation_fkey FOREIGN KEY (org_id, installation_id) REFERENCES installations(org_id, installation_id) ON DELETE CASCADE
+);
+CREATE INDEX incidents_list_idx ON incidents USING btree (org_id, opened_at DESC, incident_id DESC);
+CREATE UNIQUE INDEX incidents_open_key ON incidents USING btree (org_id, installation_id, repository_id, code) WHERE (closed_at IS NULL);
+ALTER TABLE incidents ENABLE ROW LEVEL SECURITY;
+ALTER TABLE incidents FORCE ROW LEVEL SECURITY;
+CREATE POLICY owner ON incidents TO millrace_migrate USING true WITH CHECK true;
+CREATE POLICY system ON incidents TO millrace_system USING true WITH CHECK true;
+CREATE POLICY tenant ON incidents TO millrace_app USING (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) WITH CHECK (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint);
+GRANT INSERT, SELECT, UPDATE ON incidents TO millrace_app;
+GRANT INSERT, SELECT, UPDATE ON incidents TO millrace_system;
+
 CREATE TABLE installations (
 	org_id bigint NOT NULL,
 	installation_id bigint NOT NULL,
@@ -146,6 +174,12 @@ CREATE TABLE installations (
 	jit_left double precision NOT NULL,
 	jit_at timestamp with time zone NOT NULL,
 	created_at timestamp with time zone NOT NULL,
+	heard_at timestamp with time zone,
+	missed_at timestamp with time zone,
+	listed_at timestamp with time zone,
+	quota_limit integer NOT NULL DEFAULT 0,
+	quota_left integer NOT NULL DEFAULT 0,
+	quota_reset timestamp with time zone,
 	CONSTRAINT installations_installation_key UNIQUE (installation_id),
 	CONSTRAINT installations_pkey PRIMARY KEY (org_id, installation_id),
 	CONSTRAINT installations_org_fkey FOREIGN KEY (org_id) REFERENCES orgs(org_id) ON DELETE CASCADE,
@@ -158,6 +192,25 @@ CREATE POLICY system ON installations TO millrace_system USING true WITH CHECK t
 CREATE POLICY tenant ON installations TO millrace_app USING (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) WITH CHECK (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint);
 GRANT SELECT ON installations TO millrace_app;
 GRANT DELETE, INSERT, SELECT, UPDATE ON installations TO millrace_system;
+
+CREATE TABLE job_durations (
+	org_id bigint NOT NULL,
+	repository_id bigint NOT NULL,
+	workflow text NOT NULL,
+	name text NOT NULL,
+	n integer NOT NULL,
+	p50 bigint NOT NULL,
+	p90 bigint NOT NULL,
+	CONSTRAINT job_durations_pkey PRIMARY KEY (org_id, repository_id, workflow, name),
+	CONSTRAINT job_durations_org_fkey FOREIGN KEY (org_id) REFERENCES orgs(org_id) ON DELETE CASCADE
+);
+ALTER TABLE job_durations ENABLE ROW LEVEL SECURITY;
+ALTER TABLE job_durations FORCE ROW LEVEL SECURITY;
+CREATE POLICY owner ON job_durations TO millrace_migrate USING true WITH CHECK true;
+CREATE POLICY system ON job_durations TO millrace_system USING true WITH CHECK true;
+CREATE POLICY tenant ON job_durations TO millrace_app USING (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) WITH CHECK (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint);
+GRANT SELECT ON job_durations TO millrace_app;
+GRANT DELETE, INSERT, SELECT, UPDATE ON job_durations TO millrace_system;
 
 CREATE TABLE job_facts (
 	org_id bigint NOT NULL,
@@ -180,6 +233,7 @@ CREATE TABLE job_facts (
 	started boolean NOT NULL,
 	CONSTRAINT job_facts_pkey PRIMARY KEY (org_id, completed_at, job_id)
 ) PARTITION BY RANGE (completed_at);
+CREATE INDEX job_facts_name_idx ON ONLY job_facts USING btree (org_id, repository_id, name, completed_at DESC);
 ALTER TABLE job_facts ENABLE ROW LEVEL SECURITY;
 ALTER TABLE job_facts FORCE ROW LEVEL SECURITY;
 CREATE POLICY owner ON job_facts TO millrace_migrate USING true WITH CHECK true;
@@ -225,16 +279,25 @@ CREATE TABLE jobs (
 	tries integer NOT NULL,
 	failure text NOT NULL,
 	retry_at timestamp with time zone,
+	wait_remedy text NOT NULL DEFAULT ''::text,
+	wait_from timestamp with time zone,
+	wait_to timestamp with time zone,
+	wait_basis text NOT NULL DEFAULT ''::text,
+	confirmed_at timestamp with time zone,
+	denials integer NOT NULL DEFAULT 0,
+	denied_at timestamp with time zone,
 	CONSTRAINT jobs_github_key UNIQUE (org_id, installation_id, github_job_id, run_attempt),
 	CONSTRAINT jobs_pkey PRIMARY KEY (org_id, job_id),
 	CONSTRAINT jobs_installation_fkey FOREIGN KEY (org_id, installation_id) REFERENCES installations(org_id, installation_id) ON DELETE CASCADE,
 	CONSTRAINT jobs_completed_check CHECK (((completed_at IS NULL) = (status <> 'completed'::job_status))),
 	CONSTRAINT jobs_demand_check CHECK (((cpu >= 0) AND (memory >= 0) AND (arch = ANY (ARRAY[''::text, 'amd64'::text, 'arm64'::text, 'any'::text])))),
+	CONSTRAINT jobs_wait_check CHECK (((wait_from IS NULL) = (wait_to IS NULL))),
 	CONSTRAINT jobs_zone_check CHECK ((zone = ANY (ARRAY['private'::text, 'public'::text, 'fork'::text])))
 );
 CREATE INDEX jobs_list_idx ON jobs USING btree (org_id, received_at DESC, job_id DESC);
 CREATE INDEX jobs_open_idx ON jobs USING btree (org_id, received_at, job_id) WHERE (status <> 'completed'::job_status);
 CREATE INDEX jobs_repository_idx ON jobs USING btree (org_id, repository, received_at DESC, job_id DESC);
+CREATE INDEX jobs_repository_open_idx ON jobs USING btree (org_id, repository_id) WHERE (status <> 'completed'::job_status);
 CREATE INDEX jobs_runner_idx ON jobs USING btree (org_id, installation_id, runner_id) WHERE (runner_id <> 0);
 ALTER TABLE jobs ENABLE ROW LEVEL SECURITY;
 ALTER TABLE jobs FORCE ROW LEVEL SECURITY;
@@ -319,6 +382,15 @@ CREATE POLICY tenant ON outbox TO millrace_app USING (org_id = (NULLIF(current_s
 GRANT INSERT ON outbox TO millrace_app;
 GRANT DELETE, INSERT, SELECT, UPDATE ON outbox TO millrace_system;
 
+CREATE TABLE redeliveries (
+	delivery_id bigint NOT NULL,
+	guid text NOT NULL,
+	asked_at timestamp with time zone NOT NULL,
+	CONSTRAINT redeliveries_pkey PRIMARY KEY (delivery_id)
+);
+CREATE INDEX redeliveries_guid_idx ON redeliveries USING btree (guid);
+GRANT DELETE, INSERT, SELECT ON redeliveries TO millrace_system;
+
 CREATE TABLE repositories (
 	org_id bigint NOT NULL,
 	repository_id bigint NOT NULL,
@@ -326,6 +398,7 @@ CREATE TABLE repositories (
 	full_name text NOT NULL,
 	private boolean NOT NULL,
 	seen_at timestamp with time zone NOT NULL,
+	polled_at timestamp with time zone,
 	CONSTRAINT repositories_pkey PRIMARY KEY (org_id, repository_id),
 	CONSTRAINT repositories_installation_fkey FOREIGN KEY (org_id, installation_id) REFERENCES installations(org_id, installation_id) ON DELETE CASCADE
 );
@@ -356,6 +429,14 @@ CREATE TABLE sign_in_links (
 	CONSTRAINT sign_in_links_user_fkey FOREIGN KEY (user_id) REFERENCES users(user_id) ON DELETE CASCADE
 );
 GRANT DELETE, INSERT, SELECT ON sign_in_links TO millrace_system;
+
+CREATE TABLE sweeps (
+	name text NOT NULL,
+	swept_at timestamp with time zone NOT NULL,
+	not_before timestamp with time zone,
+	CONSTRAINT sweeps_pkey PRIMARY KEY (name)
+);
+GRANT INSERT, SELECT, UPDATE ON sweeps TO millrace_system;
 
 CREATE TABLE users (
 	user_id uuid NOT NULL,
@@ -434,6 +515,7 @@ CREATE TABLE vms (
 );
 CREATE UNIQUE INDEX vms_cover_key ON vms USING btree (org_id, for_job) WHERE ((ran_job IS NULL) AND (state <> ALL (ARRAY['stopping'::text, 'gone'::text])));
 CREATE INDEX vms_for_job_idx ON vms USING btree (org_id, for_job, placed_at DESC);
+CREATE INDEX vms_host_idx ON vms USING btree (org_id, host_id, placed_at DESC) WHERE (online_at IS NOT NULL);
 CREATE INDEX vms_list_idx ON vms USING btree (org_id, placed_at DESC, vm_id DESC);
 CREATE INDEX vms_live_idx ON vms USING btree (org_id, host_id) WHERE (state <> 'gone'::text);
 CREATE INDEX vms_ran_job_idx ON vms USING btree (org_id, ran_job) WHERE (ran_job IS NOT NULL);
