@@ -1,7 +1,6 @@
 package api
 
 import (
-	"errors"
 	"io"
 	"math"
 	"net/http"
@@ -45,16 +44,26 @@ func (s *Server) githubWebhook(w http.ResponseWriter, r *http.Request) error {
 func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
 	tooLarge := millrace.Errorf(millrace.TooLarge, "The body is larger than %d bytes.", limit)
 	if r.ContentLength > limit {
+		if r.Header.Get("Expect") == "" { // else it waits to be asked for its body
+			drain(r, limit)
+		}
 		w.Header().Set("Connection", "close")
 		return nil, tooLarge
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
-	var maxErr *http.MaxBytesError
+	body, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
 	switch {
-	case errors.As(err, &maxErr):
-		return nil, tooLarge
 	case err != nil:
 		return nil, millrace.Errorf(millrace.Invalid, "The body ended early.")
+	case int64(len(body)) > limit:
+		drain(r, limit)
+		w.Header().Set("Connection", "close")
+		return nil, tooLarge
 	}
 	return body, nil
+}
+
+// drain reads a body that is refused, up to about twice what is allowed: whoever is still sending when the connection is
+// closed sees it reset and never the answer.
+func drain(r *http.Request, limit int64) {
+	_, _ = io.CopyN(io.Discard, r.Body, 2*limit) // it is refused in any case
 }

@@ -1,10 +1,13 @@
 package api_test
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -111,6 +114,34 @@ func TestWebhook(t *testing.T) {
 	problem(t, "GET", a, http.StatusMethodNotAllowed)
 	if a.header.Get("Allow") != http.MethodPost {
 		t.Errorf("GET: Allow is %q; RFC 9110 §15.5.6 asks for it", a.header.Get("Allow"))
+	}
+}
+
+// A client that sends all before it reads hears that its body is too large, and not that the connection was reset.
+func TestTooLargeIsHeard(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, length := range []string{"Content-Length: 27000000", "Transfer-Encoding: chunked"} {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(w.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		body := strings.Repeat(" ", 27_000_000)
+		if !strings.HasPrefix(length, "Content") {
+			body = fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(body), body)
+		}
+		if _, err := fmt.Fprintf(conn, "POST /webhooks/github HTTP/1.1\r\nHost: x\r\n%s\r\n\r\n%s", length, body); err != nil {
+			t.Fatalf("%s: %v", length, err)
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatalf("%s: %v", length, err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusRequestEntityTooLarge {
+			t.Errorf("%s: %s", length, resp.Status)
+		}
 	}
 }
 

@@ -45,7 +45,11 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		return nil, err
 	}
 	// A socket's path has at most 107 bytes, so it lives apart from a directory that may be deep.
-	sockets, err := os.MkdirTemp("", "mrpg")
+	parent := os.TempDir()
+	if len(parent) > 60 { // and so may the temporary one
+		parent = "/tmp"
+	}
+	sockets, err := os.MkdirTemp(parent, "mrpg")
 	if err != nil {
 		return nil, err
 	}
@@ -73,10 +77,10 @@ func (s *Server) start(ctx context.Context, dir string, o Options) error {
 		return err
 	}
 	if credential != nil {
-		if err := makeWay(dir); err != nil {
-			return err
-		}
 		for _, d := range []string{dir, s.sockets} {
+			if err := makeWay(d); err != nil {
+				return err
+			}
 			if err := os.Chown(d, int(credential.Uid), int(credential.Gid)); err != nil {
 				return err
 			}

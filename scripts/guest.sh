@@ -30,6 +30,9 @@ if [ -z "$package" ] || ! (cd "$work" && apt-get download "$package" >/dev/null 
 fi
 dpkg -x "$work"/*.deb "$work/root"
 version=$(basename "$work"/root/boot/vmlinuz-* | sed 's/^vmlinuz-//')
+if [ ! -d "$work/root/lib/modules" ] && [ ! -d "$work/root/usr/lib/modules" ]; then # Ubuntu's are a package of their own
+	(cd "$work" && apt-get download "linux-modules-$version" >/dev/null 2>&1 && dpkg -x linux-modules-*.deb root) || mkdir -p "$work/root/lib/modules/$version"
+fi
 modules=$work/root/lib/modules
 [ -d "$modules" ] || modules=$work/root/usr/lib/modules
 PATH=$PATH:/sbin:/usr/sbin depmod -b "$(dirname "$(dirname "$modules")")" "$version"

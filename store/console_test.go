@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"bytes"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -63,5 +64,22 @@ func TestConsoleIsBounded(t *testing.T) {
 	}
 	if _, total, err := w.org.Console(t.Context(), vm, 10); err != nil || total != store.MaxConsole {
 		t.Errorf("%d bytes are kept, %v", total, err)
+	}
+}
+
+// The temporary directory is often another file system, from which no file can be renamed, and a container may have none.
+func TestBlobsNeedNoTemporaryDirectory(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "made when missing")
+	t.Setenv("TMPDIR", "/nonexistent")
+	blobs, err := store.OpenBlobs(t.Context(), "file://"+filepath.ToSlash(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer blobs.Close()
+	if err := blobs.WriteAll(t.Context(), "org/vm", []byte("hello"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := blobs.ReadAll(t.Context(), "org/vm"); err != nil || string(got) != "hello" {
+		t.Errorf("%q, %v", got, err)
 	}
 }

@@ -7,3 +7,6 @@ func (s *Store) AppPool() *pgxpool.Pool { return s.app }
 
 // Payload is what announces topics.
 var Payload = payload
+
+// OpenBlobs opens the blob store at an address.
+var OpenBlobs = openBlobs

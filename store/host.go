@@ -179,7 +179,8 @@ func (tx *Tx) desired(ctx context.Context, org millrace.OrgID, host millrace.Hos
 		vms, err = pgx.CollectRows(rows, scanVM)
 		return err
 	})
-	return version, vms, tx.SendBatch(ctx, &b).Close()
+	err = tx.SendBatch(ctx, &b).Close()
+	return version, vms, err
 }
 
 // Observe joins what a host observes into its VMs, and returns what it should be running. A VM that ended before it ever

@@ -113,7 +113,8 @@ func (s *Store) readPass(ctx context.Context, tx *Tx, org millrace.OrgID) (p mil
 		FROM jobs j JOIN job_durations d ON (d.org_id, d.repository_id, d.workflow, d.name) = (j.org_id, j.repository_id, j.workflow, j.name)
 		WHERE j.org_id = $1 AND j.status = 'queued'`, org).Query(collectDurations(p.Queue))
 	b.Queue(`SELECT host_id, boot_n, boot_p50, boot_p90 FROM hosts WHERE org_id = $1 AND boot_n > 0`, org).Query(collectDurations(p.Boots))
-	return p, tx.SendBatch(ctx, &b).Close()
+	err = tx.SendBatch(ctx, &b).Close()
+	return p, err
 }
 
 // collectDurations collects rows of an ID and what is known of how long it takes.

@@ -229,7 +229,8 @@ func (s *Store) joinRead(ctx context.Context, tx *Tx, p Poll, events []millrace.
 	if b.Len() == 0 {
 		return polled, nil
 	}
-	return polled, tx.SendBatch(ctx, &b).Close()
+	err = tx.SendBatch(ctx, &b).Close()
+	return polled, err
 }
 
 // inOrder are the events' jobs in the order in which rows are locked.

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/url"
 	"slices"
 	"strconv"
 	"time"
@@ -19,8 +20,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"gocloud.dev/blob"
-	_ "gocloud.dev/blob/fileblob" // file:// URLs
-	_ "gocloud.dev/blob/memblob"  // mem:// URLs, for tests
+	"gocloud.dev/blob/fileblob"
+	_ "gocloud.dev/blob/memblob" // mem:// URLs, for tests
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/migrations"
@@ -87,7 +88,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		app.Close()
 		return nil, fmt.Errorf("connecting to Postgres as the system role: %w", err)
 	}
-	blobs, err := blob.OpenBucket(ctx, cfg.BlobURL)
+	blobs, err := openBlobs(ctx, cfg.BlobURL)
 	if err != nil {
 		app.Close()
 		system.Close()
@@ -121,6 +122,22 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, ctx.Err()
 	}
 	return s, nil
+}
+
+// openBlobs opens a blob store. That of a directory writes its files where they belong, and not in the temporary directory
+// first: this may be on another file system, or missing.
+func openBlobs(ctx context.Context, address string) (*blob.Bucket, error) {
+	u, err := url.Parse(address)
+	if err != nil {
+		return nil, err
+	}
+	if u.Scheme == fileblob.Scheme {
+		q := u.Query()
+		q.Set("no_tmp_dir", "true")
+		q.Set("create_dir", "true")
+		u.RawQuery = q.Encode()
+	}
+	return blob.OpenBucket(ctx, u.String())
 }
 
 func connect(ctx context.Context, url string, size int32) (*pgxpool.Pool, error) {

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/agent"
 	"github.com/millrace-ci/millrace/github/githubtest"
 	"github.com/millrace-ci/millrace/migrations"
 	"github.com/millrace-ci/millrace/pg"
@@ -71,6 +72,18 @@ func dev(ctx context.Context, o devOptions, stdout, stderr io.Writer) (err error
 	if err := os.MkdirAll(data, 0o700); err != nil {
 		return err
 	}
+	unlock, err := agent.Lock(data) // pg.Start takes over whatever Postgres runs there
+	if millrace.CodeOf(err) == millrace.Conflict {
+		return fmt.Errorf("another millraced dev works in %s: end it, or give --data another directory", data)
+	} else if err != nil {
+		return err
+	}
+	defer unlock()
+	if o.readyFile != "" {
+		if err := os.Remove(o.readyFile); err != nil && !errors.Is(err, os.ErrNotExist) { // an earlier run's tells of what is no more
+			return err
+		}
+	}
 
 	postgres, err := pg.Start(ctx, pg.Options{Dir: filepath.Join(data, "pg"), Fsync: true})
 	if err != nil {
@@ -119,7 +132,7 @@ func dev(ctx context.Context, o devOptions, stdout, stderr io.Writer) (err error
 		URL:                 url,
 		DatabaseURL:         postgres.URL("millrace_app", database),
 		DatabaseSystemURL:   postgres.URL("millrace_system", database),
-		BlobURL:             "file://" + filepath.Join(data, "blobs") + "?create_dir=true",
+		BlobURL:             "file://" + filepath.Join(data, "blobs"),
 		LabelPrefixes:       []string{"millrace"},
 		GitHubURL:           github.URL(),
 		GitHubAPIURL:        github.APIURL(),

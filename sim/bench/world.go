@@ -86,7 +86,7 @@ func start(ctx context.Context, dir string) (w *world, err error) {
 	w.server.Env = append(os.Environ(),
 		"MILLRACE_URL="+w.url, "MILLRACE_LISTEN="+address, "MILLRACE_METRICS_LISTEN="+metrics,
 		"MILLRACE_DATABASE_URL="+w.postgres.URL("millrace_app", database), "MILLRACE_DATABASE_SYSTEM_URL="+w.postgres.URL("millrace_system", database),
-		"MILLRACE_BLOB_URL=file://"+filepath.Join(dir, "blobs")+"?create_dir=true",
+		"MILLRACE_BLOB_URL=file://"+filepath.Join(dir, "blobs"),
 		"MILLRACE_GITHUB_URL="+w.github.URL(), "MILLRACE_GITHUB_API_URL="+w.github.APIURL(), "MILLRACE_GITHUB_APP_ID="+strconv.FormatInt(w.github.AppID(), 10),
 		"MILLRACE_GITHUB_PRIVATE_KEY="+string(w.github.PrivateKeyPEM()), "MILLRACE_GITHUB_WEBHOOK_SECRET="+w.github.WebhookSecret(),
 	)

@@ -54,8 +54,11 @@ func Count[N int | int64](n N) string {
 	return s
 }
 
-// Minutes is d in minutes, with one decimal below ten.
+// Minutes is d in minutes, with one decimal below ten and two where one would say nothing.
 func Minutes(d time.Duration) string {
+	if m := d.Minutes(); m > 0 && m < 0.095 {
+		return strconv.FormatFloat(max(m, 0.01), 'f', 2, 64)
+	}
 	if m := d.Minutes(); m < 9.95 {
 		return strconv.FormatFloat(m, 'f', 1, 64)
 	}

@@ -36,6 +36,8 @@ func TestFigures(t *testing.T) {
 		ui.Count(-123):                                "-123",
 		ui.Count(1234567):                             "1,234,567",
 		ui.Millis(1437 * time.Millisecond):            "1,437 ms",
+		ui.Minutes(0):                                 "0.0",
+		ui.Minutes(time.Second):                       "0.02",
 		ui.Minutes(90 * time.Second):                  "1.5",
 		ui.Minutes(1234 * time.Minute):                "1,234",
 		ui.Bytes(1023):                                "1023 B",
