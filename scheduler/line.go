@@ -104,16 +104,13 @@ func about(n int) string {
 	return fmt.Sprintf("about %d", (n+unit/2)/unit*unit)
 }
 
-// start is when a job in line gets its VM, from now: nine times in ten in this range, as far as the past tells.
-type start struct{ from, to time.Duration }
-
 // maxEnds is how many VMs' ends are looked at for one line. In larger fleets every second, third … VM stands for two,
 // three …: they end so close to each other that it makes no difference.
 const maxEnds = 256
 
 // starts plays the line through a number of times, each time with another run time of each job out of what its past runs
-// allow, and returns how early and how late each job started, without the extremes; and how many VMs run now. It is nil
-// when nothing is known of any run. What a VM frees counts wherever it is; what is free in pieces now counts once.
+// allow, and returns how early and how late each job started; and how many VMs run now. It is nil when nothing is known of
+// any run.
 func (l *line) starts(p *placing) (starts []start, vms int) {
 	ends, vms := l.ends(p)
 	if len(ends) == 0 {
@@ -121,42 +118,29 @@ func (l *line) starts(p *placing) (starts []start, vms int) {
 	}
 	queue := make([]queued, len(l.jobs))
 	for i, w := range l.jobs {
-		queue[i] = queued{needs: w.job.Demand.Size, takes: p.past.takes(w.job.ID), mix: mixOf(w.job.ID)}
+		queue[i] = queued{job: w.job, needs: w.job.Demand.Size, takes: p.past.takes(w.job.ID), mix: mixOf(w.job.ID)}
 		if l.hosts == nil {
 			queue[i].needs = slot
 		}
 	}
-	_, bootTime, _ := p.past.boot()
-	spread := newSpread(len(queue))
-	var h ending
-	for path := range paths {
-		h = h[:0]
-		for i := range ends {
-			h = append(h, end{ends[i].at[path], ends[i].frees})
-		}
-		h.init()
-		got, at := l.free(), time.Duration(0)
-		for i := range queue {
-			q := &queue[i]
-			for len(h) > 0 && (got.MilliCPU < q.needs.MilliCPU || got.MemoryMB < q.needs.MemoryMB) {
-				e := h.pop()
-				at = e.at
-				got.MilliCPU += e.frees.MilliCPU
-				got.MemoryMB += e.frees.MemoryMB
-			}
-			got.MilliCPU = max(0, got.MilliCPU-q.needs.MilliCPU)
-			got.MemoryMB = max(0, got.MemoryMB-q.needs.MemoryMB)
-			spread.add(i, at)
-			h.push(end{at + bootTime + q.takes[q.mix.at(path)], q.needs})
-		}
+	l.order(p, ends, queue)
+	_, boot, _ := p.past.boot()
+	starts = make([]start, len(queue))
+	for i := range starts {
+		starts[i].from = math.MaxInt64
 	}
-	return spread.starts(), vms
+	play := newPlay(l, queue, ends, p.turns)
+	for path := range paths {
+		play.run(path, boot, starts)
+	}
+	return starts, vms
 }
 
 // queued is a job in line: what it needs, and how long it takes.
 type queued struct {
+	job   *millrace.Job
 	needs millrace.Size
-	takes *quantiles
+	takes *table
 	mix   mix
 }
 
@@ -172,10 +156,25 @@ func (l *line) free() millrace.Size {
 	return millrace.Size{MilliCPU: max(0, left.MilliCPU), MemoryMB: max(0, left.MemoryMB)}
 }
 
+// left is what is free of each host now; of a plan's slots, as of one host.
+func (l *line) left(buf []millrace.Size) []millrace.Size {
+	if l.hosts == nil {
+		return append(buf, l.free())
+	}
+	for _, f := range l.hosts {
+		buf = append(buf, f.left)
+	}
+	return buf
+}
+
 // vmEnd is when a VM ends in each play, and what it frees.
 type vmEnd struct {
-	at    *quantiles
-	frees millrace.Size
+	at         *quantiles
+	mid        time.Duration // the middle of at
+	frees      millrace.Size
+	host       int // its place among the line's
+	repository int64
+	stands     int // for so many VMs
 }
 
 // ends are when the VMs end that the line waits for, and how many they are.
@@ -183,131 +182,47 @@ func (l *line) ends(p *placing) (ends []vmEnd, n int) {
 	if !p.past.known() {
 		return nil, 0
 	}
-	var on map[millrace.HostID]bool
-	if l.hosts != nil {
-		on = make(map[millrace.HostID]bool, len(l.hosts))
-		for _, f := range l.hosts {
-			on[f.host.ID] = true
-		}
+	hosts := make(map[millrace.HostID]int, len(l.hosts))
+	for i, f := range l.hosts {
+		hosts[f.host.ID] = i
+	}
+	on := func(h millrace.HostID) bool {
+		_, ok := hosts[h]
+		return ok || l.hosts == nil
 	}
 	var which []int // VMs, then placements
 	for i := range p.pass.VMs {
 		v := &p.pass.VMs[i]
 		gone := v.State == millrace.VMLost || v.State == millrace.VMStopping && p.past.away[v.HostID] // nobody knows, or it holds nothing
-		if !gone && (on == nil || on[v.HostID]) {
+		if !gone && on(v.HostID) {
 			which = append(which, i)
 		}
 	}
 	for i := range p.Placements {
-		if on == nil || on[p.Placements[i].HostID] {
+		if on(p.Placements[i].HostID) {
 			which = append(which, len(p.pass.VMs)+i)
 		}
 	}
 	n = len(which)
 	step := (n + maxEnds - 1) / maxEnds
 	for i := 0; i < n; i += step {
-		var e vmEnd
+		e := vmEnd{stands: min(step, n-i)}
 		if at := which[i]; at < len(p.pass.VMs) {
 			v := &p.pass.VMs[at]
-			e = vmEnd{p.past.remains(v), v.Size}
+			e.at, e.mid = p.past.remains(v)
+			e.frees, e.host, e.repository = v.Size, hosts[v.HostID], v.RepositoryID
 		} else {
 			place := &p.Placements[at-len(p.pass.VMs)]
-			e = vmEnd{p.past.placed(place), p.sizes[place.JobID]}
+			j := p.placed[place.JobID]
+			e.at, e.mid = p.past.placed(place)
+			e.frees, e.host, e.repository = j.Demand.Size, hosts[place.HostID], j.RepositoryID
 		}
 		if l.hosts == nil {
 			e.frees = slot
 		}
-		stands := min(step, n-i) // for so many
-		e.frees.MilliCPU *= stands
-		e.frees.MemoryMB *= stands
+		e.frees.MilliCPU *= e.stands
+		e.frees.MemoryMB *= e.stands
 		ends = append(ends, e)
 	}
 	return ends, n
-}
-
-// end is when something is free again.
-type end struct {
-	at    time.Duration
-	frees millrace.Size
-}
-
-// ending is a heap of ends, the first on top. It is container/heap's without its calls: a pass has hundreds of thousands.
-type ending []end
-
-func (h ending) init() {
-	for i := len(h)/2 - 1; i >= 0; i-- {
-		h.down(i)
-	}
-}
-
-func (h ending) down(i int) {
-	e := h[i]
-	for {
-		child := 2*i + 1
-		if child >= len(h) {
-			break
-		}
-		if child+1 < len(h) && h[child+1].at < h[child].at {
-			child++
-		}
-		if e.at <= h[child].at {
-			break
-		}
-		h[i] = h[child]
-		i = child
-	}
-	h[i] = e
-}
-
-func (h *ending) push(e end) {
-	*h = append(*h, e)
-	s := *h
-	i := len(s) - 1
-	for i > 0 && s[(i-1)/2].at > e.at {
-		s[i] = s[(i-1)/2]
-		i = (i - 1) / 2
-	}
-	s[i] = e
-}
-
-func (h *ending) pop() end {
-	s := *h
-	top := s[0]
-	s[0] = s[len(s)-1]
-	*h = s[:len(s)-1]
-	if len(s) > 1 {
-		s[:len(s)-1].down(0)
-	}
-	return top
-}
-
-// spread keeps the two earliest and the two latest starts of each job.
-type spread []struct{ first, second, last, butLast time.Duration }
-
-func newSpread(n int) spread {
-	s := make(spread, n)
-	for i := range s {
-		s[i].first, s[i].second = math.MaxInt64, math.MaxInt64
-		s[i].last, s[i].butLast = -1, -1
-	}
-	return s
-}
-
-func (s spread) add(i int, at time.Duration) {
-	e := &s[i]
-	if at < e.second {
-		e.first, e.second = min(e.first, at), max(e.first, at)
-	}
-	if at > e.butLast {
-		e.last, e.butLast = max(e.last, at), min(e.last, at)
-	}
-}
-
-// starts leaves out the earliest and the latest of each.
-func (s spread) starts() []start {
-	list := make([]start, len(s))
-	for i, e := range s {
-		list[i] = start{e.second, e.butLast}
-	}
-	return list
 }

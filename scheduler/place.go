@@ -39,7 +39,8 @@ func place(waiting []*millrace.Job, pass millrace.Pass, policy Policy, stops sto
 		stops:   stops,
 		policy:  policy,
 		budgets: maps.Clone(policy.Budgets),
-		sizes:   map[millrace.JobID]millrace.Size{},
+		placed:  map[millrace.JobID]*millrace.Job{},
+		turns:   map[int64]int{},
 		full:    map[shape]*verdict{},
 		jit:     map[int64]*verdict{},
 	}
@@ -64,6 +65,11 @@ func place(waiting []*millrace.Job, pass millrace.Pass, policy Policy, stops sto
 			heap.Pop(&queue)
 		} else {
 			heap.Fix(&queue, 0)
+		}
+	}
+	for _, repo := range all {
+		if len(repo.later) > 0 {
+			p.turns[repo.later[0].job.RepositoryID] = repo.turns
 		}
 	}
 	for _, l := range lineUp(all) {
@@ -114,10 +120,11 @@ type placing struct {
 	room    *room
 	fleet   *fleet
 	past    *past
-	sizes   map[millrace.JobID]millrace.Size // of what was placed
-	full    map[shape]*verdict               // shapes that no host holds any more, and why
-	plan    *verdict                         // of the jobs beyond the plan's slots
-	jit     map[int64]*verdict               // of those beyond an installation's JIT budget
+	placed  map[millrace.JobID]*millrace.Job
+	turns   map[int64]int      // VMs of each repository with jobs that wait
+	full    map[shape]*verdict // shapes that no host holds any more, and why
+	plan    *verdict           // of the jobs beyond the plan's slots
+	jit     map[int64]*verdict // of those beyond an installation's JIT budget
 }
 
 // place launches a VM for j, or says why not.
@@ -162,7 +169,7 @@ func (p *placing) place(j *millrace.Job) *verdict {
 		}
 		return p.jit[j.InstallationID]
 	}
-	p.sizes[j.ID] = j.Demand.Size
+	p.placed[j.ID] = j
 	p.room.use(best, j.Demand.Size)
 	p.policy.Slots--
 	budget.JIT--

@@ -13,6 +13,8 @@ type repository struct {
 	turns int
 	jobs  []*millrace.Job
 	later []inLine // those that wait for their turn
+	queue []queued // what is known of them
+	index int      // in the heap
 }
 
 // turns is a heap of repositories: first the one with the fewest VMs, and among those the one with the oldest job. VMs
@@ -63,7 +65,10 @@ func (t turns) Less(i, j int) bool {
 }
 
 // Swap swaps two repositories.
-func (t turns) Swap(i, j int) { t[i], t[j] = t[j], t[i] }
+func (t turns) Swap(i, j int) {
+	t[i], t[j] = t[j], t[i]
+	t[i].index, t[j].index = i, j
+}
 
 // Push adds a repository.
 func (t *turns) Push(x any) { *t = append(*t, x.(*repository)) }
