@@ -93,6 +93,10 @@ var IncidentCodes = []WaitCode{
 	WaitRunnerVersion, WaitSelfHostedDisabled,
 }
 
+// StopsCalls are the codes of the incidents during which GitHub is not called for the installation at all, but to look
+// whether they still hold.
+var StopsCalls = []WaitCode{WaitSuspended, WaitIPAllowList, WaitRateLimited, WaitGitHubDown}
+
 // IsIncident reports whether c names a condition that opens an incident.
 func (c WaitCode) IsIncident() bool {
 	_, ok := incidents[c]

@@ -1,6 +1,9 @@
 package millrace
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // JobStatus is GitHub's status of a workflow job. The statuses are ordered: a job never goes back.
 type JobStatus string
@@ -15,6 +18,14 @@ const (
 
 // JobStatuses are all statuses in order.
 var JobStatuses = []JobStatus{JobWaiting, JobQueued, JobInProgress, JobCompleted}
+
+// After reports whether s comes after o in a job's life.
+func (s JobStatus) After(o JobStatus) bool {
+	return slices.Index(JobStatuses, s) > slices.Index(JobStatuses, o)
+}
+
+// ConclusionStale is the conclusion of a job whose end GitHub never told: it knows the job no more.
+const ConclusionStale = "stale"
 
 // Job is one attempt of one GitHub workflow job. Its row is the join of all events seen of it, so their order and
 // number don't matter. A re-run is another Job.

@@ -94,19 +94,20 @@ type Quota struct {
 
 // Deliveries are the App's webhook deliveries as GitHub keeps them, for a few days.
 type Deliveries interface {
-	// FailedDeliveries lists a page of the deliveries that got no 2xx, newest first; next is "" on the last page.
-	FailedDeliveries(ctx context.Context, cursor string) (page []FailedDelivery, next string, err error)
+	// DeliveryTries lists a page of the tries to deliver, newest first; next is "" on the last page.
+	DeliveryTries(ctx context.Context, cursor string) (page []DeliveryTry, next string, err error)
 	// Redeliver has GitHub deliver once more, with the same GUID and as a delivery of its own. NotFound: GitHub keeps
 	// it no more.
 	Redeliver(ctx context.Context, id int64) error
 }
 
-// FailedDelivery is one try of a delivery that got no 2xx.
-type FailedDelivery struct {
+// DeliveryTry is one try of a delivery.
+type DeliveryTry struct {
 	ID          int64
 	GUID        string
 	DeliveredAt time.Time // GitHub's clock
-	StatusCode  int       // of our answer; 0 when there was none
+	StatusCode  int       // of our answer, if there was one
+	OK          bool      // it got a 2xx in time
 }
 
 // GitHub is all of GitHub that the product calls.

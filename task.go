@@ -46,6 +46,12 @@ type PollRepositories struct{}
 // Kind is the task's name.
 func (PollRepositories) Kind() string { return "repositories.poll" }
 
+// GiveUpJobs completes the jobs that GitHub knows no more.
+type GiveUpJobs struct{}
+
+// Kind is the task's name.
+func (GiveUpJobs) Kind() string { return "jobs.give_up" }
+
 // WatchVMs retires VMs that should have got further by now.
 type WatchVMs struct{}
 

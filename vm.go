@@ -166,6 +166,15 @@ func (v *VM) Observe(o Observation, now time.Time) bool {
 	return true
 }
 
+// exitOutdated is the exit code of GitHub's runner when GitHub takes its version no more (actions/runner,
+// Constants.Runner.ReturnCode.RunnerVersionDeprecated; actions-runner-controller #4404 acts on it).
+const exitOutdated = 7
+
+// RunnerRefused reports whether v ended because GitHub refused its runner's version.
+func (v VM) RunnerRefused() bool {
+	return v.State == VMGone && v.ExitCode != nil && *v.ExitCode == exitOutdated && v.RanJob.IsZero()
+}
+
 // Metering is what a VM has used since it started. Every figure only grows, but PeakMemory, which is a maximum.
 type Metering struct {
 	PeakMemory int64 `json:"peak_memory_bytes"`
@@ -186,4 +195,62 @@ func (m Metering) Max(o Metering) Metering {
 		NetRx:      max(m.NetRx, o.NetRx),
 		NetTx:      max(m.NetTx, o.NetTx),
 	}
+}
+
+// How long a VM may take. Agents have limits of their own, which are shorter: these are for what an agent doesn't see, or
+// can't say.
+const (
+	onlineWithin   = 4 * time.Minute    // from placed to online
+	assignedWithin = 3 * time.Minute    // from online to a job: GitHub gives a job to another runner after a minute
+	goneWithin     = 3 * time.Minute    // from its job's end to its own
+	deadHostAfter  = time.Hour          // a VM that is unregistered counts as gone when its host is silent for as long
+	MaxJobTime     = 5 * 24 * time.Hour // GitHub's limit of a job on self-hosted runners (docs, Actions limits)
+	OverdueAtLeast = time.Minute        // nothing is overdue that changed less long ago
+)
+
+// Overdue is what is to be done about a VM that should have got further.
+type Overdue struct {
+	Do     OverdueAction
+	Reason string
+}
+
+// OverdueAction is a watchdog's verdict.
+type OverdueAction string
+
+// The verdicts. To retire a VM is to unregister its runner at GitHub, which refuses when it runs a job, and then to stop
+// it.
+const (
+	OverdueNothing OverdueAction = ""
+	OverdueRetire  OverdueAction = "retire"
+	OverdueRetry   OverdueAction = "retry"  // retire, and its job's try has failed
+	OverdueForget  OverdueAction = "forget" // its host is dead, and with it the VM
+)
+
+// Overdue says at time now whether v should have got further. hostSeen is when its host was last heard, jobEnded when the
+// job that it ran ended, zero while it runs. A VM of a silent host is waited for: it says nothing.
+func (v VM) Overdue(hostSeen, jobEnded, now time.Time) Overdue {
+	online := now.Sub(hostSeen) < OfflineAfter
+	since := func(at time.Time) time.Duration {
+		if at.IsZero() {
+			at = v.Stamps.Placed
+		}
+		return now.Sub(at)
+	}
+	switch {
+	case v.State == VMGone:
+	case v.State == VMStopping:
+		if now.Sub(hostSeen) >= deadHostAfter && now.Sub(v.Stamps.Changed) >= deadHostAfter {
+			return Overdue{OverdueForget, "Its host was silent for an hour."}
+		}
+	case !v.RanJob.IsZero() && !jobEnded.IsZero() && now.Sub(jobEnded) >= goneWithin && now.Sub(v.Stamps.Changed) >= goneWithin:
+		return Overdue{OverdueRetire, "Its job has ended, and it has not."}
+	case !v.RanJob.IsZero() && since(v.Stamps.Busy) >= MaxJobTime+goneWithin:
+		return Overdue{OverdueRetire, "Its job ran for five days, which is GitHub's limit."}
+	case !online || !v.RanJob.IsZero():
+	case (v.State == VMPending || v.State == VMBooting) && since(v.Stamps.Placed) >= onlineWithin:
+		return Overdue{OverdueRetry, "Its runner was not online after " + onlineWithin.String() + "."}
+	case v.State == VMOnline && since(v.Stamps.Online) >= assignedWithin:
+		return Overdue{OverdueRetry, "GitHub gave its runner no job within " + assignedWithin.String() + " of its being online."}
+	}
+	return Overdue{}
 }

@@ -158,12 +158,14 @@ func (s *Server) sync(w http.ResponseWriter, r *http.Request) error {
 	if err := decode(body, &in); err != nil {
 		return err
 	}
-	observations, err := observationsOf(in.VMs)
+	observations, err := Observations(in.VMs)
 	if err != nil {
 		return err
 	}
 	ctx, org := r.Context(), s.store.Org(host.OrgID)
-	if err := org.Observe(ctx, host.HostID, host.Epoch, observations); err != nil {
+	changed := s.store.Bus.On(store.TopicHost(host.HostID))
+	version, vms, err := org.Observe(ctx, host.HostID, host.Epoch, observations)
+	if err != nil {
 		return err
 	}
 	waiting.Inc()
@@ -171,17 +173,10 @@ func (s *Server) sync(w http.ResponseWriter, r *http.Request) error {
 	heartbeat := time.NewTimer(millrace.Heartbeat)
 	defer heartbeat.Stop()
 	for late := false; ; {
-		changed := s.store.Bus.On(store.TopicHost(host.HostID))
-		version, vms, err := org.Desired(ctx, host.HostID)
-		if err != nil {
-			return err
-		}
 		if version != in.Have || late {
 			out := client.SyncResponse{Version: version, VMs: make([]client.VMOrder, 0, len(vms)), ServerTime: s.now()}
 			for _, v := range vms {
-				out.VMs = append(out.VMs, client.VMOrder{
-					ID: v.ID, Epoch: v.Epoch, Arch: v.Arch, MilliCPU: v.Size.MilliCPU, MemoryMB: v.Size.MemoryMB, Burstable: v.Burstable, Zone: v.Zone, State: v.State,
-				})
+				out.VMs = append(out.VMs, client.NewVMOrder(v))
 			}
 			writeJSON(w, http.StatusOK, out)
 			return nil
@@ -193,11 +188,16 @@ func (s *Server) sync(w http.ResponseWriter, r *http.Request) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+		changed = s.store.Bus.On(store.TopicHost(host.HostID))
+		if version, vms, err = org.Desired(ctx, host.HostID); err != nil {
+			return err
+		}
 	}
 }
 
-// observationsOf reads reports. What contradicts a VM's row is the store's to see; what makes no sense is refused here.
-func observationsOf(reports []client.VMReport) ([]millrace.Observation, error) {
+// Observations reads what an agent reports. What contradicts a VM's row is the store's to see; what makes no sense is
+// refused here.
+func Observations(reports []client.VMReport) ([]millrace.Observation, error) {
 	if len(reports) > maxReports {
 		return nil, millrace.Errorf(millrace.Unprocessable, "A host reports at most %d VMs.", maxReports)
 	}

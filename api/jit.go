@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"time"
 
@@ -34,7 +35,7 @@ func (s *Server) jit(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), registerWithin)
 	defer cancel()
 	// The key is all that the answer depends on: who asks for another's VM shares nothing with its host.
-	sealed, err, _ := s.jits.Do(fmt.Sprintf("%s %s %d", host.HostID, vm, in.Epoch), func() (any, error) { return s.register(ctx, host, vm, in.Epoch) })
+	sealed, err, _ := s.jits.Do(fmt.Sprintf("%s %s %d", host.HostID, vm, in.Epoch), func() (any, error) { return Register(ctx, s.store, s.runners, s.log, host, vm, in.Epoch) })
 	if err != nil {
 		return err
 	}
@@ -42,16 +43,17 @@ func (s *Server) jit(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// register registers a VM's runner at GitHub, with no transaction held meanwhile.
-func (s *Server) register(ctx context.Context, host store.HostCredentials, vm millrace.VMID, epoch int64) ([]byte, error) {
-	org := s.store.Org(host.OrgID)
+// Register registers a VM's runner at GitHub, with no transaction held meanwhile, and returns its configuration sealed to
+// the host. A repeat gets the same blob until the runner is online.
+func Register(ctx context.Context, st *store.Store, runners millrace.Runners, log *slog.Logger, host store.HostCredentials, vm millrace.VMID, epoch int64) ([]byte, error) {
+	org := st.Org(host.OrgID)
 	grant, err := org.BeginJIT(ctx, host.HostID, vm, epoch)
 	if err != nil || grant.Sealed != nil {
 		return grant.Sealed, err
 	}
-	config, err := s.createRunner(ctx, grant)
+	config, err := createRunner(ctx, runners, grant)
 	if err != nil {
-		s.log.Warn("GitHub did not register a runner", "vm", vm, "error", err)
+		log.Warn("GitHub did not register a runner", "vm", vm, "error", err)
 		return nil, millrace.Errorf(millrace.Unavailable, "GitHub did not register the runner: %s", millrace.MessageOf(err))
 	}
 	sealed, err := client.Seal(host.SealKey, client.SealedFor{Host: host.HostID, VM: vm, Epoch: epoch}, []byte(config.Encoded.Reveal()))
@@ -59,8 +61,8 @@ func (s *Server) register(ctx context.Context, host store.HostCredentials, vm mi
 		err = org.SaveJIT(ctx, vm, epoch, config.RunnerID, sealed)
 	}
 	if err != nil {
-		if undo := s.runners.DeleteRunner(ctx, grant.Target, config.RunnerID); undo != nil {
-			s.log.Error("a registration is left at GitHub", "runner_id", config.RunnerID, "error", undo)
+		if undo := runners.DeleteRunner(ctx, grant.Target, config.RunnerID); undo != nil {
+			log.Error("a registration is left at GitHub", "runner_id", config.RunnerID, "error", undo)
 		}
 		return nil, err
 	}
@@ -69,13 +71,13 @@ func (s *Server) register(ctx context.Context, host store.HostCredentials, vm mi
 
 // createRunner registers under the VM's name. When the name is taken, an earlier try succeeded whose answer was lost; its
 // configuration can't be had again, so that registration is removed unless a runner uses it.
-func (s *Server) createRunner(ctx context.Context, grant store.JITGrant) (millrace.JITConfig, error) {
+func createRunner(ctx context.Context, runners millrace.Runners, grant store.JITGrant) (millrace.JITConfig, error) {
 	name := grant.VM.RunnerName
-	config, err := s.runners.CreateJIT(ctx, grant.Target, name, grant.VM.Labels)
+	config, err := runners.CreateJIT(ctx, grant.Target, name, grant.VM.Labels)
 	if millrace.CodeOf(err) != millrace.Conflict {
 		return config, err
 	}
-	old, err := s.runners.FindRunner(ctx, grant.Target, name)
+	old, err := runners.FindRunner(ctx, grant.Target, name)
 	switch {
 	case millrace.CodeOf(err) == millrace.NotFound:
 	case err != nil:
@@ -83,9 +85,9 @@ func (s *Server) createRunner(ctx context.Context, grant store.JITGrant) (millra
 	case old.Online || old.Busy:
 		return config, millrace.Errorf(millrace.Conflict, "a runner named %s is connected", name)
 	default:
-		if err := s.runners.DeleteRunner(ctx, grant.Target, old.ID); err != nil {
+		if err := runners.DeleteRunner(ctx, grant.Target, old.ID); err != nil {
 			return config, err
 		}
 	}
-	return s.runners.CreateJIT(ctx, grant.Target, name, grant.VM.Labels)
+	return runners.CreateJIT(ctx, grant.Target, name, grant.VM.Labels)
 }

@@ -91,6 +91,13 @@ type VMOrder struct {
 	State millrace.VMState `json:"state"`
 }
 
+// NewVMOrder is the order for v.
+func NewVMOrder(v millrace.VM) VMOrder {
+	return VMOrder{
+		ID: v.ID, Epoch: v.Epoch, Arch: v.Arch, MilliCPU: v.Size.MilliCPU, MemoryMB: v.Size.MemoryMB, Burstable: v.Burstable, Zone: v.Zone, State: v.State,
+	}
+}
+
 // JITRequest asks for the VM's sealed registration.
 type JITRequest struct {
 	Epoch int64 `json:"epoch"`

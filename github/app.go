@@ -1,19 +1,27 @@
-// Package github is our GitHub App: it verifies and decodes webhooks and registers runners. Everything that knows
-// GitHub's shapes is here, on go-github; the rest of the product knows the ports of package millrace.
+// Package github is our GitHub App: it verifies and decodes webhooks, registers runners, and reads repositories, their jobs
+// and the App's deliveries. Everything that knows GitHub's shapes is here, with those of go-github where it has them; the
+// rest of the product knows the ports of package millrace.
+//
+// A call starts no goroutine and reads no clock but Config.Now, but for its time-out: with a Transport that starts none
+// either, a simulator that has one thread and a clock of its own can drive it. go-github's client can't be, which counts
+// down rate limits by the machine's clock; so the calls are our own.
 package github
 
 import (
+	"bytes"
 	"context"
+	"crypto/rsa"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
-	"sync"
 	"time"
 
-	"github.com/bradleyfalzon/ghinstallation/v2"
-	"github.com/google/go-github/v53/github"
+	"github.com/golang-jwt/jwt/v4"
 
 	"github.com/millrace-ci/millrace"
 )
@@ -23,23 +31,30 @@ type Config struct {
 	APIURL         string // REST API, e.g. https://api.github.com/ or https://HOST/api/v3/
 	AppID          int64
 	PrivateKeyPEM  []byte
-	WebhookSecrets []string // more than one while rotating
-	Transport      http.RoundTripper
+	WebhookSecrets []string          // more than one while rotating
+	Transport      http.RoundTripper // nil: http.DefaultTransport
+	Now            func() time.Time  // nil: time.Now
 }
 
-// App speaks to GitHub as the App and as its installations. It is a [millrace.WebhookSource] and a [millrace.Runners].
+// App speaks to GitHub as the App and as its installations. It is a [millrace.WebhookSource] and a [millrace.GitHub].
 type App struct {
 	cfg     Config
+	key     *rsa.PrivateKey
 	secrets [][]byte
 	api     *url.URL
-
-	mu      sync.Mutex
-	clients map[int64]*github.Client
+	tokens  *tokens
+	answers *answers
 }
 
 var (
 	_ millrace.WebhookSource = (*App)(nil)
-	_ millrace.Runners       = (*App)(nil)
+	_ millrace.GitHub        = (*App)(nil)
+)
+
+// Bounds of what is remembered for conditional calls: a run is 15 KB, a job 3 KB.
+const (
+	maxAnswers     = 20_000
+	maxAnswerBytes = 64 << 20
 )
 
 // callTimeout bounds one call: GitHub answers within 10 s or not at all.
@@ -54,10 +69,15 @@ func New(cfg Config) (*App, error) {
 	if cfg.Transport == nil {
 		cfg.Transport = http.DefaultTransport
 	}
-	if _, err := ghinstallation.NewAppsTransport(cfg.Transport, cfg.AppID, cfg.PrivateKeyPEM); err != nil {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	key, err := jwt.ParseRSAPrivateKeyFromPEM(cfg.PrivateKeyPEM)
+	if err != nil {
 		return nil, fmt.Errorf("the GitHub App's private key: %w", err)
 	}
-	a := &App{cfg: cfg, api: api, clients: map[int64]*github.Client{}}
+	a := &App{cfg: cfg, key: key, api: api, answers: newAnswers(maxAnswers, maxAnswerBytes)}
+	a.tokens = &tokens{now: cfg.Now, create: a.createToken, kept: map[int64]token{}, renewals: map[int64]*renewal{}}
 	for _, s := range cfg.WebhookSecrets {
 		if s = strings.TrimSpace(s); s != "" {
 			a.secrets = append(a.secrets, []byte(s))
@@ -66,105 +86,96 @@ func New(cfg Config) (*App, error) {
 	return a, nil
 }
 
-// client is the client of one installation; its token is fetched, kept and renewed by ghinstallation. Each has an App
-// transport of its own, because ghinstallation writes to the one that it renews a token with.
-func (a *App) client(installation int64) (*github.Client, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if c, ok := a.clients[installation]; ok {
-		return c, nil
-	}
-	transport, err := ghinstallation.New(a.cfg.Transport, a.cfg.AppID, installation, a.cfg.PrivateKeyPEM)
-	if err != nil {
-		return nil, err
-	}
-	transport.BaseURL = strings.TrimSuffix(a.api.String(), "/")
-	c := github.NewClient(&http.Client{Transport: transport})
-	c.BaseURL = a.api
-	a.clients[installation] = c
-	return c, nil
+// answer is what is read of an answer beside its body; zero when there was none.
+type answer struct {
+	status int
+	header http.Header
 }
 
-// forget drops an installation's client and with it the token, unless another call did so first.
-func (a *App) forget(installation int64, c *github.Client) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.clients[installation] == c {
-		delete(a.clients, installation)
+// quota is what the answer says of the rate limit; zero when it says nothing.
+func (r answer) quota() millrace.Quota {
+	limit, err := strconv.Atoi(r.header.Get("X-RateLimit-Limit"))
+	remaining, err2 := strconv.Atoi(r.header.Get("X-RateLimit-Remaining"))
+	if err != nil || err2 != nil || limit <= 0 {
+		return millrace.Quota{}
 	}
+	return millrace.Quota{Limit: limit, Remaining: max(0, remaining), Reset: unix(r.header.Get("X-RateLimit-Reset"))}
 }
 
-// do makes one call, returns the answer's status, 0 when there was none, and turns GitHub's refusals into our codes. A
-// kept token may have been revoked (a suspended installation that is back): the call is made once more with a new one.
-func (a *App) do(ctx context.Context, installation int64, method, path string, in, out any) (status int, err error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+// do makes one call, as the App or as an installation, and turns GitHub's refusals into our codes and conditions. A kept token
+// may have been revoked (a suspended installation that is back): the call is made once more with a new one.
+func (a *App) do(ctx context.Context, installation int64, method, path string, in, out any) (answer, error) {
+	bounded, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	for again := true; ; again = false {
-		c, err := a.client(installation)
-		if err != nil {
-			return 0, err
+	for again := installation != asApp; ; again = false {
+		var got answer
+		credential, err := a.credential(bounded, installation)
+		if err == nil {
+			got, err = a.call(bounded, installation, credential, method, path, in, out)
 		}
-		req, err := c.NewRequest(method, path, in)
-		if err != nil {
-			return 0, err
-		}
-		resp, err := c.Do(ctx, req, out)
-		if resp != nil {
-			status = resp.StatusCode
-		}
-		if status == http.StatusUnauthorized && again {
-			a.forget(installation, c)
+		if got.status == http.StatusUnauthorized && again {
+			a.tokens.drop(installation, credential)
 			continue
 		}
-		return status, translate(err)
+		return got, a.translate(ctx, err)
 	}
 }
 
-// translate maps what GitHub answers to our codes; the chain is kept for the log.
-func translate(err error) error {
-	if err == nil {
-		return nil
+// maxAnswer is far above the largest answer, a page of 100 runs.
+const maxAnswer = 32 << 20
+
+// readAnswer reads a body of at most maxAnswer.
+func readAnswer(body io.Reader) ([]byte, error) {
+	content, err := io.ReadAll(io.LimitReader(body, maxAnswer+1))
+	if err == nil && len(content) > maxAnswer {
+		err = errors.New("GitHub's answer is too large")
 	}
-	code, sentence := millrace.Unavailable, "GitHub could not be reached."
-	var limit *github.RateLimitError
-	var abuse *github.AbuseRateLimitError
-	var refused *github.ErrorResponse
-	var token *ghinstallation.HTTPError
+	return content, err
+}
+
+// call makes one call. Its error is a *refusal when the answer isn't 2xx and *unreachable when there was none.
+func (a *App) call(ctx context.Context, installation int64, credential, method, path string, in, out any) (answer, error) {
+	u, err := a.api.Parse(path)
+	if err != nil {
+		return answer{}, err
+	}
+	var body io.Reader
+	if in != nil {
+		content, err := json.Marshal(in)
+		if err != nil {
+			return answer{}, err
+		}
+		body = bytes.NewReader(content)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
+	if err != nil {
+		return answer{}, err
+	}
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	req.Header.Set("Accept", "application/vnd.github+json")
+	req.Header.Set("X-GitHub-Api-Version", "2022-11-28")
+	req.Header.Set("User-Agent", "millrace")
+	req.Header.Set("Authorization", "Bearer "+credential) // on the request: a redirect to another host loses it
+	client := http.Client{Transport: conditional{a.cfg.Transport, installation, a.answers}}
+	resp, err := client.Do(req)
+	if err != nil {
+		return answer{}, &unreachable{err}
+	}
+	defer resp.Body.Close()
+	got := answer{resp.StatusCode, resp.Header}
+	content, err := readAnswer(resp.Body)
 	switch {
-	case errors.As(err, &limit), errors.As(err, &abuse):
-		code, sentence = millrace.LimitReached, "GitHub's rate limit is used up."
-	case errors.As(err, &refused) && refused.Response != nil:
-		if c, known := refusals[refused.Response.StatusCode]; known {
-			code, sentence = c, "GitHub refused: "+refused.Message
-		}
-		if overLimit(refused.Response) {
-			code, sentence = millrace.LimitReached, "GitHub's rate limit is used up."
-		}
-	case errors.As(err, &token) && token.Response != nil:
-		token.Response.Body.Close() // ghinstallation leaves that to us
-		// 404 here says nothing of a runner: the App may not ask.
-		if c := token.Response.StatusCode; c >= 400 && c < 500 {
-			code, sentence = millrace.Forbidden, "The GitHub App may not act for this owner: it was uninstalled or suspended there, or its key is not GitHub's."
-		}
-		if overLimit(token.Response) {
-			code, sentence = millrace.LimitReached, "GitHub's rate limit is used up."
-		}
+	case got.status < 200 || got.status > 299:
+		return got, &refusal{call: method + " " + u.Path, status: got.status, header: got.header, message: messageOf(content)}
+	case err != nil:
+		return got, &unreachable{err}
+	case out == nil:
+		return got, nil
 	}
-	return fmt.Errorf("%w: %w", millrace.Errorf(code, "%s", sentence), err)
-}
-
-// refusals are the statuses that say something of the request; any other is GitHub's own trouble.
-var refusals = map[int]millrace.Code{
-	http.StatusUnauthorized:        millrace.Forbidden,
-	http.StatusForbidden:           millrace.Forbidden,
-	http.StatusNotFound:            millrace.NotFound,
-	http.StatusConflict:            millrace.Conflict,
-	http.StatusUnprocessableEntity: millrace.Unprocessable,
-}
-
-// overLimit reports whether an answer is about a rate limit. go-github v53 knows 403 alone, and of the secondary limit the
-// old documentation link alone: https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api.
-func overLimit(r *http.Response) bool {
-	return r.StatusCode == http.StatusTooManyRequests ||
-		r.StatusCode == http.StatusForbidden && (r.Header.Get("Retry-After") != "" || r.Header.Get("X-RateLimit-Remaining") == "0")
+	if err := json.Unmarshal(content, out); err != nil {
+		return got, fmt.Errorf("%s %s: GitHub's answer is not what was asked for: %w", method, u.Path, err)
+	}
+	return got, nil
 }

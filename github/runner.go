@@ -93,14 +93,14 @@ func (a *App) ListRunners(ctx context.Context, at millrace.RunnerTarget) (list [
 // DeleteRunner removes a registration (DELETE …/runners/{id}): 204 and 404 alone mean that it is gone, 422 that it runs
 // a job.
 func (a *App) DeleteRunner(ctx context.Context, at millrace.RunnerTarget, id int64) error {
-	status, err := a.do(ctx, at.InstallationID, http.MethodDelete, fmt.Sprintf("%s/%d", runnersPath(at), id), nil, nil)
+	got, err := a.do(ctx, at.InstallationID, http.MethodDelete, fmt.Sprintf("%s/%d", runnersPath(at), id), nil, nil)
 	switch {
-	case status == http.StatusNoContent, status == http.StatusNotFound:
+	case got.status == http.StatusNoContent, got.status == http.StatusNotFound:
 		return nil
-	case status == http.StatusUnprocessableEntity:
+	case got.status == http.StatusUnprocessableEntity:
 		return fmt.Errorf("%w: %w", millrace.Errorf(millrace.Conflict, "Runner %d runs a job.", id), err)
 	case err == nil:
-		return millrace.Errorf(millrace.Unavailable, "GitHub answered %d and did not say that runner %d is gone.", status, id)
+		return millrace.Errorf(millrace.Unavailable, "GitHub answered %d and did not say that runner %d is gone.", got.status, id)
 	}
 	return fmt.Errorf("removing runner %d: %w", id, err)
 }

@@ -101,34 +101,43 @@ const (
 )
 
 func decodeJob(body []byte) (*millrace.JobEvent, error) {
-	malformed := millrace.Errorf(millrace.Invalid, "The body is not a workflow_job event.")
 	var e github.WorkflowJobEvent
 	if err := json.NewDecoder(bytes.NewReader(body)).Decode(&e); err != nil {
-		return nil, malformed
+		return nil, millrace.Errorf(millrace.Invalid, "The body is not a workflow_job event.")
 	}
-	j, repo := e.GetWorkflowJob(), e.GetRepo()
-	status, known := statuses[j.GetStatus()]
-	switch {
-	case !known, e.GetInstallation().GetID() <= 0, j.GetID() <= 0, j.GetRunID() <= 0, repo.GetID() <= 0, len(j.Labels) > maxNames:
-		return nil, malformed
-	case clean(repo.GetFullName()) == "", j.GetRunAttempt() > math.MaxInt32:
-		return nil, malformed
-	case j.GetCreatedAt().IsZero() && j.GetStartedAt().IsZero():
-		return nil, malformed
-	}
-	for _, t := range []github.Timestamp{j.GetCreatedAt(), j.GetStartedAt(), j.GetCompletedAt()} {
-		if year := t.Year(); !t.IsZero() && (year < 1970 || year > 9999) {
-			return nil, malformed
-		}
+	event, ok := jobEvent(e.GetInstallation().GetID(), e.GetRepo(), e.GetSender(), e.GetWorkflowJob())
+	if !ok {
+		return nil, millrace.Errorf(millrace.Invalid, "The body is not a workflow_job event.")
 	}
 	// The action says more than the status where the two differ: a delivery that is late carries the job's present status
 	// with yesterday's action, and both are true of the job.
+	event.Action = clean(e.GetAction())
+	return event, nil
+}
+
+// jobEvent is what GitHub says of a job, in an event or when asked; Action is its status. It is not ok when it lacks what a
+// job must have.
+func jobEvent(installation int64, repo *github.Repository, actor *github.User, j *github.WorkflowJob) (_ *millrace.JobEvent, ok bool) {
+	status, known := statuses[j.GetStatus()]
+	switch {
+	case !known, installation <= 0, j.GetID() <= 0, j.GetRunID() <= 0, repo.GetID() <= 0, len(j.Labels) > maxNames:
+		return nil, false
+	case clean(repo.GetFullName()) == "", j.GetRunAttempt() > math.MaxInt32:
+		return nil, false
+	case j.GetCreatedAt().IsZero() && j.GetStartedAt().IsZero():
+		return nil, false
+	}
+	for _, t := range []github.Timestamp{j.GetCreatedAt(), j.GetStartedAt(), j.GetCompletedAt()} {
+		if year := t.Year(); !t.IsZero() && (year < 1970 || year > 9999) {
+			return nil, false
+		}
+	}
 	job := millrace.Job{
-		InstallationID: e.GetInstallation().GetID(), GitHubID: j.GetID(), RunID: j.GetRunID(), RunAttempt: max(1, int(j.GetRunAttempt())),
+		InstallationID: installation, GitHubID: j.GetID(), RunID: j.GetRunID(), RunAttempt: max(1, int(j.GetRunAttempt())),
 		RepositoryID: repo.GetID(), Repository: clean(repo.GetFullName()), Private: repo.GetPrivate(),
 		Zone:     millrace.ZoneOf(repo.GetPrivate(), false),
 		Workflow: clean(j.GetWorkflowName()), Name: clean(j.GetName()), Branch: clean(j.GetHeadBranch()), SHA: clean(j.GetHeadSHA()),
-		ActorID: e.GetSender().GetID(), Actor: clean(e.GetSender().GetLogin()), HTMLURL: httpURL(j.GetHTMLURL()), Status: status,
+		ActorID: actor.GetID(), Actor: clean(actor.GetLogin()), HTMLURL: httpURL(j.GetHTMLURL()), Status: status,
 		QueuedAt: first(j.GetCreatedAt().Time, j.GetStartedAt().Time), Labels: make([]string, 0, len(j.Labels)),
 	}
 	for _, label := range j.Labels {
@@ -144,8 +153,8 @@ func decodeJob(body []byte) (*millrace.JobEvent, error) {
 	}
 	owner := repo.GetOwner()
 	return &millrace.JobEvent{
-		Action: clean(e.GetAction()), InstallationID: job.InstallationID, OwnerID: owner.GetID(), OwnerLogin: clean(owner.GetLogin()), Job: job,
-	}, nil
+		Action: j.GetStatus(), InstallationID: installation, OwnerID: owner.GetID(), OwnerLogin: clean(owner.GetLogin()), Job: job,
+	}, true
 }
 
 // statuses maps GitHub's statuses to ours: requested and pending come before queued and ask for nothing.

@@ -21,10 +21,8 @@ ALTER TABLE installations
 	ADD COLUMN quota_left  integer NOT NULL DEFAULT 0,
 	ADD COLUMN quota_reset timestamptz;
 
-ALTER TABLE repositories ADD COLUMN poll_at timestamptz NOT NULL DEFAULT '-infinity'; -- its jobs are read at GitHub from then on
-CREATE INDEX repositories_poll_idx ON repositories (org_id, poll_at);
+ALTER TABLE repositories ADD COLUMN polled_at timestamptz; -- when its jobs were last read at GitHub; NULL: at once
 
-ALTER TABLE vms ADD COLUMN asked_at timestamptz; -- when GitHub was last asked about its runner
 CREATE INDEX vms_host_idx ON vms (org_id, host_id, placed_at DESC) WHERE online_at IS NOT NULL;
 
 -- How long from placed to online on the host, over its last VMs, in ms.
@@ -69,8 +67,8 @@ CREATE TABLE incidents (
 CREATE UNIQUE INDEX incidents_open_key ON incidents (org_id, installation_id, repository_id, code) WHERE closed_at IS NULL;
 CREATE INDEX incidents_list_idx ON incidents (org_id, opened_at DESC, incident_id DESC);
 SELECT protect('incidents');
-GRANT SELECT ON incidents TO millrace_app;
-GRANT SELECT, INSERT, UPDATE, DELETE ON incidents TO millrace_system;
+GRANT SELECT, INSERT, UPDATE ON incidents TO millrace_app, millrace_system; -- app: what an agent's report names
+
 
 -- Deliveries belong to the App, not to an org: the system role's alone.
 CREATE TABLE redeliveries (
@@ -86,6 +84,7 @@ GRANT SELECT, INSERT, DELETE ON redeliveries TO millrace_system;
 CREATE TABLE sweeps (
 	name     text NOT NULL,
 	swept_at timestamptz NOT NULL,
+	not_before timestamptz, -- GitHub asks not to be called before
 	CONSTRAINT sweeps_pkey PRIMARY KEY (name)
 );
 GRANT SELECT, INSERT, UPDATE ON sweeps TO millrace_system;
@@ -95,8 +94,7 @@ DROP TABLE sweeps, redeliveries, incidents, job_durations;
 DROP INDEX job_facts_name_idx;
 ALTER TABLE hosts DROP COLUMN boot_n, DROP COLUMN boot_p50, DROP COLUMN boot_p90;
 DROP INDEX vms_host_idx;
-ALTER TABLE vms DROP COLUMN asked_at;
-ALTER TABLE repositories DROP COLUMN poll_at;
+ALTER TABLE repositories DROP COLUMN polled_at;
 ALTER TABLE installations DROP COLUMN heard_at, DROP COLUMN missed_at, DROP COLUMN listed_at, DROP COLUMN quota_limit, DROP COLUMN quota_left, DROP COLUMN quota_reset;
 DROP INDEX jobs_repository_open_idx;
 ALTER TABLE jobs DROP CONSTRAINT jobs_wait_check, DROP COLUMN wait_remedy, DROP COLUMN wait_from, DROP COLUMN wait_to, DROP COLUMN wait_basis,

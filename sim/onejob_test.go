@@ -9,6 +9,7 @@ import (
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/agent"
+	"github.com/millrace-ci/millrace/api"
 	"github.com/millrace-ci/millrace/client"
 	"github.com/millrace-ci/millrace/scheduler"
 	"github.com/millrace-ci/millrace/store"
@@ -90,7 +91,10 @@ func (f *fleet) happen(event agent.Event) {
 			f.happen(agent.Started{Call: e.Call})
 		case agent.SendSync:
 			f.open = &e
-			f.must(f.st.Org(f.tenant.ID).Observe(f.t.Context(), f.host.ID, f.epoch, observed(e.Request)))
+			seen, err := api.Observations(e.Request.VMs)
+			f.must(err)
+			_, _, err = f.st.Org(f.tenant.ID).Observe(f.t.Context(), f.host.ID, f.epoch, seen)
+			f.must(err)
 			f.announce() // what the host observed may matter to the placer
 		case agent.StartVM:
 			f.vm = e.Ref
@@ -122,24 +126,11 @@ func (f *fleet) answer() {
 	}
 	response := client.SyncResponse{Version: version}
 	for _, v := range vms {
-		response.VMs = append(response.VMs, client.VMOrder{
-			ID: v.ID, Epoch: v.Epoch, Arch: v.Arch, MilliCPU: v.Size.MilliCPU, MemoryMB: v.Size.MemoryMB, Zone: v.Zone, State: v.State,
-		})
+		response.VMs = append(response.VMs, client.NewVMOrder(v))
 	}
 	call := f.open.Call
 	f.open = nil
 	f.happen(agent.Synced{Call: call, Response: response})
-}
-
-func observed(r client.SyncRequest) (list []millrace.Observation) {
-	for _, v := range r.VMs {
-		o := millrace.Observation{VMID: v.ID, Epoch: v.Epoch, State: v.State, Reason: v.Reason, ExitCode: v.ExitCode, Usage: v.Usage}
-		for _, s := range v.Steps {
-			o.Steps = append(o.Steps, millrace.Step{State: s.State, Age: time.Duration(s.AgeMS) * time.Millisecond})
-		}
-		list = append(list, o)
-	}
-	return list
 }
 
 // pass lets time pass: the agent is woken as often as it wants to be.

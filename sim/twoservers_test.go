@@ -87,13 +87,14 @@ func TestTwoServers(t *testing.T) {
 			t.Fatal(err)
 		}
 		log := slog.New(slog.DiscardHandler)
-		server := httptest.NewUnstartedServer(api.New(api.Config{Store: st, Webhooks: app, Runners: app, Log: log}))
+		work := workers.New(workers.Config{Store: st, GitHub: app, Log: log})
+		server := httptest.NewUnstartedServer(api.New(api.Config{Store: st, Webhooks: app, Runners: work.Gate(), Log: log}))
 		server.Config.BaseContext = func(net.Listener) context.Context { return ctx }
 		server.Start()
 		servers = append(servers, server)
 		turn <- server.URL
 		running.Go(func() {
-			if err := workers.New(workers.Config{Store: st, Runners: app, Log: log}).Run(ctx); err != nil {
+			if err := work.Run(ctx); err != nil {
 				t.Errorf("workers of replica %d: %v", i, err)
 			}
 		})

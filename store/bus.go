@@ -46,14 +46,6 @@ func (tx *Tx) announceDemand(org millrace.OrgID) {
 	tx.announceTo(TopicOrg(org))
 }
 
-func (tx *Tx) announce(ctx context.Context) error {
-	if len(tx.topics) == 0 {
-		return nil
-	}
-	_, err := tx.Exec(ctx, `SELECT pg_notify($1, $2)`, channel, payload(tx.topics))
-	return err
-}
-
 func payload(topics map[string]bool) string {
 	joined := strings.Join(slices.Sorted(maps.Keys(topics)), " ")
 	if len(joined) > maxPayload {

@@ -84,7 +84,8 @@ func TestEverybodyAtOnce(t *testing.T) {
 		for i, v := range vms {
 			list[i] = millrace.Observation{VMID: v.ID, Epoch: v.Epoch, State: millrace.VMGone, Reason: "no kernel"}
 		}
-		return st.Org(w.ID).Observe(t.Context(), w.host.ID, w.host.Epoch, list)
+		_, _, err = st.Org(w.ID).Observe(t.Context(), w.host.ID, w.host.Epoch, list)
+		return err
 	})
 	intake.Wait()
 	close(done)

@@ -146,7 +146,12 @@ func (o Org) StartHost(ctx context.Context, id millrace.HostID, f millrace.HostF
 			return err
 		}
 		_, err = tx.Exec(ctx, `UPDATE host_beats SET seen_at = $3, epoch = $4, sequence = 0 WHERE (org_id, host_id) = ($1, $2)`, o.id, id, tx.now, epoch)
+		if err != nil {
+			return err
+		}
 		tx.announceDemand(o.id)
+		// The runner is in the image, and a new image comes with a start of the agent.
+		_, err = tx.Exec(ctx, `UPDATE incidents SET closed_at = $2 WHERE org_id = $1 AND code = $3 AND closed_at IS NULL`, o.id, tx.now, millrace.WaitRunnerVersion)
 		return err
 	})
 	return epoch, err
@@ -155,33 +160,50 @@ func (o Org) StartHost(ctx context.Context, id millrace.HostID, f millrace.HostF
 // Desired returns the VMs that the host should be running, and the version of that list.
 func (o Org) Desired(ctx context.Context, host millrace.HostID) (version int64, vms []millrace.VM, err error) {
 	err = o.tx(ctx, func(tx *Tx) error {
-		// The version first: a list that is newer than its version is fetched once more, an older one would be missed.
-		if err := tx.QueryRow(ctx, `SELECT desired_version FROM hosts WHERE (org_id, host_id) = ($1, $2)`, o.id, host).Scan(&version); err != nil {
-			return err
-		}
-		vms, err = many(ctx, tx, scanVM, `
-			SELECT `+vmColumns+` FROM vms v
-			WHERE (v.org_id, v.host_id) = ($1, $2) AND v.state IN ('pending', 'booting', 'online', 'busy', 'lost') ORDER BY v.vm_id`, o.id, host)
+		version, vms, err = tx.desired(ctx, o.id, host)
 		return err
 	})
 	return version, vms, err
 }
 
-// Observe joins what a host observes into its VMs. A VM that ended before it ever ran a job is a failed try of its job,
-// and its registration at GitHub, if any, is removed. A VM that is being stopped and that the host doesn't report is gone.
-func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, observations []millrace.Observation) error {
-	return o.tx(ctx, func(tx *Tx) error {
+func (tx *Tx) desired(ctx context.Context, org millrace.OrgID, host millrace.HostID) (version int64, vms []millrace.VM, err error) {
+	var b pgx.Batch
+	// The version first: a list that is newer than its version is fetched once more, an older one would be missed.
+	b.Queue(`SELECT desired_version FROM hosts WHERE (org_id, host_id) = ($1, $2)`, org, host).QueryRow(func(row pgx.Row) error {
+		return row.Scan(&version)
+	})
+	b.Queue(`
+		SELECT `+vmColumns+` FROM vms v
+		WHERE (v.org_id, v.host_id) = ($1, $2) AND v.state IN ('pending', 'booting', 'online', 'busy', 'lost') ORDER BY v.vm_id`,
+		org, host).Query(func(rows pgx.Rows) (err error) {
+		vms, err = pgx.CollectRows(rows, scanVM)
+		return err
+	})
+	return version, vms, tx.SendBatch(ctx, &b).Close()
+}
+
+// Observe joins what a host observes into its VMs, and returns what it should be running. A VM that ended before it ever
+// ran a job is a failed try of its job, and its registration at GitHub, if any, is removed. A VM that is being stopped and
+// that the host doesn't report is gone.
+func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, observations []millrace.Observation) (version int64, desired []millrace.VM, err error) {
+	err = o.tx(ctx, func(tx *Tx) error {
 		var current int64
-		if err := tx.QueryRow(ctx, `SELECT epoch FROM hosts WHERE (org_id, host_id) = ($1, $2)`, o.id, host).Scan(&current); err != nil {
+		var vms []millrace.VM
+		var read pgx.Batch
+		read.Queue(`SELECT epoch, desired_version FROM hosts WHERE (org_id, host_id) = ($1, $2)`, o.id, host).QueryRow(func(row pgx.Row) error {
+			return row.Scan(&current, &version)
+		})
+		read.Queue(`
+			SELECT `+vmColumns+` FROM vms v WHERE (v.org_id, v.host_id) = ($1, $2) AND v.state <> 'gone' ORDER BY v.vm_id FOR UPDATE`,
+			o.id, host).Query(func(rows pgx.Rows) (err error) {
+			vms, err = pgx.CollectRows(rows, scanVM)
+			return err
+		})
+		if err := tx.SendBatch(ctx, &read).Close(); err != nil {
 			return err
 		}
 		if current != epoch {
 			return millrace.Errorf(millrace.Unauthenticated, "The agent was started again; this process's epoch is over.")
-		}
-		vms, err := many(ctx, tx, scanVM, `
-			SELECT `+vmColumns+` FROM vms v WHERE (v.org_id, v.host_id) = ($1, $2) AND v.state <> 'gone' ORDER BY v.vm_id FOR UPDATE`, o.id, host)
-		if err != nil {
-			return err
 		}
 		reported := make(map[millrace.VMID]millrace.Observation, len(observations))
 		for _, ob := range observations {
@@ -210,12 +232,24 @@ func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, obs
 				continue
 			}
 			tx.announceOrg(o.id)
-			if v.State == millrace.VMGone {
-				ended = true
-				tx.queueEnd(&b, before, v, &failed)
+			if v.State != millrace.VMGone {
+				continue
+			}
+			ended = true
+			tx.queueEnd(&b, before, v, &failed)
+			if v.RunnerRefused() {
+				refused := millrace.Condition{Code: millrace.WaitRunnerVersion, Detail: v.Reason}
+				if err := tx.openIncident(ctx, o.id, v.InstallationID, 0, "", refused); err != nil {
+					return err
+				}
 			}
 		}
 		if b.Len() == 0 {
+			for _, v := range vms {
+				if v.State != millrace.VMStopping {
+					desired = append(desired, v)
+				}
+			}
 			return nil
 		}
 		// VMs, then jobs, then hosts: whoever writes several kinds writes them in this order, so that no two deadlock.
@@ -224,8 +258,13 @@ func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, obs
 			tx.queueDesired(&b, o.id, host)
 			tx.announceDemand(o.id)
 		}
-		return tx.SendBatch(ctx, &b).Close()
+		if err := tx.SendBatch(ctx, &b).Close(); err != nil {
+			return err
+		}
+		version, desired, err = tx.desired(ctx, o.id, host)
+		return err
 	})
+	return version, desired, err
 }
 
 // failures are jobs whose VM came to nothing, and why.
@@ -234,11 +273,9 @@ type failures struct{ jobs, reasons []string }
 // queueEnd follows up a VM's end, and notes the job of one that came to nothing.
 func (tx *Tx) queueEnd(b *pgx.Batch, before, v millrace.VM, failed *failures) {
 	if v.RanJob.IsZero() && v.RunnerID != 0 {
-		tx.announceTo(topicTasks)
-		b.Queue(`INSERT INTO outbox (org_id, kind, args, at) VALUES ($1, $2, $3, $4)`,
-			v.OrgID, millrace.RetireVM{}.Kind(), millrace.RetireVM{OrgID: v.OrgID, VMID: v.ID}, tx.now)
+		tx.queueTask(b, v.OrgID, millrace.RetireVM{OrgID: v.OrgID, VMID: v.ID})
 	}
-	if v.RetireReason != "" || before.State == millrace.VMStopping || !v.RanJob.IsZero() || !v.Stamps.Busy.IsZero() {
+	if v.RetireReason != "" || before.State == millrace.VMStopping || !v.RanJob.IsZero() || !v.Stamps.Busy.IsZero() || v.RunnerRefused() {
 		return
 	}
 	failed.jobs, failed.reasons = append(failed.jobs, v.ForJob.UUID()), append(failed.reasons, v.Reason)
@@ -280,7 +317,7 @@ type beat struct {
 func (s *Store) Heard(org millrace.OrgID, host millrace.HostID, epoch, sequence int64) {
 	s.heard.mu.Lock()
 	defer s.heard.mu.Unlock()
-	s.heard.note(host, beat{org, epoch, sequence, time.Now()})
+	s.heard.note(host, beat{org, epoch, sequence, s.clock()})
 }
 
 // note keeps the later of two beats, and of one epoch the highest sequence: requests overtake each other. The caller holds
@@ -318,7 +355,7 @@ func (s *Store) FlushHeard(ctx context.Context) error {
 	for id, b := range beats {
 		orgs, hosts = append(orgs, b.org), append(hosts, id.UUID())
 		epochs, sequences = append(epochs, b.epoch), append(sequences, b.sequence)
-		ages = append(ages, time.Since(b.at).Milliseconds())
+		ages = append(ages, s.clock().Sub(b.at).Milliseconds())
 	}
 	err := s.systemTx(ctx, func(tx *Tx) error {
 		rows, err := tx.Query(ctx, `
@@ -359,11 +396,7 @@ func (s *Store) FlushHeard(ctx context.Context) error {
 // returns how many it marked. A server that has just started has heard nobody: it marks none until it could have heard
 // everybody, or a restart of the service that takes long would cost all VMs that wait for a job.
 func (s *Store) MarkLost(ctx context.Context) (n int, err error) {
-	up := time.Since(s.opened)
-	if s.now != nil {
-		up = s.now().Sub(s.opened)
-	}
-	if up < millrace.OfflineAfter {
+	if s.clock().Sub(s.opened) < millrace.OfflineAfter {
 		return 0, nil
 	}
 	err = s.systemTx(ctx, func(tx *Tx) error {
@@ -382,9 +415,7 @@ func (s *Store) MarkLost(ctx context.Context) (n int, err error) {
 			v.Reason = "Its host went silent."
 			if v.RanJob.IsZero() && v.RetireReason == "" {
 				v.RetireReason = "Its host went silent."
-				tx.announceTo(topicTasks)
-				b.Queue(`INSERT INTO outbox (org_id, kind, args, at) VALUES ($1, $2, $3, $4)`,
-					v.OrgID, millrace.RetireVM{}.Kind(), millrace.RetireVM{OrgID: v.OrgID, VMID: v.ID}, tx.now)
+				tx.queueTask(&b, v.OrgID, millrace.RetireVM{OrgID: v.OrgID, VMID: v.ID})
 			}
 			tx.queueVM(&b, v)
 			tx.announceOrg(v.OrgID)

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -62,4 +63,113 @@ func (o Org) Incidents(ctx context.Context, f IncidentFilter) (page IncidentPage
 		page.Next = cursor(last.OpenedAt, last.ID)
 	}
 	return page, err
+}
+
+// reopenWithin is how long after its end an incident that comes back is the same one.
+const reopenWithin = time.Hour
+
+// OpenIncident notes that GitHub's answer to a call for an installation, or for one of its repositories (0: none), named
+// a condition: it opens the incident, or says of the open one that it still holds. What it stops is placed for no more.
+// A condition of an installation that is no org's changes nothing.
+func (s *Store) OpenIncident(ctx context.Context, installation, repositoryID int64, repository string, c millrace.Condition) error {
+	return s.systemTx(ctx, func(tx *Tx) error {
+		var org millrace.OrgID
+		err := tx.QueryRow(ctx, `SELECT org_id FROM installations WHERE installation_id = $1`, installation).Scan(&org)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return tx.openIncident(ctx, org, installation, repositoryID, repository, c)
+	})
+}
+
+func (tx *Tx) openIncident(ctx context.Context, org millrace.OrgID, installation, repositoryID int64, repository string, c millrace.Condition) error {
+	probe := tx.now.Add(c.Code.ProbeEvery())
+	if !c.Until.IsZero() {
+		probe = c.Until
+	}
+	const key = `(org_id, installation_id, repository_id, code) = ($1, $2, $3, $4)`
+	tag, err := tx.Exec(ctx, `
+		UPDATE incidents SET detail = $5, seen_at = $6, probe_at = greatest(probe_at, $7) WHERE `+key+` AND closed_at IS NULL`,
+		org, installation, repositoryID, c.Code, c.Detail, tx.now, probe)
+	if err != nil || tag.RowsAffected() > 0 {
+		return err
+	}
+	tx.announceDemand(org)
+	tag, err = tx.Exec(ctx, `
+		UPDATE incidents SET detail = $5, seen_at = $6, probe_at = $7, closed_at = NULL
+		WHERE (org_id, incident_id) = ($1, (SELECT incident_id FROM incidents WHERE `+key+` AND closed_at > $8 ORDER BY closed_at DESC, incident_id LIMIT 1))`,
+		org, installation, repositoryID, c.Code, c.Detail, tx.now, probe, tx.now.Add(-reopenWithin))
+	if err != nil || tag.RowsAffected() > 0 {
+		return err
+	}
+	_, err = tx.Exec(ctx, `
+		INSERT INTO incidents (org_id, incident_id, code, installation_id, repository_id, repository, detail, opened_at, seen_at, probe_at)
+		VALUES ($1, $2, $4, $5, $6, $7, $8, $3, $3, $9)
+		ON CONFLICT DO NOTHING`, // another process met it at the same time
+		org, millrace.NewIncidentID(tx.ids, tx.now), tx.now, c.Code, installation, repositoryID, repository, c.Detail, probe)
+	return err
+}
+
+// CloseIncidents closes the open incidents of an installation that have one of codes, of this repository or of none: the
+// conditions no longer hold.
+func (s *Store) CloseIncidents(ctx context.Context, installation, repositoryID int64, codes ...millrace.WaitCode) error {
+	return s.systemTx(ctx, func(tx *Tx) error {
+		orgs, err := many(ctx, tx, pgx.RowTo[millrace.OrgID], `
+			UPDATE incidents SET closed_at = $4
+			WHERE installation_id = $1 AND repository_id IN (0, $2) AND code = ANY($3) AND closed_at IS NULL RETURNING org_id`,
+			installation, repositoryID, codes, tx.now)
+		for _, org := range orgs {
+			tx.announceDemand(org)
+		}
+		return err
+	})
+}
+
+// OpenIncidents are the open incidents of an installation, in order of their IDs, and the time that they are read at.
+func (s *Store) OpenIncidents(ctx context.Context, installation int64) (list []millrace.Incident, at time.Time, err error) {
+	err = s.systemTx(ctx, func(tx *Tx) error {
+		at = tx.now
+		list, err = many(ctx, tx, scanIncident, `
+			SELECT `+incidentColumns+incidentFrom+` WHERE i.installation_id = $1 AND i.closed_at IS NULL ORDER BY i.incident_id`, installation)
+		return err
+	})
+	return list, at, err
+}
+
+// DueIncident is an open incident that is to be looked at again, and where its installation's runners register.
+type DueIncident struct {
+	millrace.Incident
+	Target millrace.RunnerTarget
+}
+
+// DueIncidents are the open incidents whose time to be probed has come, at most 100; each is due again after its code's
+// pause, whatever becomes of the probe.
+func (s *Store) DueIncidents(ctx context.Context) (due []DueIncident, err error) {
+	err = s.systemTx(ctx, func(tx *Tx) error {
+		type row struct {
+			millrace.Incident
+			kind millrace.OwnerType
+		}
+		rows, err := many(ctx, tx, func(r pgx.CollectableRow) (out row, err error) {
+			var closed *time.Time
+			i := &out.Incident
+			return out, r.Scan(&i.OrgID, &i.ID, &i.Code, &i.InstallationID, &i.Owner, &i.RepositoryID, &i.Repository, &i.Detail,
+				&i.OpenedAt, &i.SeenAt, &i.ProbeAt, &closed, &out.kind)
+		}, `
+			SELECT `+incidentColumns+`, n.owner_type`+incidentFrom+`
+			WHERE i.closed_at IS NULL AND i.probe_at <= $1 ORDER BY i.probe_at, i.incident_id LIMIT 100 FOR UPDATE OF i SKIP LOCKED`, tx.now)
+		if err != nil || len(rows) == 0 {
+			return err
+		}
+		var b pgx.Batch
+		for _, r := range rows {
+			due = append(due, DueIncident{r.Incident, registersAt(r.InstallationID, r.Owner, r.kind, r.Repository)})
+			b.Queue(`UPDATE incidents SET probe_at = $3 WHERE (org_id, incident_id) = ($1, $2)`, r.OrgID, r.ID, tx.now.Add(r.Code.ProbeEvery()))
+		}
+		return tx.SendBatch(ctx, &b).Close()
+	})
+	return due, err
 }

@@ -39,7 +39,7 @@ func (o Org) BeginJIT(ctx context.Context, host millrace.HostID, vm millrace.VMI
 		if g.Sealed == nil && g.VM.RunnerID != 0 {
 			return millrace.Errorf(millrace.Conflict, "The VM's runner was online already.")
 		}
-		g.Target = target(g.VM, owner, kind)
+		g.Target = registersAt(g.VM.InstallationID, owner, kind, g.VM.Repository)
 		return nil
 	})
 	return g, err
@@ -59,12 +59,12 @@ func wanted(v millrace.VM, epoch int64) error {
 	}
 }
 
-// target is where a VM's runner registers: at the organisation, or at the repository of a personal account, which has no
-// organisation.
-func target(v millrace.VM, owner string, kind millrace.OwnerType) millrace.RunnerTarget {
-	t := millrace.RunnerTarget{InstallationID: v.InstallationID, Owner: owner}
+// registersAt is where runners for a repository register: at the organisation, or at the repository of a personal
+// account, which has no organisation.
+func registersAt(installation int64, owner string, kind millrace.OwnerType, repository string) millrace.RunnerTarget {
+	t := millrace.RunnerTarget{InstallationID: installation, Owner: owner}
 	if kind != millrace.Organization {
-		t.Owner, t.Repository, _ = strings.Cut(v.Repository, "/")
+		t.Owner, t.Repository, _ = strings.Cut(repository, "/")
 	}
 	return t
 }

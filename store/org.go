@@ -42,12 +42,9 @@ func (tx *Tx) orgOf(ctx context.Context, lookup string, key any) (millrace.OrgID
 	if id == nil {
 		return 0, pgx.ErrNoRows
 	}
-	now := tx.now
-	if err := tx.enter(ctx, *id); err != nil {
-		return 0, err
-	}
-	tx.now = now
-	return *id, nil
+	tx.org = *id
+	_, err := tx.Exec(ctx, `SELECT set_config('app.org_id', $1, true)`, tenant(*id))
+	return *id, err
 }
 
 // NewOrg is an org to make.

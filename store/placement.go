@@ -28,7 +28,12 @@ type Placed struct {
 // unit of the installation's JIT budget are reserved here, by the VM's row.
 func (s *Store) Place(ctx context.Context, org millrace.OrgID, decide func(millrace.Pass) millrace.Decision) (placed Placed, err error) {
 	err = s.systemTx(ctx, func(tx *Tx) error {
-		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1, $2::bigint::integer)`, placementLock, org); err != nil {
+		var b pgx.Batch
+		b.Queue(`SELECT pg_advisory_xact_lock($1, $2::bigint::integer)`, placementLock, org)
+		if s.now == nil { // the lock may have been waited for
+			b.Queue(`SELECT statement_timestamp()`).QueryRow(func(row pgx.Row) error { return row.Scan(&tx.now) })
+		}
+		if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 			return err
 		}
 		pass, err := s.readPass(ctx, tx, org)
@@ -43,11 +48,6 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, decide func(millr
 }
 
 func (s *Store) readPass(ctx context.Context, tx *Tx, org millrace.OrgID) (p millrace.Pass, err error) {
-	if s.now == nil { // the lock may have been waited for
-		if err := tx.QueryRow(ctx, `SELECT statement_timestamp()`).Scan(&tx.now); err != nil {
-			return p, err
-		}
-	}
 	p.Now = tx.now
 	var b pgx.Batch
 	// GitHub picked the runner: tie each VM to the job that its runner was seen with, whatever it was launched for.
@@ -161,9 +161,7 @@ func (tx *Tx) writeDecision(ctx context.Context, p millrace.Pass, d millrace.Dec
 			}
 			hosts[v.HostID] = true
 		} else {
-			tx.announceTo(topicTasks)
-			b.Queue(`INSERT INTO outbox (org_id, kind, args, at) VALUES ($1, $2, $3, $4)`,
-				org, millrace.RetireVM{}.Kind(), millrace.RetireVM{OrgID: org, VMID: v.ID}, p.Now)
+			tx.queueTask(&b, org, millrace.RetireVM{OrgID: org, VMID: v.ID})
 		}
 		tx.queueVM(&b, v)
 	}

@@ -25,18 +25,25 @@ func (s *Store) Retiring(ctx context.Context, org millrace.OrgID, vm millrace.VM
 		var kind millrace.OwnerType
 		err := tx.QueryRow(ctx, `SELECT owner_login, owner_type FROM installations WHERE (org_id, installation_id) = ($1, $2)`,
 			org, r.VM.InstallationID).Scan(&owner, &kind)
-		r.Target = target(r.VM, owner, kind)
+		r.Target = registersAt(r.VM.InstallationID, owner, kind, r.VM.Repository)
 		return err
 	})
 	return r, err
 }
 
 // Unregistered says that GitHub knows the VM's runner no more: only now may the host destroy it, and only now may its job
-// have another. A VM that ran a job or is gone is left as it is.
+// have another. A VM that is gone is left as it is, and so is one whose job has not ended as far as we know.
 func (s *Store) Unregistered(ctx context.Context, org millrace.OrgID, vm millrace.VMID) error {
 	return s.retire(ctx, org, vm, func(tx *Tx, b *pgx.Batch, v *millrace.VM) error {
-		if v.State == millrace.VMGone || v.State == millrace.VMStopping || !v.RanJob.IsZero() {
+		if v.State == millrace.VMGone || v.State == millrace.VMStopping {
 			return nil
+		}
+		if !v.RanJob.IsZero() {
+			var ended bool
+			err := tx.QueryRow(ctx, `SELECT status = 'completed' FROM jobs WHERE (org_id, job_id) = ($1, $2)`, org, v.RanJob).Scan(&ended)
+			if err != nil || !ended {
+				return err
+			}
 		}
 		if err := v.To(millrace.VMStopping, tx.now); err != nil {
 			return err

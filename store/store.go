@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -33,6 +35,11 @@ type Config struct {
 	Now       func() time.Time // nil: the database's clock, read once per transaction
 	IDs       *millrace.Source // nil: random
 	Log       *slog.Logger     // nil: none
+
+	// For a simulator, which is one thread. Committed is called after each commit, in the caller's goroutine, with what is
+	// announced; nothing is announced through the database then, and nothing is done in the background. One connection of
+	// each role is all it needs.
+	Committed func(topics []string)
 }
 
 // Store is the database and the blobs beside it.
@@ -45,6 +52,7 @@ type Store struct {
 	now         func() time.Time
 	ids         *millrace.Source
 	log         *slog.Logger
+	committed   func(topics []string)
 	intake      chan intakeRequest
 	heard       heard
 	opened      time.Time
@@ -66,11 +74,15 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if len(cfg.Prefixes) == 0 {
 		cfg.Prefixes = []string{"millrace"}
 	}
-	app, err := connect(ctx, cfg.AppURL, 16)
+	conns := int32(16)
+	if cfg.Committed != nil {
+		conns = 1
+	}
+	app, err := connect(ctx, cfg.AppURL, conns)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to Postgres as the app role: %w", err)
 	}
-	system, err := connect(ctx, cfg.SystemURL, 16)
+	system, err := connect(ctx, cfg.SystemURL, conns)
 	if err != nil {
 		app.Close()
 		return nil, fmt.Errorf("connecting to Postgres as the system role: %w", err)
@@ -84,10 +96,12 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Store{
 		Bus: newBus(), app: app, system: system, blobs: blobs, prefixes: cfg.Prefixes, now: cfg.Now, ids: cfg.IDs, log: cfg.Log,
-		intake: make(chan intakeRequest), opened: time.Now(), stop: stop, stopped: make(chan struct{}),
+		committed: cfg.Committed, intake: make(chan intakeRequest), stop: stop, stopped: make(chan struct{}),
 	}
-	if s.now != nil {
-		s.opened = s.now()
+	s.opened = s.clock()
+	if s.committed != nil {
+		close(s.stopped)
+		return s, nil
 	}
 	listening := make(chan struct{})
 	go func() {
@@ -167,12 +181,20 @@ func (s *Store) SystemPool() *pgxpool.Pool { return s.system }
 
 // Tx is a transaction and the one time it happens at.
 type Tx struct {
-	pgx.Tx
+	session
 	now    time.Time
 	ids    *millrace.Source
 	org    millrace.OrgID // of the app role's transactions
 	topics map[string]bool
 	log    *slog.Logger
+}
+
+// session is what a transaction's statements need of a connection.
+type session interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
 }
 
 // systemTx runs do in a transaction of the system role.
@@ -185,30 +207,77 @@ func (s *Store) lookupTx(ctx context.Context, do func(*Tx) error) error {
 	return s.tx(ctx, s.app, 0, do)
 }
 
+// tx runs do in a transaction. What opens it travels with BEGIN, what it announces with COMMIT: most use cases take as long
+// as their round trips.
 func (s *Store) tx(ctx context.Context, pool *pgxpool.Pool, org millrace.OrgID, do func(*Tx) error) error {
-	return pgx.BeginFunc(ctx, pool, func(ptx pgx.Tx) error {
-		tx := &Tx{Tx: ptx, ids: s.ids, topics: map[string]bool{}, log: s.log}
-		if err := tx.enter(ctx, org); err != nil {
-			return err
-		}
-		if s.now != nil {
-			tx.now = s.now()
-		}
-		if err := do(tx); err != nil {
-			return friendly(err)
-		}
-		return tx.announce(ctx)
-	})
+	conn, err := pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release() // a connection that is still in a transaction is closed by it
+	tx := &Tx{session: conn, ids: s.ids, topics: map[string]bool{}, log: s.log}
+	if err := tx.begin(ctx, org); err != nil {
+		return err
+	}
+	if s.now != nil {
+		tx.now = s.now()
+	}
+	if err := do(tx); err != nil {
+		_, _ = tx.Exec(ctx, `ROLLBACK`) // else Release sees to it
+		return friendly(err)
+	}
+	if s.committed == nil {
+		return tx.commit(ctx)
+	}
+	topics := slices.Sorted(maps.Keys(tx.topics))
+	clear(tx.topics)
+	if err := tx.commit(ctx); err != nil {
+		return err
+	}
+	s.committed(topics)
+	return nil
 }
 
-// enter sets the tenant for the transaction and reads its time: one round trip.
-func (tx *Tx) enter(ctx context.Context, org millrace.OrgID) error {
-	tx.org = org
-	tenant := ""
-	if org != 0 {
-		tenant = strconv.FormatInt(int64(org), 10)
+// clock is this process's time; what is decided by the database's is read in a transaction.
+func (s *Store) clock() time.Time {
+	if s.now != nil {
+		return s.now()
 	}
-	return tx.QueryRow(ctx, `SELECT transaction_timestamp(), set_config('app.org_id', $1, true)`, tenant).Scan(&tx.now, nil)
+	return time.Now()
+}
+
+// begin begins the transaction, sets its tenant and reads its time.
+func (tx *Tx) begin(ctx context.Context, org millrace.OrgID) error {
+	tx.org = org
+	var b pgx.Batch
+	b.Queue(`BEGIN`)
+	b.Queue(`SELECT transaction_timestamp(), set_config('app.org_id', $1, true)`, tenant(org)).QueryRow(func(row pgx.Row) error {
+		return row.Scan(&tx.now, nil)
+	})
+	return tx.SendBatch(ctx, &b).Close()
+}
+
+// tenant is the setting that row-level security compares with; none is no org's.
+func tenant(org millrace.OrgID) string {
+	if org == 0 {
+		return ""
+	}
+	return strconv.FormatInt(int64(org), 10)
+}
+
+// commit makes the announcements and commits.
+func (tx *Tx) commit(ctx context.Context) error {
+	var b pgx.Batch
+	if len(tx.topics) > 0 {
+		b.Queue(`SELECT pg_notify($1, $2)`, channel, payload(tx.topics))
+	}
+	b.Queue(`COMMIT`).Exec(func(tag pgconn.CommandTag) error {
+		if tag.String() != "COMMIT" { // Postgres ends a transaction in which a statement failed with ROLLBACK
+			return pgx.ErrTxCommitRollback
+		}
+		return nil
+	})
+	return tx.SendBatch(ctx, &b).Close()
 }
 
 // audit records a change in the transaction that makes it.

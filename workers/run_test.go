@@ -21,7 +21,7 @@ func run(t *testing.T, st *store.Store) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- workers.New(workers.Config{Store: st, Runners: &registry{}, Log: slog.New(slog.DiscardHandler)}).Run(ctx)
+		ended <- workers.New(workers.Config{Store: st, GitHub: &registry{}, Log: slog.New(slog.DiscardHandler)}).Run(ctx)
 	}()
 	return func() {
 		cancel()
@@ -70,7 +70,7 @@ func TestClocksDiffer(t *testing.T) {
 		t.Fatal(vms, err)
 	}
 	// It never comes up: its job is tried again in 5 s.
-	err = st.Org(tenant.ID).Observe(t.Context(), host.ID, 1, []millrace.Observation{{VMID: vms[0].ID, Epoch: vms[0].Epoch, State: millrace.VMGone, Reason: "no"}})
+	_, _, err = st.Org(tenant.ID).Observe(t.Context(), host.ID, 1, []millrace.Observation{{VMID: vms[0].ID, Epoch: vms[0].Epoch, State: millrace.VMGone, Reason: "no"}})
 	if err != nil {
 		t.Fatal(err)
 	}

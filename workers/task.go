@@ -2,6 +2,7 @@ package workers
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -11,14 +12,52 @@ import (
 	"github.com/millrace-ci/millrace"
 )
 
-// retireVM removes a VM's registration at GitHub, and only then lets the VM be destroyed.
-type retireVM struct {
-	river.WorkerDefaults[millrace.RetireVM]
+// Do does a task. It may be repeated, and done by two processes at once.
+func (w *Workers) Do(ctx context.Context, task river.JobArgs) error {
+	switch t := task.(type) {
+	case millrace.RetireVM:
+		return w.retireVM(ctx, t)
+	case millrace.CloseJob:
+		return w.store.CloseJob(ctx, t.OrgID, t.JobID)
+	case millrace.KeepPartitions:
+		return w.store.KeepPartitions(ctx)
+	case millrace.FindLostHosts:
+		return w.findLostHosts(ctx)
+	case millrace.WatchVMs:
+		_, err := w.store.WatchVMs(ctx)
+		return err
+	case millrace.PollRepositories:
+		return w.pollRepositories(ctx)
+	case millrace.SweepDeliveries:
+		return w.sweepDeliveries(ctx)
+	case millrace.GiveUpJobs:
+		_, err := w.store.GiveUpJobs(ctx)
+		return err
+	case millrace.SweepRunners:
+		return w.sweepRunners(ctx)
+	case millrace.ProbeIncidents:
+		return w.probeIncidents(ctx)
+	default:
+		return fmt.Errorf("there is no task %q", task.Kind())
+	}
+}
+
+// worker has River call [Workers.Do].
+type worker[T river.JobArgs] struct {
+	river.WorkerDefaults[T]
 	w *Workers
 }
 
-func (t *retireVM) Work(ctx context.Context, job *river.Job[millrace.RetireVM]) error {
-	r, err := t.w.store.Retiring(ctx, job.Args.OrgID, job.Args.VMID)
+// Work does a task.
+func (t worker[T]) Work(ctx context.Context, job *river.Job[T]) error { return t.w.Do(ctx, job.Args) }
+
+func addWorker[T river.JobArgs](tasks *river.Workers, w *Workers) {
+	river.AddWorker(tasks, worker[T]{w: w})
+}
+
+// retireVM removes a VM's registration at GitHub, and only then lets the VM be destroyed.
+func (w *Workers) retireVM(ctx context.Context, t millrace.RetireVM) error {
+	r, err := w.store.Retiring(ctx, t.OrgID, t.VMID)
 	if millrace.CodeOf(err) == millrace.NotFound {
 		return nil
 	}
@@ -26,44 +65,21 @@ func (t *retireVM) Work(ctx context.Context, job *river.Job[millrace.RetireVM]) 
 		return err
 	}
 	if r.VM.RunnerID != 0 {
-		err := t.w.runners.DeleteRunner(ctx, r.Target, r.VM.RunnerID)
+		err := w.github.DeleteRunner(ctx, r.Target, r.VM.RunnerID)
 		if millrace.CodeOf(err) == millrace.Conflict {
-			return t.w.store.KeepBusy(ctx, job.Args.OrgID, job.Args.VMID)
+			return w.store.KeepBusy(ctx, t.OrgID, t.VMID)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	return t.w.store.Unregistered(ctx, job.Args.OrgID, job.Args.VMID)
+	return w.store.Unregistered(ctx, t.OrgID, t.VMID)
 }
 
-type closeJob struct {
-	river.WorkerDefaults[millrace.CloseJob]
-	w *Workers
-}
-
-func (t *closeJob) Work(ctx context.Context, job *river.Job[millrace.CloseJob]) error {
-	return t.w.store.CloseJob(ctx, job.Args.OrgID, job.Args.JobID)
-}
-
-type keepPartitions struct {
-	river.WorkerDefaults[millrace.KeepPartitions]
-	w *Workers
-}
-
-func (t *keepPartitions) Work(ctx context.Context, _ *river.Job[millrace.KeepPartitions]) error {
-	return t.w.store.KeepPartitions(ctx)
-}
-
-type findLostHosts struct {
-	river.WorkerDefaults[millrace.FindLostHosts]
-	w *Workers
-}
-
-func (t *findLostHosts) Work(ctx context.Context, _ *river.Job[millrace.FindLostHosts]) error {
-	n, err := t.w.store.MarkLost(ctx)
+func (w *Workers) findLostHosts(ctx context.Context) error {
+	n, err := w.store.MarkLost(ctx)
 	if n > 0 {
-		t.w.log.Warn("VMs of silent hosts are lost", "vms", n)
+		w.log.Warn("VMs of silent hosts are lost", "vms", n)
 	}
 	return err
 }

@@ -18,10 +18,11 @@ func TestMain(m *testing.M) { storetest.Main(m) }
 
 // registry is GitHub's side: it knows runners, some of them busy, and can fail.
 type registry struct {
-	mu      sync.Mutex
-	busy    map[int64]bool
-	failing int
-	deleted chan int64
+	millrace.GitHub // of which these tests use nothing else
+	mu              sync.Mutex
+	busy            map[int64]bool
+	failing         int
+	deleted         chan int64
 }
 
 func (r *registry) CreateJIT(context.Context, millrace.RunnerTarget, string, []string) (millrace.JITConfig, error) {
@@ -30,6 +31,18 @@ func (r *registry) CreateJIT(context.Context, millrace.RunnerTarget, string, []s
 
 func (r *registry) ListRunners(context.Context, millrace.RunnerTarget) ([]millrace.Runner, error) {
 	return nil, nil
+}
+
+func (r *registry) OpenJobs(context.Context, millrace.RepositoryTarget) (millrace.OpenJobs, error) {
+	return millrace.OpenJobs{}, nil
+}
+
+func (r *registry) InstallationRepositories(context.Context, int64) ([]millrace.Repository, error) {
+	return nil, nil
+}
+
+func (r *registry) DeliveryTries(context.Context, string) ([]millrace.DeliveryTry, string, error) {
+	return nil, "", nil
 }
 
 func (r *registry) FindRunner(context.Context, millrace.RunnerTarget, string) (millrace.Runner, error) {
@@ -72,7 +85,7 @@ func newWorld(t *testing.T, github *registry) *world {
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- workers.New(workers.Config{Store: w.st, Runners: github, Log: slog.New(slog.DiscardHandler)}).Run(ctx)
+		ended <- workers.New(workers.Config{Store: w.st, GitHub: github, Log: slog.New(slog.DiscardHandler)}).Run(ctx)
 	}()
 	t.Cleanup(func() {
 		stop()

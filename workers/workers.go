@@ -22,33 +22,52 @@ import (
 
 // Config is what the workers need.
 type Config struct {
-	Store   *store.Store
-	Runners millrace.Runners
-	Log     *slog.Logger
+	Store  *store.Store
+	GitHub millrace.GitHub // as it is; the workers put their own [Gate] before it
+	Log    *slog.Logger
+	// SingleThreaded has tasks make their calls one after the other, for a loop that drives them with [Workers.Do].
+	SingleThreaded bool
 }
 
 // Workers are one process's workers.
 type Workers struct {
 	store   *store.Store
-	runners millrace.Runners
+	github  *Gate
+	direct  millrace.GitHub // past the gate: to look whether what closed it still holds
 	log     *slog.Logger
+	abreast int // polls at the same time
 }
 
 // New makes workers; [Workers.Run] starts them.
 func New(cfg Config) *Workers {
-	return &Workers{store: cfg.Store, runners: cfg.Runners, log: cfg.Log}
+	w := &Workers{store: cfg.Store, github: NewGate(cfg.GitHub, cfg.Store, cfg.Log), direct: cfg.GitHub, log: cfg.Log, abreast: pollsAbreast}
+	if cfg.SingleThreaded {
+		w.abreast = 1
+	}
+	return w
 }
 
-// schedule is all that happens by the clock. What is written in a process's memory is each process's to do; the rest is a
-// task that one process does. A missed or doubled tick is harmless.
-var schedule = []struct {
-	every time.Duration
-	here  func(*Workers, context.Context) error // in every process
-	task  river.PeriodicJobConstructor          // once over all processes
-}{
-	{every: 5 * time.Second, here: func(w *Workers, ctx context.Context) error { return w.store.FlushHeard(ctx) }},
-	{every: 5 * time.Second, task: func() (river.JobArgs, *river.InsertOpts) { return millrace.FindLostHosts{}, nil }},
-	{every: time.Hour, task: func() (river.JobArgs, *river.InsertOpts) { return millrace.KeepPartitions{}, nil }},
+// Gate is GitHub as everything in this process is to call it.
+func (w *Workers) Gate() *Gate { return w.github }
+
+// Scheduled is something that happens by the clock.
+type Scheduled struct {
+	Every time.Duration
+	Here  func(*Workers, context.Context) error // in every process: what is written is in its memory; or
+	Task  river.JobArgs                         // a task, once over all processes
+}
+
+// Schedule is all that happens by the clock. A missed or doubled tick is harmless.
+var Schedule = []Scheduled{
+	{Every: 5 * time.Second, Here: func(w *Workers, ctx context.Context) error { return w.store.FlushHeard(ctx) }},
+	{Every: 5 * time.Second, Task: millrace.FindLostHosts{}},
+	{Every: 10 * time.Second, Task: millrace.ProbeIncidents{}},
+	{Every: 15 * time.Second, Task: millrace.WatchVMs{}},
+	{Every: 15 * time.Second, Task: millrace.PollRepositories{}},
+	{Every: time.Minute, Task: millrace.SweepDeliveries{}},
+	{Every: time.Minute, Task: millrace.GiveUpJobs{}},
+	{Every: 5 * time.Minute, Task: millrace.SweepRunners{}},
+	{Every: time.Hour, Task: millrace.KeepPartitions{}},
 }
 
 // Run works until ctx ends, then lets running tasks end, for at most 10 s.
@@ -63,12 +82,12 @@ func (w *Workers) Run(ctx context.Context) error {
 	group, running := errgroup.WithContext(ctx)
 	group.Go(func() error { return w.placeForever(running) })
 	group.Go(func() error { return w.relayForever(running, client) })
-	for _, s := range schedule {
-		if s.here == nil {
+	for _, s := range Schedule {
+		if s.Here == nil {
 			continue
 		}
 		group.Go(func() error {
-			return w.every(running, s.every, func(ctx context.Context) error { return s.here(w, ctx) })
+			return w.every(running, s.Every, func(ctx context.Context) error { return s.Here(w, ctx) })
 		})
 	}
 	err = group.Wait()
@@ -86,16 +105,21 @@ func (w *Workers) Run(ctx context.Context) error {
 
 func (w *Workers) newClient() (*river.Client[pgx.Tx], error) {
 	tasks := river.NewWorkers()
-	river.AddWorker(tasks, &retireVM{w: w})
-	river.AddWorker(tasks, &closeJob{w: w})
-	river.AddWorker(tasks, &keepPartitions{w: w})
-	river.AddWorker(tasks, &findLostHosts{w: w})
+	addWorker[millrace.RetireVM](tasks, w)
+	addWorker[millrace.CloseJob](tasks, w)
+	addWorker[millrace.KeepPartitions](tasks, w)
+	addWorker[millrace.FindLostHosts](tasks, w)
+	addWorker[millrace.WatchVMs](tasks, w)
+	addWorker[millrace.PollRepositories](tasks, w)
+	addWorker[millrace.SweepDeliveries](tasks, w)
+	addWorker[millrace.GiveUpJobs](tasks, w)
+	addWorker[millrace.SweepRunners](tasks, w)
+	addWorker[millrace.ProbeIncidents](tasks, w)
 	var periodic []*river.PeriodicJob
-	for _, s := range schedule {
-		if s.task != nil {
-			periodic = append(periodic, river.NewPeriodicJob(river.PeriodicInterval(s.every), func() (river.JobArgs, *river.InsertOpts) {
-				args, _ := s.task()
-				return args, &river.InsertOpts{UniqueOpts: unique}
+	for _, s := range Schedule {
+		if s.Task != nil {
+			periodic = append(periodic, river.NewPeriodicJob(river.PeriodicInterval(s.Every), func() (river.JobArgs, *river.InsertOpts) {
+				return s.Task, &river.InsertOpts{UniqueOpts: unique}
 			}, &river.PeriodicJobOpts{RunOnStart: true}))
 		}
 	}
@@ -132,7 +156,7 @@ func (w *Workers) relayForever(ctx context.Context, client *river.Client[pgx.Tx]
 	for {
 		announced := w.store.Bus.On(store.TopicTasks())
 		n, err := w.store.RelayOutbox(ctx, func(ctx context.Context, tx pgx.Tx, kind string, args []byte) error {
-			task, err := decodeTask(kind, args)
+			task, err := DecodeTask(kind, args)
 			if err != nil {
 				w.log.Error("a task in the outbox is not understood and was dropped", "kind", kind, "error", err)
 				return nil
@@ -161,8 +185,8 @@ func (w *Workers) relayForever(ctx context.Context, client *river.Client[pgx.Tx]
 // River's own 25 tries, some 20 minutes of GitHub being away, would leave its VM holding a slot for ever.
 const asOftenAsItTakes = 10_000
 
-// decodeTask is the one list of tasks that use cases may ask for.
-func decodeTask(kind string, args []byte) (river.JobArgs, error) {
+// DecodeTask reads a task from the outbox: this is the one list of those that use cases may ask for.
+func DecodeTask(kind string, args []byte) (river.JobArgs, error) {
 	switch kind {
 	case millrace.CloseJob{}.Kind():
 		return decode[millrace.CloseJob](args)

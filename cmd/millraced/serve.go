@@ -74,7 +74,8 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger, listener, metrics 
 		return err
 	}
 
-	rest := api.New(api.Config{Store: st, Webhooks: app, Runners: app, Log: log})
+	work := workers.New(workers.Config{Store: st, GitHub: app, Log: log})
+	rest := api.New(api.Config{Store: st, Webhooks: app, Runners: work.Gate(), Log: log})
 	pages := web.New(web.Config{Store: st, Log: log, URL: cfg.URL, Secure: strings.HasPrefix(cfg.URL, "https://")})
 	mux := http.NewServeMux()
 	for _, path := range []string{"/api/", "/agent/", "/webhooks/", "/healthz", "/readyz", "/openapi.json", "/docs/"} {
@@ -110,9 +111,7 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger, listener, metrics 
 	}
 	listen(listener, mux)
 	listen(metrics, api.Metrics(st))
-	group.Go(func() error {
-		return workers.New(workers.Config{Store: st, Runners: app, Log: log}).Run(ctx)
-	})
+	group.Go(func() error { return work.Run(ctx) })
 	log.Info("serving", "url", cfg.URL, "listen", listener.Addr().String(), "metrics", metrics.Addr().String())
 	return group.Wait()
 }

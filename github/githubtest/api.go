@@ -28,143 +28,266 @@ type Call struct {
 type refusal struct {
 	status  int
 	message string
+	errors  any
 }
 
 func (r refusal) Error() string { return r.message }
 
 func refuse(status int, format string, args ...any) error {
-	return refusal{status, fmt.Sprintf(format, args...)}
+	return refusal{status: status, message: fmt.Sprintf(format, args...)}
 }
+
+// call is one call of the REST API and who makes it.
+type call struct {
+	r *http.Request
+	*route
+	quota *quota
+	owner *owner // whom the caller's installation belongs to; nil: it calls as the App, or has no credentials
+	salt  string // of its ETags
+}
+
+// path is what was called, below the API's base.
+func (c *call) path() string { return strings.TrimPrefix(c.r.URL.RequestURI(), apiPath) }
 
 // endpoint answers one call; the lock is held.
 type endpoint func(r *http.Request, o *owner) (status int, body any, err error)
 
+// route is an endpoint and what is to be known of it.
+type route struct {
+	pattern   string
+	auth      func(*call) error            // sets who calls, also when it refuses
+	version   func(r *http.Request) uint64 // changes when the answer to a GET may; nil: only the answer itself tells
+	do        func(*call) (status int, body any, err error)
+	registers bool // runners
+	free      bool // it counts against no limit
+}
+
+// ofRunners reports whether it needs the permission for runners.
+func (rt *route) ofRunners() bool { return strings.Contains(rt.pattern, "/actions/runner") }
+
 func (g *GitHub) routes() {
 	g.mux = http.NewServeMux()
-	app := func(pattern string, e endpoint) { g.handle(pattern, g.asApp, e) }
+	app := func(pattern string, e endpoint) *route { return g.handle(pattern, g.asApp, e) }
 	app("GET /app", g.getApp)
 	app("GET /app/installations", g.listInstallations)
 	app("GET /app/installations/{id}", g.getInstallation)
 	app("POST /app/installations/{id}/access_tokens", g.createToken)
-	app("GET /app/hook/deliveries", g.listHookDeliveries)
+	app("GET /app/hook/deliveries", g.listHookDeliveries).version = func(*http.Request) uint64 { return uint64(g.hooks.last) }
+	app("GET /app/hook/deliveries/{id}", g.getHookDelivery)
+	app("POST /app/hook/deliveries/{id}/attempts", g.redeliver)
+
+	as := func(pattern string, e endpoint) *route { return g.handle(pattern, g.asInstallation, e) }
+	as("GET /installation/repositories", g.listRepositories)
 	for _, at := range []string{"/orgs/{owner}", "/repos/{owner}/{repo}"} {
-		as := func(pattern string, e endpoint) {
-			method, path, _ := strings.Cut(pattern, " ")
-			g.handle(method+" "+at+path, g.asInstallation, e)
-		}
-		as("POST /actions/runners/generate-jitconfig", g.generateJIT)
-		as("GET /actions/runners", g.listRunners)
-		as("GET /actions/runners/{id}", g.getRunner)
-		as("DELETE /actions/runners/{id}", g.deleteRunner)
+		as("POST "+at+"/actions/runners/generate-jitconfig", g.generateJIT).registers = true
+		as("GET "+at+"/actions/runners", g.listRunners)
+		as("GET "+at+"/actions/runners/{id}", g.getRunner)
+		as("DELETE "+at+"/actions/runners/{id}", g.deleteRunner)
 	}
-	g.handle("GET /orgs/{owner}/actions/runner-groups", g.asInstallation, g.listGroups)
-	g.handle("GET /repos/{owner}/{repo}/actions/runs", g.asInstallation, g.listRuns)
-	g.handle("GET /repos/{owner}/{repo}/actions/runs/{id}/jobs", g.asInstallation, g.listJobs)
-	g.handle("GET /repos/{owner}/{repo}/actions/jobs/{id}", g.asInstallation, g.getJob)
-	g.handle("GET /rate_limit", g.asAnyone, func(*http.Request, *owner) (int, any, error) {
-		return http.StatusOK, map[string]any{"resources": map[string]any{
-			"core": map[string]any{"limit": 5000, "used": 0, "remaining": 5000}, "actions_runner_registration": map[string]any{"limit": 10000, "used": 0, "remaining": 10000},
-		}}, nil
-	})
+	as("GET /orgs/{owner}/actions/runner-groups", g.listGroups)
+	const runs = "/repos/{owner}/{repo}/actions/runs"
+	as("GET "+runs, g.listRuns).version = g.runVersion
+	as("GET "+runs+"/{id}", g.getRun).version = g.runVersion
+	as("GET "+runs+"/{id}/jobs", g.listJobs).version = g.runVersion
+	as("GET "+runs+"/{id}/attempts/{attempt}", g.getRun).version = g.runVersion
+	as("GET "+runs+"/{id}/attempts/{attempt}/jobs", g.listJobs).version = g.runVersion
+	as("POST "+runs+"/{id}/cancel", g.cancelRun)
+	as("POST "+runs+"/{id}/rerun-failed-jobs", g.rerunFailed)
+	as("GET /repos/{owner}/{repo}/actions/jobs/{id}", g.getJob).version = g.runVersion
+	as("POST /repos/{owner}/{repo}/actions/jobs/{id}/rerun", g.rerunJob)
+
+	limit := g.handle("GET /rate_limit", g.asAnyone, nil)
+	limit.do, limit.free = g.rateLimit, true
 	g.brokerRoutes()
 	g.standinRoutes()
 }
 
-// handle serves one call: it authenticates, answers as GitHub does, and notes the call.
-func (g *GitHub) handle(pattern string, auth func(*http.Request) (*owner, error), e endpoint) {
+// handle serves an endpoint.
+func (g *GitHub) handle(pattern string, auth func(*call) error, e endpoint) *route {
+	rt := &route{pattern: pattern, auth: auth}
+	rt.do = func(c *call) (int, any, error) {
+		o := c.owner
+		return e(c.r, o)
+	}
 	method, path, _ := strings.Cut(pattern, " ")
 	g.mux.HandleFunc(method+" "+apiPath+path, func(w http.ResponseWriter, r *http.Request) {
 		g.mu.Lock()
-		o, err := auth(r)
-		var status int
-		var body any
-		if err == nil {
-			status, body, err = e(r, o)
-		}
-		if err != nil {
-			var refused refusal
-			if !errors.As(err, &refused) {
-				refused = refusal{http.StatusInternalServerError, err.Error()}
+		if ms := g.faults.APILatencyMS; ms > 0 {
+			if g.cfg.Send != nil { // time is the loop's
+				w.Header().Set("X-Standin-Latency-Ms", strconv.Itoa(ms))
+			} else {
+				g.mu.Unlock()
+				if !g.sleep(r, time.Duration(ms)*time.Millisecond) {
+					return
+				}
+				g.mu.Lock()
 			}
-			status = refused.status
-			body = map[string]string{"message": refused.message, "documentation_url": "https://docs.github.com/rest", "status": strconv.Itoa(status)}
 		}
-		g.sequence++
-		g.calls = append(g.calls, Call{g.cfg.Now().UTC(), r.Method, strings.TrimPrefix(r.URL.RequestURI(), apiPath), status})
-		if len(g.calls) > 5000 {
-			g.calls = g.calls[1000:]
-		}
-		used := g.sequence % 5000
-		reset := g.cfg.Now().Truncate(time.Hour).Add(time.Hour).Unix()
+		c := &call{r: r, route: rt, quota: g.nobody}
+		status, content := g.answer(w.Header(), c)
 		g.mu.Unlock()
-		h := w.Header()
-		if l, ok := body.(listing); ok {
-			body = l.body
-			g.link(h, r, l.total)
+		if content != nil {
+			w.Header().Set("Content-Type", "application/json; charset=utf-8")
 		}
-		h.Set("X-GitHub-Request-Id", strings.ToUpper(randomHex(10)))
-		h.Set("X-RateLimit-Limit", "5000")
-		h.Set("X-RateLimit-Used", strconv.Itoa(used))
-		h.Set("X-RateLimit-Remaining", strconv.Itoa(5000-used))
-		h.Set("X-RateLimit-Reset", strconv.FormatInt(reset, 10))
-		h.Set("X-RateLimit-Resource", "core")
-		writeJSON(w, status, body)
+		w.WriteHeader(status)
+		w.Write(content) //nolint:errcheck // the peer is gone
 	})
+	return rt
+}
+
+func (g *GitHub) sleep(r *http.Request, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-r.Context().Done():
+	case <-g.ctx.Done():
+	}
+	return false
+}
+
+// answer makes the answer to a call, as GitHub does, and notes the call.
+func (g *GitHub) answer(h http.Header, c *call) (status int, content []byte) {
+	var body any
+	var err error
+	if g.roll(g.faults.API5xx) {
+		statuses := []int{http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout}
+		err = refuse(statuses[g.chance.IntN(len(statuses))], saysServerError)
+	} else if err = c.auth(c); err == nil && !c.free {
+		err = g.admit(c)
+	}
+	if err == nil && c.owner != nil {
+		err = g.condition(c.owner, c)
+	}
+	if err == nil {
+		if tag := c.fresh(g); tag != "" {
+			h.Set("ETag", tag)
+			status = http.StatusNotModified
+		} else {
+			status, body, err = c.do(c)
+		}
+	}
+	if err != nil {
+		var refused refusal
+		if !errors.As(err, &refused) {
+			refused = refusal{status: http.StatusInternalServerError, message: err.Error()}
+		}
+		status = refused.status
+		m := map[string]any{"message": refused.message, "documentation_url": "https://docs.github.com/rest", "status": strconv.Itoa(status)}
+		if refused.errors != nil {
+			m["errors"] = refused.errors
+		}
+		body = m
+	}
+	if l, ok := body.(listing); ok {
+		body = l.body
+		if l.next != "" {
+			h.Set("Link", l.next)
+		} else {
+			g.link(h, c.r, l.total)
+		}
+	}
+	if body != nil {
+		content = append(mustJSON(body), '\n')
+	}
+	if status == http.StatusOK && c.r.Method == http.MethodGet {
+		tag := c.tag(g, content)
+		h.Set("ETag", tag)
+		if matches(c.r, tag) {
+			status, content = http.StatusNotModified, nil
+		}
+	}
+	if hour, _, _ := c.quota.resource(c); status != http.StatusNotModified && status < 500 && !c.free {
+		hour.renew(g.cfg.Now(), time.Hour)
+		if _, _, limit := c.quota.resource(c); hour.used < limit {
+			hour.used++
+		}
+	}
+	g.sequence++
+	g.calls = append(g.calls, Call{g.cfg.Now().UTC(), c.r.Method, c.path(), status})
+	if len(g.calls) > 5000 {
+		g.calls = g.calls[1000:]
+	}
+	h.Set("X-GitHub-Request-Id", fmt.Sprintf("%04X:%06X", appID, g.sequence))
+	if status < http.StatusInternalServerError {
+		c.quota.headers(h, c, g.cfg.Now(), status)
+	}
+	return status, content
 }
 
 func writeJSON(w http.ResponseWriter, status int, body any) {
-	if body == nil {
-		w.WriteHeader(status)
-		return
-	}
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.WriteHeader(status)
 	json.NewEncoder(w).Encode(body) //nolint:errcheck // the peer is gone
 }
 
-func (g *GitHub) asAnyone(*http.Request) (*owner, error) { return nil, nil }
-
-// asApp verifies the App's JWT: RS256, issued by our App, for at most 10 minutes (https://docs.github.com/en/apps,
-// "Generating a JSON Web Token").
-func (g *GitHub) asApp(r *http.Request) (*owner, error) {
-	text, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	var claims jwt.RegisteredClaims
-	parser := jwt.NewParser(jwt.WithValidMethods([]string{"RS256"}), jwt.WithoutClaimsValidation())
-	if _, err := parser.ParseWithClaims(text, &claims, func(*jwt.Token) (any, error) { return &g.key.PublicKey, nil }); err != nil {
-		return nil, refuse(http.StatusUnauthorized, "A JSON web token could not be decoded")
+// asAnyone takes whoever calls.
+func (g *GitHub) asAnyone(c *call) error {
+	if g.asApp(c) == nil {
+		return nil
 	}
-	now := g.cfg.Now()
-	switch {
-	case claims.Issuer != strconv.Itoa(appID):
-		return nil, refuse(http.StatusUnauthorized, "'Issuer' claim ('iss') must be an Integer")
-	case claims.ExpiresAt == nil || claims.IssuedAt == nil || !claims.ExpiresAt.After(now):
-		return nil, refuse(http.StatusUnauthorized, "'Expiration time' claim ('exp') must be a numeric value representing the future time at which the assertion expires")
-	case claims.ExpiresAt.Sub(now) > 10*time.Minute+5*time.Second:
-		return nil, refuse(http.StatusUnauthorized, "'Expiration time' claim ('exp') is too far in the future")
-	case claims.IssuedAt.After(now.Add(5 * time.Second)):
-		return nil, refuse(http.StatusUnauthorized, "'Issued at' claim ('iat') must be an Integer representing the time that the assertion was issued")
+	if t, ok := g.tokens[bearer(c.r)]; ok && t.expires.After(g.cfg.Now()) {
+		c.quota = g.installations[t.installation].quota
 	}
-	return nil, nil
+	return nil
 }
 
-// asInstallation verifies an installation token and finds the owner in the path, which must be the installation's.
-func (g *GitHub) asInstallation(r *http.Request) (*owner, error) {
+// bearer is the credential of a call, whatever its scheme.
+func bearer(r *http.Request) string {
 	text := r.Header.Get("Authorization")
 	if _, after, ok := strings.Cut(text, " "); ok {
 		text = after
 	}
+	return text
+}
+
+// asApp verifies the App's JWT: RS256, issued by our App, for at most 10 minutes (https://docs.github.com/en/apps,
+// "Generating a JSON Web Token").
+func (g *GitHub) asApp(c *call) error {
+	text, _ := strings.CutPrefix(c.r.Header.Get("Authorization"), "Bearer ")
+	var claims jwt.RegisteredClaims
+	parser := jwt.NewParser(jwt.WithValidMethods([]string{"RS256"}), jwt.WithoutClaimsValidation())
+	if _, err := parser.ParseWithClaims(text, &claims, func(*jwt.Token) (any, error) { return &g.key.PublicKey, nil }); err != nil {
+		return refuse(http.StatusUnauthorized, "A JSON web token could not be decoded")
+	}
+	now := g.cfg.Now()
+	switch {
+	case claims.Issuer != strconv.Itoa(appID):
+		return refuse(http.StatusUnauthorized, "'Issuer' claim ('iss') must be an Integer")
+	case claims.ExpiresAt == nil || claims.IssuedAt == nil || !claims.ExpiresAt.After(now):
+		return refuse(http.StatusUnauthorized, "'Expiration time' claim ('exp') must be a numeric value representing the future time at which the assertion expires")
+	case claims.ExpiresAt.Sub(now) > 10*time.Minute+5*time.Second:
+		return refuse(http.StatusUnauthorized, "'Expiration time' claim ('exp') is too far in the future")
+	case claims.IssuedAt.After(now.Add(5 * time.Second)):
+		return refuse(http.StatusUnauthorized, "'Issued at' claim ('iat') must be an Integer representing the time that the assertion was issued")
+	}
+	c.quota, c.salt = g.app, "app"
+	return nil
+}
+
+// asInstallation verifies an installation token. An owner in the path must be the installation's.
+func (g *GitHub) asInstallation(c *call) error {
+	text := bearer(c.r)
 	t, ok := g.tokens[text]
 	if !ok || !t.expires.After(g.cfg.Now()) {
-		return nil, refuse(http.StatusUnauthorized, "Bad credentials")
+		return refuse(http.StatusUnauthorized, "Bad credentials")
 	}
-	o, ok := g.owners[strings.ToLower(r.PathValue("owner"))]
-	if !ok || o.Installation != t.installation {
-		return nil, refuse(http.StatusNotFound, "Not Found")
+	o := g.installations[t.installation]
+	if g.faults.Uninstalled.has(o.Login) {
+		delete(g.tokens, text)
+		return refuse(http.StatusUnauthorized, "Bad credentials")
 	}
-	if r.PathValue("repo") == "" && o.Type != millrace.Organization {
-		return nil, refuse(http.StatusNotFound, "Not Found")
+	if !t.failed && g.roll(g.faults.TokenExpired) {
+		t.failed = true
+		return refuse(http.StatusUnauthorized, "Bad credentials")
 	}
-	return o, nil
+	c.quota, c.salt, c.owner = o.quota, text, o
+	login := c.r.PathValue("owner")
+	if login != "" && (!strings.EqualFold(login, o.Login) || c.r.PathValue("repo") == "" && o.Type != millrace.Organization) {
+		return refuse(http.StatusNotFound, "Not Found")
+	}
+	return nil
 }
 
 func (g *GitHub) getApp(*http.Request, *owner) (int, any, error) {
@@ -179,23 +302,39 @@ var permissions = map[string]string{"organization_self_hosted_runners": "write",
 func (g *GitHub) installation(o *owner) map[string]any {
 	return map[string]any{
 		"id": o.Installation, "account": g.account(o), "target_type": o.Type, "target_id": o.ID, "app_id": appID, "app_slug": "millrace",
-		"repository_selection": "all", "permissions": permissions, "events": []string{"workflow_job"}, "suspended_at": nil,
+		"repository_selection": "all", "permissions": g.permissions(o), "events": []string{"workflow_job"}, "suspended_at": g.suspendedAt(o),
 	}
+}
+
+func (g *GitHub) suspendedAt(o *owner) any {
+	if !g.faults.Suspended.has(o.Login) {
+		return nil
+	}
+	return moment(o.suspended)
+}
+
+// permissions are what the installation's owner has accepted.
+func (g *GitHub) permissions(o *owner) map[string]string {
+	if !g.faults.PermissionMissing.has(o.Login) {
+		return permissions
+	}
+	return map[string]string{"actions": "read", "metadata": "read"}
 }
 
 func (g *GitHub) listInstallations(r *http.Request, _ *owner) (int, any, error) {
 	list := []any{}
 	for _, login := range slices.Sorted(maps.Keys(g.owners)) {
-		list = append(list, g.installation(g.owners[login]))
+		if !g.faults.Uninstalled.has(login) {
+			list = append(list, g.installation(g.owners[login]))
+		}
 	}
-	return http.StatusOK, listing{len(list), paged(r, list)}, nil
+	return http.StatusOK, listing{total: len(list), body: paged(r, list)}, nil
 }
 
 func (g *GitHub) installationAt(r *http.Request) (*owner, error) {
-	for _, o := range g.owners {
-		if strconv.FormatInt(o.Installation, 10) == r.PathValue("id") {
-			return o, nil
-		}
+	id, _ := strconv.ParseInt(r.PathValue("id"), 10, 64)
+	if o, ok := g.installations[id]; ok && !g.faults.Uninstalled.has(o.Login) {
+		return o, nil
 	}
 	return nil, refuse(http.StatusNotFound, "Not Found")
 }
@@ -213,9 +352,31 @@ func (g *GitHub) createToken(r *http.Request, _ *owner) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	text, expires := "ghs_"+randomHex(18), g.cfg.Now().UTC().Add(time.Hour)
-	g.tokens[text] = token{o.Installation, expires}
+	if g.faults.Suspended.has(o.Login) {
+		return 0, nil, refuse(http.StatusForbidden, saysSuspended)
+	}
+	text, expires := "ghs_"+g.randomHex(18), g.cfg.Now().UTC().Add(time.Hour)
+	g.tokens[text] = &token{installation: o.Installation, expires: expires}
+	g.forgetTokens()
 	return http.StatusCreated, map[string]any{
-		"token": text, "expires_at": expires.Format(time.RFC3339), "permissions": permissions, "repository_selection": "all",
+		"token": text, "expires_at": expires.Format(time.RFC3339), "permissions": g.permissions(o), "repository_selection": "all",
 	}, nil
+}
+
+// forgetTokens drops expired tokens now and then.
+func (g *GitHub) forgetTokens() {
+	if len(g.tokens)%1000 == 0 {
+		maps.DeleteFunc(g.tokens, func(_ string, t *token) bool { return !t.expires.After(g.cfg.Now()) })
+	}
+}
+
+// listRepositories lists what the installation may see: all of its owner's.
+func (g *GitHub) listRepositories(r *http.Request, o *owner) (int, any, error) {
+	list := []any{}
+	for _, rp := range paged(r, o.repos) {
+		list = append(list, g.repositoryJSON(o, rp, rp.Public, false))
+	}
+	return http.StatusOK, listing{total: len(o.repos), body: map[string]any{
+		"total_count": len(o.repos), "repository_selection": "all", "repositories": list,
+	}}, nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/golang-jwt/jwt/v4"
 
 	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/github/githubtest"
 )
 
 func TestTheAppProvesWhoItIs(t *testing.T) {
@@ -21,7 +22,7 @@ func TestTheAppProvesWhoItIs(t *testing.T) {
 		if err != nil {
 			h.t.Fatal(err)
 		}
-		stranger := newHub(h.t, nil)
+		stranger := newHub(h.t, func(c *githubtest.Config) { c.Key = nil })
 		defer stranger.Close()
 		otherKey, err := jwt.ParseRSAPrivateKeyFromPEM(stranger.PrivateKeyPEM())
 		if err != nil {
@@ -126,16 +127,20 @@ func TestEveryAnswerHasGitHubsHeaders(t *testing.T) {
 	t.Parallel()
 	inBubble(t, nil, func(h *hub) {
 		auth := h.asInstallation(h.owner)
-		last := 0
-		for _, path := range []string{"/orgs/calm/actions/runners", "/orgs/nobody/actions/runners", "/rate_limit", "/app"} {
-			w := h.send(h.t.Context(), auth, "GET", api+path, "")
+		for path, want := range map[string][2]int{ // the call's limit, and how many calls count against it
+			"/orgs/calm/actions/runners": {5000, 1}, "/app": {60, 1}, "/rate_limit": {5000, 0},
+		} {
+			as := auth
+			if path == "/rate_limit" {
+				as = h.asInstallation(h.AddOwner("other", millrace.Organization))
+			}
+			w := h.send(h.t.Context(), as, "GET", api+path, "")
 			remaining, err := strconv.Atoi(w.Header().Get("X-RateLimit-Remaining"))
 			used, _ := strconv.Atoi(w.Header().Get("X-RateLimit-Used"))
 			reset, _ := strconv.ParseInt(w.Header().Get("X-RateLimit-Reset"), 10, 64)
-			if err != nil || w.Header().Get("X-RateLimit-Limit") != "5000" || used+remaining != 5000 || used <= last || reset <= time.Now().Unix() || w.Header().Get("X-RateLimit-Resource") != "core" {
+			if err != nil || w.Header().Get("X-RateLimit-Limit") != strconv.Itoa(want[0]) || used+remaining != want[0] || used != want[1] || reset <= time.Now().Unix() || w.Header().Get("X-RateLimit-Resource") != "core" {
 				h.t.Errorf("%s: %v", path, w.Header())
 			}
-			last = used
 			if w.Header().Get("X-GitHub-Request-Id") == "" || !strings.HasPrefix(w.Header().Get("Content-Type"), "application/json") {
 				h.t.Errorf("%s: %v", path, w.Header())
 			}
@@ -150,6 +155,7 @@ func TestEveryAnswerHasGitHubsHeaders(t *testing.T) {
 				h.t.Errorf("%s: %s", path, w.Body)
 			}
 		}
+		h.call(auth, "GET", api+"/app", "", http.StatusUnauthorized, nil)
 		calls := h.Calls()
 		if c := calls[len(calls)-1]; c.Method != "GET" || c.Path != "/app" || c.Status != http.StatusUnauthorized {
 			h.t.Errorf("the last call: %+v", c)

@@ -14,6 +14,7 @@ import (
 // registration is gone, or never was.
 //
 //	POST /_broker/session                       → 200    the runner is online
+//	                                            → 403 {"errorKind": "RunnerVersionTooOld", "errorMessage"}: it ends with exit code 7
 //	POST /_broker/poll                          → 200 {"job": …} when it was given a job, 204 after 25 s without
 //	POST /_broker/jobs/{id}/log        raw bytes → 204   appended to the job's log
 //	POST /_broker/jobs/{id}/steps/{n}  {"status", "conclusion"} → 204, or 409 when the job was cancelled
@@ -51,8 +52,12 @@ const pollFor = 25 * time.Second
 func (g *GitHub) brokerRoutes() {
 	g.broker("POST /_broker/jobs/{id}/watch", g.watch)
 	g.broker("POST /_broker/session", func(w http.ResponseWriter, _ *http.Request, run *runner) {
-		run.session = true
-		g.assign()
+		if err := g.connect(run); err != nil { // in the shape of actions/runner's broker
+			writeJSON(w, http.StatusForbidden, map[string]any{
+				"source": "actions-broker-listener", "errorKind": "RunnerVersionTooOld", "statusCode": http.StatusForbidden, "errorMessage": err.Error(),
+			})
+			return
+		}
 		writeJSON(w, http.StatusOK, map[string]any{})
 	})
 	g.broker("POST /_broker/poll", g.poll)
@@ -80,7 +85,7 @@ func (g *GitHub) brokerRoutes() {
 			s.EndedAt = g.now()
 		}
 		if j.cancelled {
-			http.Error(w, "the job was cancelled", http.StatusConflict)
+			http.Error(w, ErrCancelled.Error(), http.StatusConflict)
 			return
 		}
 		w.WriteHeader(http.StatusNoContent)
@@ -91,10 +96,7 @@ func (g *GitHub) brokerRoutes() {
 			http.Error(w, "a conclusion is success, failure or cancelled", http.StatusUnprocessableEntity)
 			return
 		}
-		if j.cancelled {
-			in.Conclusion = "cancelled"
-		}
-		g.complete(j, in.Conclusion)
+		g.finish(j, in.Conclusion)
 		w.WriteHeader(http.StatusNoContent)
 	}))
 }
@@ -112,15 +114,13 @@ func (g *GitHub) broker(pattern string, do func(http.ResponseWriter, *http.Reque
 		r.Body = io.NopCloser(strings.NewReader(string(content)))
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		for _, run := range g.runners {
-			if token != "" && run.token == token {
-				run.seen = g.cfg.Now()
-				do(w, r, run)
-				g.touch()
-				return
-			}
+		if run, ok := g.byToken[token]; ok && !run.crashed {
+			run.seen = g.cfg.Now()
+			do(w, r, run)
+			g.touch()
+			return
 		}
-		http.Error(w, "the runner's registration is gone", http.StatusGone)
+		http.Error(w, ErrGone.Error(), http.StatusGone)
 	})
 }
 
@@ -156,9 +156,9 @@ func (g *GitHub) watch(w http.ResponseWriter, r *http.Request, run *runner) {
 	}
 	switch {
 	case run.removed:
-		http.Error(w, "the runner's registration is gone", http.StatusGone)
+		http.Error(w, ErrGone.Error(), http.StatusGone)
 	case j.cancelled:
-		http.Error(w, "the job was cancelled", http.StatusConflict)
+		http.Error(w, ErrCancelled.Error(), http.StatusConflict)
 	default:
 		run.seen = g.cfg.Now()
 		w.WriteHeader(http.StatusNoContent)
@@ -169,7 +169,7 @@ func (g *GitHub) watch(w http.ResponseWriter, r *http.Request, run *runner) {
 func (g *GitHub) poll(w http.ResponseWriter, r *http.Request, run *runner) {
 	timeout := time.NewTimer(pollFor)
 	defer timeout.Stop()
-	g.assign()
+	g.findJob(run)
 	for run.job == nil && !run.removed {
 		wake := run.wake
 		g.mu.Unlock()
@@ -190,23 +190,16 @@ func (g *GitHub) poll(w http.ResponseWriter, r *http.Request, run *runner) {
 			return
 		}
 	}
-	j := run.job
 	switch {
 	case run.removed:
-		http.Error(w, "the runner's registration is gone", http.StatusGone)
+		http.Error(w, ErrGone.Error(), http.StatusGone)
 		return
 	case r.Context().Err() != nil:
 		return // not picked up: it is queued again after a minute
 	}
-	if j.Status == "queued" {
-		j.Status, j.StartedAt, j.RunnerID, j.RunnerName = "in_progress", g.now(), run.ID, run.Name
-		g.send(g.owners[strings.ToLower(j.Owner)], j, "in_progress")
+	if job, ok := g.pickUp(run); ok {
+		writeJSON(w, http.StatusOK, map[string]any{"job": job})
+		return
 	}
-	out := BrokerJob{ID: j.ID, RunID: j.RunID, Repository: j.Owner + "/" + j.Repo, Name: j.Name, Env: map[string]string{
-		"GITHUB_ACTOR": j.Actor, "GITHUB_REF_NAME": j.Branch, "GITHUB_WORKFLOW": j.Workflow, "GITHUB_SHA": j.sha(),
-	}}
-	for i, s := range j.Steps {
-		out.Steps = append(out.Steps, BrokerStep{i + 1, s.Name, s.Run})
-	}
-	writeJSON(w, http.StatusOK, map[string]any{"job": out})
+	http.Error(w, ErrGone.Error(), http.StatusGone)
 }

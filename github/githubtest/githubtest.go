@@ -2,8 +2,9 @@
 // the product makes, in GitHub's shapes; signed webhooks with GitHub's headers and full-size payloads; and a broker that,
 // like GitHub's, gives a queued job to any idle runner that has its labels, so that jobs do get stolen.
 //
-// Its parts: the REST API (api.go, runners.go, jobs.go), the broker that runners speak to (broker.go), webhooks
-// (webhook.go, payload.go), and the control interface with its pages (standin.go, page.go).
+// Its parts: the REST API (api.go, runners.go, run.go), who gets which job (assign.go), the broker that runners speak to
+// (broker.go) and the same without a network (machine.go), webhooks (webhook.go, payload.go), and the control interface
+// with its pages (standin.go, page.go).
 package githubtest
 
 import (
@@ -11,12 +12,12 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/pem"
 	"hash/fnv"
 	mathrand "math/rand/v2"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -31,8 +32,17 @@ type Config struct {
 	StateFile  string           // jobs and IDs outlive a restart; "" keeps them in memory
 	Demo       bool             // sample workflows on the front page
 	Now        func() time.Time // nil: time.Now
-	Rand       *mathrand.Rand   // picks the runner of a job; nil: random
+	Rand       *mathrand.Rand   // all that is left to chance: who gets a job, GUIDs, tokens, faults; nil: random
+	Key        *rsa.PrivateKey  // the App's; nil: a new one
 	Client     *http.Client     // delivers webhooks; nil: one with GitHub's time-out of 10 s
+
+	// Send takes over the deliveries, whatever WebhookURL says, for a loop that owns time: the stand-in then posts
+	// nothing and starts no goroutine. Whoever sends a delivery later tells [GitHub.Answered]; whoever owns time calls
+	// [GitHub.Tidy]. The lock is held: Send may only enqueue.
+	Send func(Outgoing)
+	// Assigned hears that the broker gave a job to a runner, which may now [GitHub.PickUp] it. The lock is held: it may
+	// only enqueue.
+	Assigned func(runnerID, jobID int64)
 }
 
 // GitHub is the stand-in. It is an [http.Handler].
@@ -45,17 +55,31 @@ type GitHub struct {
 	close   context.CancelFunc
 	working sync.WaitGroup
 
-	mu         sync.Mutex
-	lastID     int64
-	owners     map[string]*owner // by login in lower case
-	jobs       map[int64]*job
-	runners    map[int64]*runner
-	tokens     map[string]token
-	deliveries []*delivery
-	calls      []Call
-	sequence   int // of calls, for rate-limit headers
-	sending    chan struct{}
-	dirty      chan struct{} // the state file is behind
+	mu            sync.Mutex
+	lastID        int64
+	owners        map[string]*owner // by login in lower case
+	installations map[int64]*owner
+	repos         map[string]*repo // by owner/name in lower case
+	runs          map[int64]*run
+	jobs          map[int64]*job
+	order         []*job // all, as they were queued
+	open          []*job // those that are not completed, by id
+	pools         map[string]*pool
+	runners       map[int64]*runner
+	registered    []*runner // all, by id
+	byToken       map[string]*runner
+	scopes        map[string]*scope
+	tokens        map[string]*token
+	calls         []Call
+	sequence      int
+	violations    []Violation
+	faults        Faults
+	chance        *mathrand.Rand // what faults draw from
+	app, nobody   *quota
+	etags         map[string]etag // of answers, by path and query
+	hooks         hooks
+	sending       chan struct{}
+	dirty         chan struct{} // the state file is behind
 }
 
 // owner is a GitHub organisation or personal account with the App installed.
@@ -65,17 +89,22 @@ type owner struct {
 	Type         millrace.OwnerType
 	Installation int64
 	Sender       int64
+
+	repos     []*repo // by name
+	quota     *quota
+	suspended time.Time // when it last was
 }
 
 type token struct {
 	installation int64
 	expires      time.Time
+	failed       bool // an injected fault refused it, which happens once
 }
 
 // appID is the App's id.
 const appID = 4242
 
-// New makes a stand-in and its janitor; [GitHub.Close] ends it.
+// New makes a stand-in; [GitHub.Close] ends it. With [Config.Send] it does nothing by itself; otherwise it has a janitor.
 func New(cfg Config) (*GitHub, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -87,16 +116,24 @@ func New(cfg Config) (*GitHub, error) {
 		cfg.RunnerURL = cfg.URL
 	}
 	if cfg.Rand == nil {
-		cfg.Rand = mathrand.New(mathrand.NewPCG(mathrand.Uint64(), mathrand.Uint64()))
+		var seed [32]byte
+		rand.Read(seed[:])
+		cfg.Rand = mathrand.New(mathrand.NewChaCha8(seed)) // it makes secrets, too
 	}
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		return nil, err
+	if cfg.Key == nil {
+		key, err := rsa.GenerateKey(rand.Reader, 2048)
+		if err != nil {
+			return nil, err
+		}
+		cfg.Key = key
 	}
 	g := &GitHub{
-		cfg: cfg, key: key, secret: randomHex(20), owners: map[string]*owner{}, jobs: map[int64]*job{}, runners: map[int64]*runner{},
-		tokens: map[string]token{}, sending: make(chan struct{}, 16), dirty: make(chan struct{}, 1),
+		cfg: cfg, key: cfg.Key, owners: map[string]*owner{}, installations: map[int64]*owner{}, repos: map[string]*repo{}, runs: map[int64]*run{},
+		jobs: map[int64]*job{}, pools: map[string]*pool{}, runners: map[int64]*runner{}, byToken: map[string]*runner{}, scopes: map[string]*scope{},
+		tokens: map[string]*token{}, hooks: hooks{pending: map[int64]*delivery{}}, sending: make(chan struct{}, 16), dirty: make(chan struct{}, 1),
+		chance: cfg.Rand, app: newQuota(0, perHour), nobody: newQuota(0, 60), etags: map[string]etag{},
 	}
+	g.secret = g.randomHex(20)
 	// IDs never repeat, not even over restarts, and stay below 2^53 as GitHub's do.
 	g.lastID = cfg.Now().UnixMilli() * 1000
 	g.ctx, g.close = context.WithCancel(context.Background())
@@ -104,8 +141,10 @@ func New(cfg Config) (*GitHub, error) {
 	if err := g.load(); err != nil {
 		return nil, err
 	}
-	g.working.Go(g.janitor)
-	g.working.Go(g.saver)
+	if cfg.Send == nil {
+		g.working.Go(g.janitor)
+		g.working.Go(g.saver)
+	}
 	return g, nil
 }
 
@@ -137,27 +176,6 @@ func (g *GitHub) PrivateKeyPEM() []byte {
 // WebhookSecret signs the deliveries.
 func (g *GitHub) WebhookSecret() string { return g.secret }
 
-// Owner is an account with the App installed, and the id of the person who triggers its workflows.
-type Owner struct {
-	millrace.Installation
-	SenderID int64
-}
-
-// AddOwner adds an account and installs the App on it. An account has the same ids in every run.
-func (g *GitHub) AddOwner(login string, kind millrace.OwnerType) Owner {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	o, ok := g.owners[strings.ToLower(login)]
-	if !ok {
-		o = &owner{ID: idOf("owner/" + login), Login: login, Type: kind, Installation: idOf("installation/" + login), Sender: idOf("user/" + login)}
-		g.owners[strings.ToLower(login)] = o
-	}
-	return Owner{
-		Installation: millrace.Installation{ID: o.Installation, OwnerID: o.ID, OwnerLogin: o.Login, OwnerType: o.Type},
-		SenderID:     o.Sender,
-	}
-}
-
 // idOf is an id that depends on a name alone.
 func idOf(name string) int64 {
 	h := fnv.New32a()
@@ -172,8 +190,12 @@ func (g *GitHub) nextID() int64 {
 
 func (g *GitHub) now() time.Time { return g.cfg.Now().UTC().Truncate(time.Second) } // GitHub's clock has whole seconds
 
-func randomHex(n int) string {
-	b := make([]byte, n)
-	rand.Read(b)
-	return hex.EncodeToString(b)
+func (g *GitHub) randomHex(n int) string { return hex.EncodeToString(g.randomBytes(n)) }
+
+func (g *GitHub) randomBytes(n int) []byte {
+	b := make([]byte, 0, n+8)
+	for len(b) < n {
+		b = binary.LittleEndian.AppendUint64(b, g.cfg.Rand.Uint64())
+	}
+	return b[:n]
 }

@@ -10,9 +10,10 @@ import (
 	"time"
 )
 
-// job is a workflow job; each is the only one of its run.
+// job is a workflow job, of one attempt of its run.
 type job struct {
 	ID, RunID                     int64
+	Attempt                       int
 	Owner, Repo                   string
 	Workflow, Name, Actor, Branch string
 	Labels                        []string
@@ -24,10 +25,15 @@ type job struct {
 	CreatedAt                     time.Time
 	StartedAt, CompletedAt        time.Time
 	Log                           string
+	Next                          int64 // the job of a later attempt that runs it again
 
+	run        *run
 	runner     *runner // it was given to
 	assignedAt time.Time
 	cancelled  bool
+
+	// The same moments to the nanosecond, for reads that lag behind; ran is zero when it never ran.
+	queued, ran, ended time.Time
 }
 
 type step struct {
@@ -51,6 +57,7 @@ type QueueRequest struct {
 	Branch   string      `json:"branch"`
 	Public   bool        `json:"public"`
 	Fork     bool        `json:"fork"`
+	RunID    int64       `json:"run_id"` // an open run of the repository, which the job joins; 0: a run of its own
 }
 
 // QueueStep is one step of a job: a name and what the shell runs.
@@ -64,6 +71,7 @@ func (g *GitHub) Queue(in QueueRequest) (id int64, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	o, ok := g.owners[strings.ToLower(in.Owner)]
+	joined := g.runs[in.RunID]
 	switch {
 	case !ok:
 		return 0, refuse(404, "there is no owner %q with the App installed", in.Owner)
@@ -71,20 +79,63 @@ func (g *GitHub) Queue(in QueueRequest) (id int64, err error) {
 		return 0, refuse(422, "repo is the repository's name without its owner; got %q", in.Repo)
 	case len(in.Labels) == 0:
 		return 0, refuse(422, "labels are what stands in runs-on; give at least one")
+	case in.RunID != 0 && (joined == nil || joined.repo != g.repos[strings.ToLower(in.Owner+"/"+in.Repo)]):
+		return 0, refuse(422, "run_id %d is no run of this repository", in.RunID)
+	case joined != nil && joined.unfinished == 0:
+		return 0, refuse(422, "run %d is completed; run its jobs again instead", in.RunID)
 	}
-	now := g.now()
 	j := &job{
-		ID: g.nextID(), RunID: g.nextID(), Owner: o.Login, Repo: in.Repo, Workflow: cmp.Or(in.Workflow, "ci"), Name: cmp.Or(in.Name, "build"),
+		ID: g.nextID(), Owner: o.Login, Repo: in.Repo, Workflow: cmp.Or(in.Workflow, "ci"), Name: cmp.Or(in.Name, "build"),
 		Actor: cmp.Or(in.Actor, "mona"), Branch: cmp.Or(in.Branch, "main"), Labels: in.Labels, Public: in.Public, Fork: in.Fork,
-		Status: "queued", CreatedAt: now,
+	}
+	if joined != nil {
+		j.RunID, j.Workflow, j.Actor, j.Branch, j.Attempt = joined.ID, joined.first().Workflow, joined.first().Actor, joined.first().Branch, joined.attempt
+	} else {
+		j.RunID, j.Attempt = g.nextID(), 1
 	}
 	for i, s := range in.Steps {
-		j.Steps = append(j.Steps, &step{Name: cmp.Or(s.Name, fmt.Sprintf("Step %d", i+1)), Run: s.Run, Status: "queued"})
+		j.Steps = append(j.Steps, &step{Name: cmp.Or(s.Name, fmt.Sprintf("Step %d", i+1)), Run: s.Run})
 	}
-	g.jobs[j.ID] = j
-	g.send(o, j, "queued")
-	g.assign()
+	g.enqueue(j)
 	return j.ID, nil
+}
+
+// enqueue makes j a queued job of its run, says so, and gives it to a runner if one is idle.
+func (g *GitHub) enqueue(j *job) {
+	j.Status, j.queued = "queued", g.cfg.Now()
+	j.CreatedAt = g.now()
+	for _, s := range j.Steps {
+		s.Status = "queued"
+	}
+	g.add(j)
+	g.send(j, "queued")
+	g.findRunner(j)
+}
+
+// add puts a job into every index.
+func (g *GitHub) add(j *job) {
+	r, ok := g.runs[j.RunID]
+	if !ok {
+		r = &run{ID: j.RunID, repo: g.repo(j.Owner, j.Repo)}
+		g.runs[r.ID] = r
+		r.repo.runs = put(r.repo.runs, r)
+	}
+	j.run, r.attempt = r, max(r.attempt, j.Attempt)
+	r.jobs = append(r.jobs, j)
+	r.repo.Public = j.Public
+	g.jobs[j.ID] = j
+	g.order = append(g.order, j)
+	if j.Status == "completed" {
+		return
+	}
+	g.open = put(g.open, j)
+	r.unfinished++
+	r.repo.open = put(r.repo.open, r)
+	if j.Status == "queued" {
+		p := g.pool(j.Owner)
+		p.waiting = put(p.waiting, j)
+	}
+	g.changed(j)
 }
 
 func (j *job) sha() string {
@@ -92,7 +143,15 @@ func (j *job) sha() string {
 	return hex.EncodeToString(sum[:])
 }
 
-// cancel ends a job: at once when it is queued, otherwise its runner is told.
+// Cancel cancels a job as a person would: at once when it is queued, otherwise its runner is told and ends it.
+func (g *GitHub) Cancel(jobID int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if j, ok := g.jobs[jobID]; ok {
+		g.cancel(j)
+	}
+}
+
 func (g *GitHub) cancel(j *job) {
 	if j.Status == "completed" {
 		return
@@ -105,10 +164,54 @@ func (g *GitHub) cancel(j *job) {
 		}
 		return // the runner ends it
 	}
-	if j.runner != nil {
-		j.runner.job = nil
+	r := j.runner
+	if r != nil {
+		g.takeBack(j)
 	}
 	g.complete(j, "cancelled")
+	if r != nil {
+		g.findJob(r)
+	}
+}
+
+// Rerun runs a job of a completed run again: a new job of the same run, in its next attempt.
+func (g *GitHub) Rerun(jobID int64) (newID int64, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	j, ok := g.jobs[jobID]
+	if !ok {
+		return 0, refuse(404, "there is no job %d", jobID)
+	}
+	again, err := g.rerun(j)
+	if err != nil {
+		return 0, err
+	}
+	return again[0].ID, nil
+}
+
+// rerun queues these jobs of one run again, in one new attempt.
+func (g *GitHub) rerun(jobs ...*job) (again []*job, err error) {
+	r := jobs[0].run
+	switch {
+	case r.unfinished > 0:
+		return nil, refuse(403, saysRunning)
+	case slices.ContainsFunc(jobs, func(j *job) bool { return j.Next != 0 }):
+		return nil, refuse(403, saysNotRetried)
+	}
+	attempt := r.attempt + 1
+	for _, j := range jobs {
+		n := &job{
+			ID: g.nextID(), RunID: j.RunID, Attempt: attempt, Owner: j.Owner, Repo: j.Repo, Workflow: j.Workflow, Name: j.Name, Actor: j.Actor,
+			Branch: j.Branch, Labels: j.Labels, Public: j.Public, Fork: j.Fork,
+		}
+		for _, s := range j.Steps {
+			n.Steps = append(n.Steps, &step{Name: s.Name, Run: s.Run})
+		}
+		j.Next = n.ID
+		g.enqueue(n)
+		again = append(again, n)
+	}
+	return again, nil
 }
 
 // complete ends a job and removes its runner.
@@ -116,11 +219,14 @@ func (g *GitHub) complete(j *job, conclusion string) {
 	if j.Status == "completed" {
 		return
 	}
+	p := g.pool(j.Owner)
+	p.waiting = drop(p.waiting, j)
+	g.open = drop(g.open, j)
 	now := g.now()
 	if j.StartedAt.IsZero() {
 		j.StartedAt = now
 	}
-	j.Status, j.Conclusion, j.CompletedAt = "completed", conclusion, now
+	j.Status, j.Conclusion, j.CompletedAt, j.ended = "completed", conclusion, now, g.cfg.Now()
 	for _, s := range j.Steps {
 		if s.Status != "completed" {
 			s.Status, s.Conclusion = "completed", "skipped"
@@ -133,7 +239,14 @@ func (g *GitHub) complete(j *job, conclusion string) {
 		j.runner.job = nil
 		g.remove(j.runner)
 	}
-	g.send(g.owners[strings.ToLower(j.Owner)], j, "completed")
+	r := j.run
+	if r.unfinished--; r.unfinished == 0 {
+		r.repo.open = drop(r.repo.open, r)
+		r.repo.closed = append(r.repo.closed, r)
+		r.closed = g.cfg.Now()
+	}
+	g.changed(j)
+	g.send(j, "completed")
 }
 
 // lose ends a job whose runner is gone.
@@ -146,99 +259,18 @@ func (g *GitHub) lose(j *job) {
 	g.complete(j, "failure")
 }
 
-// open are the jobs with a status, oldest first.
-func (g *GitHub) open(status string) []*job {
-	var list []*job
-	for _, j := range g.jobs {
-		if j.Status == status {
-			list = append(list, j)
-		}
+// at is the job as it was at a moment; nil before it was queued.
+func (j *job) at(t time.Time) *job {
+	switch {
+	case t.Before(j.queued):
+		return nil
+	case !t.Before(later(j.queued, later(j.ran, j.ended))):
+		return j
 	}
-	slices.SortFunc(list, func(a, b *job) int { return cmp.Compare(a.ID, b.ID) })
-	return list
-}
-
-// assign gives queued jobs, oldest first, to idle runners. Any runner of the job's owner or repository that has all its
-// labels may get it: GitHub's routing, where nothing ties a runner to the job that it was made for.
-func (g *GitHub) assign() {
-	now := g.cfg.Now()
-	for _, j := range g.open("queued") {
-		if j.runner != nil {
-			continue
-		}
-		var idle []*runner
-		for _, r := range g.runners {
-			if r.job == nil && r.online(now) && r.Owner == strings.ToLower(j.Owner) && (r.Repo == "" || r.Repo == strings.ToLower(j.Repo)) && superset(r.Labels, j.Labels) {
-				idle = append(idle, r)
-			}
-		}
-		if len(idle) == 0 {
-			continue
-		}
-		slices.SortFunc(idle, func(a, b *runner) int { return cmp.Compare(a.ID, b.ID) })
-		r := idle[g.cfg.Rand.IntN(len(idle))]
-		r.job, j.runner, j.assignedAt = j, r, now
-		r.rouse()
+	was := *j
+	was.Status, was.Conclusion, was.CompletedAt = "in_progress", "", time.Time{}
+	if j.ran.IsZero() || t.Before(j.ran) {
+		was.Status, was.RunnerID, was.RunnerName, was.StartedAt = "queued", 0, "", time.Time{}
 	}
-}
-
-// superset reports whether have contains all of want, ignoring case as GitHub does.
-func superset(have, want []string) bool {
-	for _, w := range want {
-		if !slices.ContainsFunc(have, func(h string) bool { return strings.EqualFold(h, w) }) {
-			return false
-		}
-	}
-	return true
-}
-
-// Times after which GitHub gives up (https://docs.github.com/en/actions/reference/limits and the page on self-hosted
-// runners, "Routing precedence").
-const (
-	pickUpWithin = time.Minute      // an assigned job is queued again
-	queuedAtMost = 24 * time.Hour   // a queued job is cancelled
-	silentAtMost = 10 * time.Minute // a runner that says nothing has lost its job
-	awayAtMost   = 24 * time.Hour   // an ephemeral runner that isn't connected is removed
-)
-
-// tidy does what GitHub does by the clock. A job that runs without a runner was loaded, and waits for Resume.
-func (g *GitHub) tidy(now time.Time) {
-	for _, r := range g.runners {
-		last := r.seen
-		if last.IsZero() {
-			last = r.registered
-		}
-		if r.job == nil && now.Sub(last) > awayAtMost {
-			g.remove(r)
-		}
-	}
-	for _, j := range g.open("queued") {
-		switch {
-		case now.Sub(j.CreatedAt) > queuedAtMost:
-			g.cancel(j)
-		case j.runner != nil && now.Sub(j.assignedAt) > pickUpWithin:
-			j.runner.job, j.runner = nil, nil
-		}
-	}
-	for _, j := range g.open("in_progress") {
-		if j.runner != nil && now.Sub(j.runner.seen) > silentAtMost {
-			g.lose(j)
-		}
-	}
-	g.assign()
-}
-
-func (g *GitHub) janitor() {
-	tick := time.NewTicker(5 * time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-			g.mu.Lock()
-			g.tidy(g.cfg.Now())
-			g.mu.Unlock()
-		case <-g.ctx.Done():
-			return
-		}
-	}
+	return &was
 }

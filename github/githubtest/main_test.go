@@ -35,8 +35,9 @@ const (
 // hub is a stand-in without a network, in a bubble where time is ours, and all that it delivered. Its owner is calm.
 type hub struct {
 	*githubtest.GitHub
-	t     *testing.T
+	t     testing.TB
 	owner githubtest.Owner
+	now   func() time.Time
 
 	mu     sync.Mutex
 	hooks  []hook
@@ -61,10 +62,10 @@ func inBubble(t *testing.T, set func(*githubtest.Config), test func(*hub)) {
 	})
 }
 
-func newHub(t *testing.T, set func(*githubtest.Config)) *hub {
+func newHub(t testing.TB, set func(*githubtest.Config)) *hub {
 	t.Helper()
-	h := &hub{t: t}
-	cfg := githubtest.Config{URL: site, WebhookURL: webhook, Rand: mathrand.New(mathrand.NewPCG(1, 2))}
+	h := &hub{t: t, now: time.Now}
+	cfg := githubtest.Config{URL: site, Key: sharedKey(), WebhookURL: webhook, Rand: mathrand.New(mathrand.NewPCG(1, 2))}
 	cfg.Client = &http.Client{Transport: h, Timeout: 10 * time.Second}
 	if set != nil {
 		set(&cfg)
@@ -132,6 +133,16 @@ func (h *hub) send(ctx context.Context, auth, method, path, body string) *httpte
 	return w
 }
 
+// conditional makes one conditional GET.
+func (h *hub) conditional(auth, path, etag string) *httptest.ResponseRecorder {
+	r := httptest.NewRequestWithContext(h.t.Context(), http.MethodGet, path, http.NoBody)
+	r.Header.Set("Authorization", auth)
+	r.Header.Set("If-None-Match", etag)
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
 // call makes one call, wants its status and decodes the answer into out unless that is nil.
 func (h *hub) call(auth, method, path, body string, want int, out any) {
 	h.t.Helper()
@@ -164,7 +175,7 @@ func (h *hub) asApp() string {
 		h.t.Fatal(err)
 	}
 	return h.appToken(jwt.SigningMethodRS256, key, jwt.MapClaims{
-		"iss": strconv.FormatInt(h.AppID(), 10), "iat": time.Now().Add(-time.Minute).Unix(), "exp": time.Now().Add(9 * time.Minute).Unix(),
+		"iss": strconv.FormatInt(h.AppID(), 10), "iat": h.now().Add(-time.Minute).Unix(), "exp": h.now().Add(9 * time.Minute).Unix(),
 	})
 }
 

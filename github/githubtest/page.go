@@ -61,6 +61,7 @@ type pageData struct {
 	Title   string
 	Refresh bool
 	Samples []sample
+	Faults  string
 	Jobs    []jobView
 	Job     *jobView
 }
@@ -86,17 +87,18 @@ func (g *GitHub) view(j *job) jobView {
 func (g *GitHub) pageRoutes() {
 	g.mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		g.mu.Lock()
-		data := pageData{Title: "Stand-in GitHub"}
+		data := pageData{Title: "Stand-in GitHub", Faults: g.faults.String()}
 		if o := g.firstOwner(); o != nil && g.cfg.Demo {
 			data.Samples = samples(o.Login)
 		}
-		for _, j := range g.jobs {
+		for _, j := range slices.Backward(g.order) {
+			if len(data.Jobs) == 100 {
+				break
+			}
 			data.Jobs = append(data.Jobs, g.view(j))
-			data.Refresh = data.Refresh || j.Status != "completed"
 		}
+		data.Refresh = len(g.open) > 0
 		g.mu.Unlock()
-		slices.SortFunc(data.Jobs, func(a, b jobView) int { return cmp.Compare(b.ID, a.ID) })
-		data.Jobs = data.Jobs[:min(len(data.Jobs), 100)]
 		render(w, http.StatusOK, data)
 	})
 	g.mux.HandleFunc("POST /_standin/samples/{key}", func(w http.ResponseWriter, r *http.Request) {

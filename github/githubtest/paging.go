@@ -11,6 +11,7 @@ import (
 type listing struct {
 	total int
 	body  any
+	next  string // its Link header, where pages have cursors and not numbers
 }
 
 // page is what ?page and ?per_page say.

@@ -1,6 +1,7 @@
 package githubtest
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -11,7 +12,9 @@ import (
 // Payloads have every field that GitHub's have, so that sizes are real: 7 to 9 KB
 // (https://docs.github.com/en/webhooks/webhook-events-and-payloads#workflow_job).
 
-func (g *GitHub) event(o *owner, j *job, action string) map[string]any {
+// event is the body of a workflow_job delivery about a job in its present state.
+func (g *GitHub) event(j *job, action string) []byte {
+	o := g.owners[strings.ToLower(j.Owner)]
 	e := map[string]any{
 		"action": action, "workflow_job": g.jobJSON(j), "repository": g.repository(o, j), "sender": g.user(j.Actor),
 		"installation": map[string]any{"id": o.Installation, "node_id": nodeID("I", o.Installation)},
@@ -26,7 +29,15 @@ func (g *GitHub) event(o *owner, j *job, action string) map[string]any {
 		org["members_url"], org["public_members_url"] = base+"/members{/member}", base+"/public_members{/member}"
 		e["organization"] = org
 	}
-	return e
+	return mustJSON(e)
+}
+
+func mustJSON(v any) []byte {
+	content, err := json.Marshal(v)
+	if err != nil {
+		panic("githubtest: " + err.Error()) // the payload is ours
+	}
+	return content
 }
 
 func (g *GitHub) jobJSON(j *job) map[string]any {
@@ -34,7 +45,7 @@ func (g *GitHub) jobJSON(j *job) map[string]any {
 	steps := []any{}
 	for i, s := range j.Steps {
 		if j.Status == "queued" {
-			break
+			break // GitHub tells them once it runs
 		}
 		steps = append(steps, map[string]any{
 			"name": s.Name, "status": s.Status, "conclusion": nullable(s.Conclusion), "number": i + 1, "started_at": moment(s.StartedAt), "completed_at": moment(s.EndedAt),
@@ -42,7 +53,7 @@ func (g *GitHub) jobJSON(j *job) map[string]any {
 	}
 	m := map[string]any{
 		"id": j.ID, "run_id": j.RunID, "workflow_name": j.Workflow, "head_branch": j.Branch, "run_url": fmt.Sprintf("%s/actions/runs/%d", base, j.RunID),
-		"run_attempt": 1, "node_id": nodeID("CR", j.ID), "head_sha": j.sha(), "url": fmt.Sprintf("%s/actions/jobs/%d", base, j.ID),
+		"run_attempt": j.Attempt, "node_id": nodeID("CR", j.ID), "head_sha": j.sha(), "url": fmt.Sprintf("%s/actions/jobs/%d", base, j.ID),
 		"html_url": g.jobURL(j), "status": j.Status, "conclusion": nullable(j.Conclusion), "created_at": j.CreatedAt.Format(time.RFC3339),
 		"started_at": j.CreatedAt.Format(time.RFC3339), "completed_at": moment(j.CompletedAt), "name": j.Name, "steps": steps,
 		"check_run_url": fmt.Sprintf("%s/check-runs/%d", base, j.ID), "labels": j.Labels,
@@ -60,8 +71,6 @@ func (g *GitHub) jobJSON(j *job) map[string]any {
 func (g *GitHub) jobURL(j *job) string {
 	return fmt.Sprintf("%s/%s/%s/actions/runs/%d/job/%d", g.cfg.URL, j.Owner, j.Repo, j.RunID, j.ID)
 }
-
-func repositoryID(j *job) int64 { return idOf("repository/" + strings.ToLower(j.Owner+"/"+j.Repo)) }
 
 func (g *GitHub) account(o *owner) map[string]any {
 	m := g.user(o.Login)
@@ -86,18 +95,27 @@ func (g *GitHub) user(login string) map[string]any {
 
 func (g *GitHub) avatar(id int64) string { return fmt.Sprintf("%s/u/%d?v=4", g.cfg.URL, id) }
 
-func (g *GitHub) repository(o *owner, j *job) map[string]any {
-	id, full := repositoryID(j), j.Owner+"/"+j.Repo
+// repository is a repository as a job sees it. It is the largest part of a payload and hardly ever changes: it is made
+// once.
+func (g *GitHub) repository(o *owner, j *job) json.RawMessage {
+	return g.repositoryJSON(o, g.repo(j.Owner, j.Repo), j.Public, j.Fork)
+}
+
+func (g *GitHub) repositoryJSON(o *owner, r *repo, public, fork bool) json.RawMessage {
+	if made, ok := r.rendered[[2]bool{public, fork}]; ok {
+		return made
+	}
+	id, full := r.ID, r.fullName()
 	api, html := g.APIURL()+"repos/"+full, g.cfg.URL+"/"+full
 	created := time.Date(2024, 1, 2, 3, 4, 5, 0, time.UTC).Format(time.RFC3339)
 	m := map[string]any{
-		"id": id, "node_id": nodeID("R", id), "name": j.Repo, "full_name": full, "private": !j.Public, "owner": g.account(o), "html_url": html,
-		"description": "A repository of the stand-in GitHub", "fork": j.Fork, "url": api, "created_at": created, "updated_at": created, "pushed_at": created,
+		"id": id, "node_id": nodeID("R", id), "name": r.Name, "full_name": full, "private": !public, "owner": g.account(o), "html_url": html,
+		"description": "A repository of the stand-in GitHub", "fork": fork, "url": api, "created_at": created, "updated_at": created, "pushed_at": created,
 		"git_url": "git://" + strings.TrimPrefix(html, "http://") + ".git", "ssh_url": "git@github.test:" + full + ".git", "clone_url": html + ".git",
 		"svn_url": html, "homepage": nil, "size": 1024, "stargazers_count": 3, "watchers_count": 3, "language": "Go", "has_issues": true,
 		"has_projects": true, "has_downloads": true, "has_wiki": false, "has_pages": false, "has_discussions": false, "forks_count": 0,
 		"mirror_url": nil, "archived": false, "disabled": false, "open_issues_count": 2, "license": nil, "allow_forking": true, "is_template": false,
-		"web_commit_signoff_required": false, "topics": []string{}, "visibility": map[bool]string{true: "public", false: "private"}[j.Public],
+		"web_commit_signoff_required": false, "topics": []string{}, "visibility": map[bool]string{true: "public", false: "private"}[public],
 		"forks": 0, "open_issues": 2, "watchers": 3, "default_branch": "main", "custom_properties": map[string]any{},
 	}
 	for name, path := range map[string]string{
@@ -113,7 +131,8 @@ func (g *GitHub) repository(o *owner, j *job) map[string]any {
 	} {
 		m[name+"_url"] = api + "/" + path
 	}
-	return m
+	r.rendered[[2]bool{public, fork}] = mustJSON(m)
+	return r.rendered[[2]bool{public, fork}]
 }
 
 func nodeID(kind string, id int64) string { return fmt.Sprintf("%s_kgDO%012x", kind, id) }

@@ -1,10 +1,8 @@
 package githubtest
 
 import (
-	"cmp"
 	"encoding/base64"
 	"encoding/json"
-	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -24,9 +22,20 @@ type runner struct {
 	wake    chan struct{} // closed when it is given a job, its job is cancelled or it is removed
 	job     *job
 	removed bool
+	met     bool // it has connected
+	ignored bool // an injected fault: it never gets a job
+	crashed bool // an injected fault: it is never heard again
 
 	registered time.Time
 	seen       time.Time // its last call; zero: never connected
+	gone       time.Time // when it was removed
+	past       []moved   // what it was, oldest first
+}
+
+// moved is a change of what the API says of a runner.
+type moved struct {
+	at            time.Time
+	session, busy bool
 }
 
 // rouse ends the calls that wait for something to happen to the runner.
@@ -38,22 +47,69 @@ func (r *runner) rouse() {
 // online reports whether the runner is connected. A poll lasts 25 s at the most.
 func (r *runner) online(now time.Time) bool { return r.session && now.Sub(r.seen) < time.Minute }
 
-func (g *GitHub) runnerJSON(r *runner) map[string]any {
-	status := "offline"
-	if r.online(g.cfg.Now()) {
-		status = "online"
+// noted is to be called when the runner's session or job changed: it may have become idle, or stopped being so.
+func (g *GitHub) noted(r *runner) {
+	p := g.pool(r.Owner)
+	if r.session && r.job == nil && !r.removed && !r.ignored {
+		p.idle = put(p.idle, r)
+	} else {
+		p.idle = drop(p.idle, r)
 	}
+	now := moved{g.cfg.Now(), r.session, r.job != nil}
+	if n := len(r.past); n == 0 || r.past[n-1].session != now.session || r.past[n-1].busy != now.busy {
+		r.past = append(r.past, now)
+	}
+}
+
+// at is what the API says of the runner as of a moment.
+func (r *runner) at(t time.Time) (online, busy, there bool) {
+	if t.Before(r.registered) || (r.removed && !t.Before(r.gone)) {
+		return false, false, false
+	}
+	for _, was := range slices.Backward(r.past) {
+		if !t.Before(was.at) {
+			return was.session && t.Sub(r.seen) < time.Minute, was.busy, true
+		}
+	}
+	return false, false, true
+}
+
+// scope are the runners of an organisation or of one repository.
+type scope struct {
+	list   []*runner // by id
+	byName map[string]*runner
+	gone   []*runner // those removed lately, which a read that lags still shows
+}
+
+func (g *GitHub) scope(login, repo string) *scope {
+	key := strings.ToLower(login + "/" + repo)
+	s, ok := g.scopes[key]
+	if !ok {
+		s = &scope{byName: map[string]*runner{}}
+		g.scopes[key] = s
+	}
+	return s
+}
+
+// runnerVersion is the version of actions/runner that runners say they have.
+const runnerVersion = "2.335.1"
+
+func (g *GitHub) runnerJSON(r *runner, at time.Time) map[string]any {
+	online, busy, _ := r.at(at)
 	labels := []any{}
 	for i, l := range r.Labels {
 		labels = append(labels, map[string]any{"id": i + 1, "name": l, "type": "custom"})
 	}
-	os := "unknown" // until the runner first connects
-	if !r.seen.IsZero() {
-		os = "Linux"
+	m := map[string]any{
+		"id": r.ID, "runner_group_id": 1, "name": r.Name, "os": "unknown", "status": "offline", "busy": busy, "ephemeral": true, "labels": labels,
 	}
-	return map[string]any{
-		"id": r.ID, "runner_group_id": 1, "name": r.Name, "os": os, "status": status, "busy": r.job != nil, "ephemeral": true, "labels": labels,
+	if online {
+		m["status"] = "online"
 	}
+	if r.met {
+		m["os"], m["version"] = "Linux", runnerVersion
+	}
+	return m
 }
 
 func (g *GitHub) generateJIT(r *http.Request, o *owner) (int, any, error) {
@@ -72,25 +128,33 @@ func (g *GitHub) generateJIT(r *http.Request, o *owner) (int, any, error) {
 		return 0, nil, refuse(http.StatusUnprocessableEntity, "Invalid request. 1 to 100 labels are required.")
 	}
 	repo := strings.ToLower(r.PathValue("repo"))
-	for _, other := range g.runners {
-		if other.Owner == strings.ToLower(o.Login) && other.Repo == repo && other.Name == in.Name {
-			return 0, nil, refuse(http.StatusConflict, "Already exists - A runner with the name %s already exists.", in.Name)
-		}
+	at := g.scope(o.Login, repo)
+	if _, taken := at.byName[in.Name]; taken || g.roll(g.faults.Conflict) {
+		return 0, nil, refuse(http.StatusConflict, saysNameTaken, in.Name)
+	}
+	if len(at.list) >= groupHolds || g.faults.GroupFull.has(o.Login) {
+		return 0, nil, refuse(http.StatusUnprocessableEntity, saysGroupFull, in.RunnerGroupID)
 	}
 	run := g.register(o.Login, repo, in.Name, in.Labels)
 	config, err := json.Marshal(g.jitConfig(run))
 	if err != nil {
 		return 0, nil, err
 	}
-	return http.StatusCreated, map[string]any{"runner": g.runnerJSON(run), "encoded_jit_config": base64.StdEncoding.EncodeToString(config)}, nil
+	if g.roll(g.faults.JITReplyLost) {
+		return 0, nil, refuse(http.StatusBadGateway, saysServerError)
+	}
+	return http.StatusCreated, map[string]any{"runner": g.runnerJSON(run, g.cfg.Now()), "encoded_jit_config": base64.StdEncoding.EncodeToString(config)}, nil
 }
 
 func (g *GitHub) register(login, repo, name string, labels []string) *runner {
 	run := &runner{
-		ID: g.nextID(), Name: name, Owner: strings.ToLower(login), Repo: repo, Labels: labels, token: randomHex(24), wake: make(chan struct{}),
+		ID: g.nextID(), Name: name, Owner: strings.ToLower(login), Repo: repo, Labels: labels, token: g.randomHex(24), wake: make(chan struct{}),
 		registered: g.cfg.Now(),
 	}
-	g.runners[run.ID] = run
+	s := g.scope(login, repo)
+	s.list, s.byName[name] = put(s.list, run), run
+	g.runners[run.ID], g.byToken[run.token] = run, run
+	g.registered = put(g.registered, run)
 	return run
 }
 
@@ -105,43 +169,59 @@ func (g *GitHub) RegisterRunner(login, name string, labels []string) JITConfig {
 	return g.jitConfig(g.register(login, "", name, labels))
 }
 
-// scope are the runners at an endpoint's owner or repository, in order of their ids.
-func (g *GitHub) scope(r *http.Request, o *owner) []*runner {
-	var list []*runner
-	for _, id := range slices.Sorted(maps.Keys(g.runners)) {
-		run := g.runners[id]
-		if run.Owner == strings.ToLower(o.Login) && run.Repo == strings.ToLower(r.PathValue("repo")) {
-			list = append(list, run)
-		}
-	}
-	return list
-}
-
 func (g *GitHub) listRunners(r *http.Request, o *owner) (int, any, error) {
-	list := []any{}
-	for _, run := range g.scope(r, o) {
-		if name := r.FormValue("name"); name == "" || name == run.Name {
-			list = append(list, g.runnerJSON(run))
+	s, at := g.scope(o.Login, r.PathValue("repo")), g.readAt()
+	found, name := s.list, r.FormValue("name")
+	switch {
+	case at.Before(g.cfg.Now()):
+		found = slices.Clone(found)
+		for _, run := range s.gone {
+			found = put(found, run)
+		}
+		found = slices.DeleteFunc(found, func(run *runner) bool {
+			_, _, there := run.at(at)
+			return !there || (name != "" && run.Name != name)
+		})
+	case name != "":
+		found = nil
+		if run, ok := s.byName[name]; ok {
+			found = []*runner{run}
 		}
 	}
-	return http.StatusOK, listing{len(list), map[string]any{"total_count": len(list), "runners": paged(r, list)}}, nil
+	list := []any{}
+	for _, run := range paged(r, found) {
+		list = append(list, g.runnerJSON(run, at))
+	}
+	return http.StatusOK, listing{total: len(found), body: map[string]any{"total_count": len(found), "runners": list}}, nil
 }
 
+// runnerAt finds the runner in the path, one that is there now.
 func (g *GitHub) runnerAt(r *http.Request, o *owner) (*runner, error) {
-	for _, run := range g.scope(r, o) {
-		if strconv.FormatInt(run.ID, 10) == r.PathValue("id") {
-			return run, nil
-		}
+	id, _ := strconv.ParseInt(r.PathValue("id"), 10, 64)
+	if run, ok := g.runners[id]; ok && run.Owner == strings.ToLower(o.Login) && run.Repo == strings.ToLower(r.PathValue("repo")) {
+		return run, nil
 	}
 	return nil, refuse(http.StatusNotFound, "Not Found")
 }
 
 func (g *GitHub) getRunner(r *http.Request, o *owner) (int, any, error) {
+	at := g.readAt()
 	run, err := g.runnerAt(r, o)
+	if err != nil && at.Before(g.cfg.Now()) {
+		id, _ := strconv.ParseInt(r.PathValue("id"), 10, 64)
+		for _, gone := range g.scope(o.Login, r.PathValue("repo")).gone {
+			if gone.ID == id {
+				run, err = gone, nil
+			}
+		}
+	}
 	if err != nil {
 		return 0, nil, err
 	}
-	return http.StatusOK, g.runnerJSON(run), nil
+	if _, _, there := run.at(at); !there {
+		return 0, nil, refuse(http.StatusNotFound, "Not Found")
+	}
+	return http.StatusOK, g.runnerJSON(run, at), nil
 }
 
 func (g *GitHub) deleteRunner(r *http.Request, o *owner) (int, any, error) {
@@ -149,8 +229,8 @@ func (g *GitHub) deleteRunner(r *http.Request, o *owner) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	if run.job != nil {
-		return 0, nil, refuse(http.StatusUnprocessableEntity, "Bad request - Runner \"%s\" is still running a job\"", run.Name)
+	if run.job != nil || g.roll(g.faults.Unprocessable) {
+		return 0, nil, refuse(http.StatusUnprocessableEntity, saysBusy, run.Name)
 	}
 	g.remove(run)
 	return http.StatusNoContent, nil, nil
@@ -158,68 +238,32 @@ func (g *GitHub) deleteRunner(r *http.Request, o *owner) (int, any, error) {
 
 // remove forgets a registration; its runner's next call answers 410.
 func (g *GitHub) remove(run *runner) {
-	if !run.removed {
-		run.removed = true
-		close(run.wake)
-		delete(g.runners, run.ID)
+	if run.removed {
+		return
+	}
+	run.removed, run.gone = true, g.cfg.Now()
+	close(run.wake)
+	g.noted(run)
+	delete(g.runners, run.ID)
+	delete(g.byToken, run.token)
+	g.registered = drop(g.registered, run)
+	s := g.scope(run.Owner, run.Repo)
+	s.list = drop(s.list, run)
+	delete(s.byName, run.Name)
+	s.gone = append(s.gone, run)
+}
+
+// forgetRemoved ends what reads that lag may still show.
+func (g *GitHub) forgetRemoved(now time.Time) {
+	for _, s := range g.scopes { // in any order
+		s.gone = slices.DeleteFunc(s.gone, func(r *runner) bool { return now.Sub(r.gone) > g.lag() })
 	}
 }
 
-func (g *GitHub) listGroups(*http.Request, *owner) (int, any, error) {
-	return http.StatusOK, map[string]any{"total_count": 1, "runner_groups": []any{
-		map[string]any{"id": 1, "name": "Default", "visibility": "all", "default": true, "allows_public_repositories": true},
-	}}, nil
-}
-
-func (g *GitHub) repoJobs(r *http.Request) []*job {
-	var list []*job
-	for _, j := range g.jobs {
-		if strings.EqualFold(j.Owner, r.PathValue("owner")) && strings.EqualFold(j.Repo, r.PathValue("repo")) {
-			list = append(list, j)
-		}
+func (g *GitHub) listGroups(r *http.Request, o *owner) (int, any, error) {
+	list := []any{map[string]any{"id": 1, "name": "Default", "visibility": "all", "default": true, "allows_public_repositories": true}}
+	if repo := r.FormValue("visible_to_repository"); repo != "" && g.excluded(o.Login, repo) {
+		list = []any{}
 	}
-	slices.SortFunc(list, func(a, b *job) int { return cmp.Compare(b.ID, a.ID) })
-	return list
-}
-
-func (g *GitHub) listRuns(r *http.Request, o *owner) (int, any, error) {
-	list := []any{}
-	for _, j := range g.repoJobs(r) { // each job of the stand-in is a run of its own
-		if status := r.FormValue("status"); status == "" || status == j.Status || status == j.Conclusion {
-			list = append(list, map[string]any{
-				"id": j.RunID, "name": j.Workflow, "head_branch": j.Branch, "head_sha": j.sha(), "event": "push", "status": j.Status,
-				"conclusion": nullable(j.Conclusion), "run_attempt": 1, "created_at": j.CreatedAt, "repository": g.repository(o, j),
-			})
-		}
-	}
-	return http.StatusOK, listing{len(list), map[string]any{"total_count": len(list), "workflow_runs": paged(r, list)}}, nil
-}
-
-func (g *GitHub) listJobs(r *http.Request, _ *owner) (int, any, error) {
-	list := []any{}
-	for _, j := range g.repoJobs(r) {
-		if strconv.FormatInt(j.RunID, 10) == r.PathValue("id") {
-			list = append(list, g.jobJSON(j))
-		}
-	}
-	if len(list) == 0 {
-		return 0, nil, refuse(http.StatusNotFound, "Not Found")
-	}
-	return http.StatusOK, listing{len(list), map[string]any{"total_count": len(list), "jobs": paged(r, list)}}, nil
-}
-
-func (g *GitHub) getJob(r *http.Request, _ *owner) (int, any, error) {
-	for _, j := range g.repoJobs(r) {
-		if strconv.FormatInt(j.ID, 10) == r.PathValue("id") {
-			return http.StatusOK, g.jobJSON(j), nil
-		}
-	}
-	return 0, nil, refuse(http.StatusNotFound, "Not Found")
-}
-
-func nullable(s string) any {
-	if s == "" {
-		return nil
-	}
-	return s
+	return http.StatusOK, listing{total: len(list), body: map[string]any{"total_count": len(list), "runner_groups": list}}, nil
 }

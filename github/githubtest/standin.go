@@ -12,13 +12,18 @@ import (
 	"time"
 )
 
-// The control interface is how people and tests play GitHub's users. It exists in the stand-in only.
+// The control interface is how people and tests play GitHub's users. It exists in the stand-in only; docs/standin.md
+// documents it.
 //
 //	POST /_standin/jobs              QueueRequest → 201 {id, run_id, html_url}
 //	GET  /_standin/jobs/{id}         → {status, conclusion, runner_name, steps, log}
 //	POST /_standin/jobs/{id}/cancel  → 202
-//	PUT  /_standin/faults            {} → 204; faults to inject are not there yet
+//	POST /_standin/jobs/{id}/rerun   → 201 {id, run_id, html_url} of the new job
+//	POST /_standin/repositories      {owner, name, public} → 201
+//	GET  /_standin/faults            → Faults
+//	PUT  /_standin/faults            Faults → 204; {} ends all
 //	GET  /_standin/calls             → the REST calls so far
+//	GET  /_standin/violations        → those that GitHub's rules forbid
 //	GET  /_standin/deliveries        → the webhook deliveries so far, newest first
 
 func (g *GitHub) standinRoutes() {
@@ -37,25 +42,25 @@ func (g *GitHub) standinRoutes() {
 		g.cancel(j)
 		return http.StatusAccepted, map[string]any{}
 	}))
-	g.mux.HandleFunc("PUT /_standin/faults", func(w http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
-		var faults map[string]json.RawMessage
-		if err != nil || json.Unmarshal(body, &faults) != nil {
-			fail(w, http.StatusBadRequest, "the body is not a JSON object")
-			return
+	g.mux.HandleFunc("POST /_standin/jobs/{id}/rerun", g.withJob(func(j *job) (int, any) {
+		again, err := g.rerun(j)
+		var refused refusal
+		if errors.As(err, &refused) {
+			return refused.status, map[string]string{"message": refused.message}
 		}
-		if len(faults) > 0 {
-			fail(w, http.StatusUnprocessableEntity, "no faults can be injected yet; send {}")
-			return
-		}
-		w.WriteHeader(http.StatusNoContent)
+		return http.StatusCreated, map[string]any{"id": again[0].ID, "run_id": j.RunID, "html_url": g.jobURL(again[0])}
+	}))
+	g.mux.HandleFunc("POST /_standin/repositories", g.postRepository)
+	g.faultRoutes()
+	g.mux.HandleFunc("GET /_standin/violations", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, map[string]any{"violations": append([]Violation{}, g.Violations()...)})
 	})
 	g.mux.HandleFunc("GET /_standin/calls", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]any{"calls": g.Calls()})
 	})
 	g.mux.HandleFunc("GET /_standin/deliveries", func(w http.ResponseWriter, _ *http.Request) {
 		g.mu.Lock()
-		content, err := json.Marshal(map[string]any{"deliveries": g.newestFirst()})
+		content, err := json.Marshal(map[string]any{"deliveries": g.hooks.all(10_000)})
 		g.mu.Unlock()
 		if err != nil {
 			fail(w, http.StatusInternalServerError, err.Error())
@@ -103,6 +108,32 @@ func (g *GitHub) postJob(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusCreated, map[string]any{"id": id, "run_id": j.RunID, "html_url": g.jobURL(j)})
 }
 
+func (g *GitHub) postRepository(w http.ResponseWriter, r *http.Request) {
+	var in struct {
+		Owner, Name string
+		Public      bool
+	}
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&in); err != nil {
+		fail(w, http.StatusBadRequest, "the body is not a repository: "+strings.TrimPrefix(err.Error(), "json: "))
+		return
+	}
+	if in.Name == "" || strings.ContainsAny(in.Name, "/ ") {
+		fail(w, http.StatusUnprocessableEntity, "name is the repository's name without its owner")
+		return
+	}
+	g.mu.Lock()
+	_, known := g.owners[strings.ToLower(in.Owner)]
+	g.mu.Unlock()
+	if !known {
+		fail(w, http.StatusNotFound, "there is no owner "+strconv.Quote(in.Owner)+" with the App installed")
+		return
+	}
+	g.AddRepository(in.Owner, in.Name, in.Public)
+	writeJSON(w, http.StatusCreated, map[string]any{"full_name": in.Owner + "/" + in.Name})
+}
+
 // withJob finds the job in the path; the lock is held while do runs, and not while its answer goes to a slow reader.
 func (g *GitHub) withJob(do func(*job) (status int, body any)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -139,12 +170,7 @@ func (g *GitHub) Job(id int64) (JobState, bool) {
 func (g *GitHub) Event(id int64, action string) []byte {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	j := g.jobs[id]
-	body, err := json.Marshal(g.event(g.owners[strings.ToLower(j.Owner)], j, action))
-	if err != nil {
-		panic("githubtest: " + err.Error()) // the payload is ours
-	}
-	return body
+	return g.event(g.jobs[id], action)
 }
 
 // SampleEvent is a workflow_job delivery's body for a job that the stand-in does not keep, for load that is delivered by
@@ -154,17 +180,13 @@ func (g *GitHub) SampleEvent(owner string, id int64, label, action string) []byt
 	defer g.mu.Unlock()
 	now := g.now()
 	j := &job{
-		ID: id, RunID: id, Owner: owner, Repo: "load", Workflow: "ci", Name: "load", Actor: "mona", Branch: "main", Labels: []string{label},
+		ID: id, RunID: id, Attempt: 1, Owner: owner, Repo: "load", Workflow: "ci", Name: "load", Actor: "mona", Branch: "main", Labels: []string{label},
 		Status: action, CreatedAt: now,
 	}
 	if action == "completed" {
 		j.Conclusion, j.StartedAt, j.CompletedAt = "success", now, now
 	}
-	body, err := json.Marshal(g.event(g.owners[strings.ToLower(owner)], j, action))
-	if err != nil {
-		panic("githubtest: " + err.Error()) // the payload is ours
-	}
-	return body
+	return g.event(j, action)
 }
 
 // Runners is how many runners are registered.

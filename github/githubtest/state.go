@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -41,7 +42,12 @@ func (g *GitHub) load() error {
 	}
 	g.lastID = max(g.lastID, s.LastID)
 	for _, j := range s.Jobs {
-		g.jobs[j.ID] = j
+		j.Attempt = max(j.Attempt, 1)
+		j.queued, j.ended = j.CreatedAt, j.CompletedAt
+		if j.RunnerID != 0 {
+			j.ran = j.StartedAt
+		}
+		g.add(j)
 	}
 	return nil
 }
@@ -50,8 +56,8 @@ func (g *GitHub) load() error {
 func (g *GitHub) Resume() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for _, j := range g.open("in_progress") {
-		if j.runner == nil {
+	for _, j := range slices.Clone(g.open) {
+		if j.Status == "in_progress" && j.runner == nil {
 			g.lose(j)
 		}
 	}
@@ -79,11 +85,7 @@ func (g *GitHub) saver() {
 
 func (g *GitHub) save() {
 	g.mu.Lock()
-	s := saved{LastID: g.lastID}
-	for _, status := range []string{"queued", "in_progress", "completed"} {
-		s.Jobs = append(s.Jobs, g.open(status)...)
-	}
-	content, err := json.Marshal(s)
+	content, err := json.Marshal(saved{LastID: g.lastID, Jobs: g.order})
 	g.mu.Unlock()
 	if err != nil {
 		panic("githubtest: " + err.Error()) // the state is ours

@@ -5,76 +5,138 @@ import (
 	"cmp"
 	"context"
 	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha1"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
-// delivery is one webhook delivery, as GitHub lists it.
-type delivery struct {
-	ID             int64     `json:"id"`
-	GUID           string    `json:"guid"`
-	DeliveredAt    time.Time `json:"delivered_at"`
-	Redelivery     bool      `json:"redelivery"`
-	Duration       float64   `json:"duration"`
-	Status         string    `json:"status"`
-	StatusCode     int       `json:"status_code"`
-	Event          string    `json:"event"`
-	Action         string    `json:"action"`
-	InstallationID int64     `json:"installation_id"`
-	RepositoryID   int64     `json:"repository_id"`
+// Outgoing is a delivery to be sent: Body with Header, after Delay.
+type Outgoing struct {
+	DeliveryID int64
+	GUID       string
+	Event      string
+	Delay      time.Duration
+	Header     http.Header // signed, as GitHub sends it
+	Body       []byte
 }
 
-// send delivers a workflow_job event for j in the background: once, as GitHub does, whatever the answer.
-func (g *GitHub) send(o *owner, j *job, action string) {
+// send delivers a workflow_job event for j: once, as GitHub does, whatever the answer.
+func (g *GitHub) send(j *job, action string) {
 	g.touch()
-	if g.cfg.WebhookURL == "" || o == nil { // a loaded job's owner may not be there any more
+	o := g.owners[strings.ToLower(j.Owner)]
+	if o == nil { // a loaded job's owner may not be there any more
 		return
 	}
-	body, err := json.Marshal(g.event(o, j, action))
-	if err != nil {
-		panic("githubtest: " + err.Error()) // the payload is ours
+	was := *j // a redelivery has the same body
+	was.Log, was.Steps = "", make([]*step, len(j.Steps))
+	for i, s := range j.Steps {
+		was.Steps[i] = new(*s)
 	}
-	d := &delivery{
-		ID: g.nextID(), GUID: guid(), Event: "workflow_job", Action: action, InstallationID: o.Installation, RepositoryID: repositoryID(j), Status: "pending",
+	g.emit("workflow_job", action, o, j.run.repo.ID, func() []byte { return g.event(&was, action) })
+}
+
+// sendInstallation delivers an installation event.
+func (g *GitHub) sendInstallation(o *owner, action string) {
+	e := map[string]any{"action": action, "installation": g.installation(o), "sender": g.account(o), "requester": nil}
+	if action == "created" {
+		list := []any{}
+		for _, r := range o.repos {
+			list = append(list, map[string]any{"id": r.ID, "node_id": nodeID("R", r.ID), "name": r.Name, "full_name": r.fullName(), "private": !r.Public})
+		}
+		e["repositories"] = list
 	}
-	g.deliveries = append(g.deliveries, d)
-	if len(g.deliveries) > 10_000 {
-		g.deliveries = g.deliveries[1000:]
+	body := mustJSON(e)
+	g.emit("installation", action, o, 0, func() []byte { return body })
+}
+
+// emit makes a delivery and dispatches it, unless a fault swallows it. A suspended App is told nothing but that it is.
+func (g *GitHub) emit(event, action string, o *owner, repository int64, body func() []byte) {
+	f := &g.faults
+	switch {
+	case g.cfg.WebhookURL == "" && g.cfg.Send == nil:
+		return
+	case event != "installation" && (f.Suspended.has(o.Login) || f.Uninstalled.has(o.Login)):
+		return
+	case f.HooksOff || g.roll(f.Drop):
+		return
 	}
-	g.working.Go(func() {
+	d := delivery{GUID: g.guid(), Event: event, Action: action, InstallationID: o.Installation, RepositoryID: repository, body: body}
+	again := d
+	g.dispatch(&d)
+	if g.roll(f.Duplicate) {
+		g.dispatch(&again)
+	}
+}
+
+// dispatch sends a delivery on its way.
+func (g *GitHub) dispatch(d *delivery) {
+	f := &g.faults
+	d.ID, d.Status = g.nextID(), "pending"
+	if f.HooksOff || g.roll(f.Fail) {
+		g.hooks.tried(d, 0, 0, g.cfg.Now().UTC())
+		return
+	}
+	out := Outgoing{DeliveryID: d.ID, GUID: d.GUID, Event: d.Event, Header: http.Header{}, Body: d.body()}
+	SetHeaders(out.Header, g.secret, d.Event, d.GUID, out.Body)
+	if g.roll(f.Truncate) {
+		out.Body = out.Body[:g.chance.IntN(len(out.Body))]
+	}
+	if g.roll(f.Reorder) {
+		out.Delay = time.Duration(g.chance.Float64() * cmp.Or(f.DelayMaxS, 30) * float64(time.Second))
+	}
+	g.hooks.pending[d.ID] = d
+	if g.cfg.Send != nil {
+		g.cfg.Send(out)
+		return
+	}
+	g.working.Go(func() { g.post(out) })
+}
+
+// post waits for a delivery's time and its turn, delivers it and notes the answer.
+func (g *GitHub) post(out Outgoing) {
+	if out.Delay > 0 {
+		timer := time.NewTimer(out.Delay)
+		defer timer.Stop()
 		select {
-		case g.sending <- struct{}{}:
-			defer func() { <-g.sending }()
+		case <-timer.C:
 		case <-g.ctx.Done():
 			return
 		}
-		began := time.Now()
-		status := g.deliver(d.Event, d.GUID, body)
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		d.DeliveredAt, d.Duration, d.StatusCode = g.cfg.Now().UTC(), time.Since(began).Seconds(), status
-		if d.Status = "OK"; status < 200 || status > 299 {
-			d.Status = cmp.Or(http.StatusText(status), "failed to connect to host")
-		}
-	})
+	}
+	select {
+	case g.sending <- struct{}{}:
+		defer func() { <-g.sending }()
+	case <-g.ctx.Done():
+		return
+	}
+	began := time.Now()
+	status := g.deliver(out)
+	g.Answered(out.DeliveryID, status, time.Since(began))
 }
 
-// deliver posts one signed delivery and returns the answer's status; 0 when there was none.
-func (g *GitHub) deliver(event, guid string, body []byte) int {
-	req, err := http.NewRequestWithContext(g.ctx, http.MethodPost, g.cfg.WebhookURL, bytes.NewReader(body))
+// Answered says what became of a delivery that [Config.Send] was given: the answer's status, 0 when there was none, and
+// how long it took. GitHub counts an answer after 10 s as none.
+func (g *GitHub) Answered(deliveryID int64, status int, took time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if d, ok := g.hooks.pending[deliveryID]; ok {
+		g.hooks.tried(d, status, took, g.cfg.Now().UTC())
+	}
+}
+
+// deliver posts one delivery and returns the answer's status; 0 when there was none.
+func (g *GitHub) deliver(out Outgoing) int {
+	req, err := http.NewRequestWithContext(g.ctx, http.MethodPost, g.cfg.WebhookURL, bytes.NewReader(out.Body))
 	if err != nil {
 		return 0
 	}
-	SetHeaders(req.Header, g.secret, event, guid, body)
+	req.Header = out.Header
 	resp, err := g.cfg.Client.Do(req)
 	if err != nil {
 		return 0
@@ -103,25 +165,10 @@ func SetHeaders(h http.Header, secret, event, guid string, body []byte) {
 }
 
 // guid is a random UUID, which is what X-GitHub-Delivery holds.
-func guid() string {
-	var b [16]byte
-	rand.Read(b[:])
+func (g *GitHub) guid() string {
+	b := g.randomBytes(16)
 	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
-}
-
-// newestFirst are the deliveries as GET /app/hook/deliveries lists them.
-func (g *GitHub) newestFirst() []*delivery {
-	list := make([]*delivery, 0, len(g.deliveries))
-	for i := len(g.deliveries) - 1; i >= 0; i-- {
-		list = append(list, g.deliveries[i])
-	}
-	return list
-}
-
-func (g *GitHub) listHookDeliveries(r *http.Request, _ *owner) (int, any, error) {
-	list := slices.DeleteFunc(g.newestFirst(), func(d *delivery) bool { return d.Status == "pending" }) // GitHub lists what it has tried
-	return http.StatusOK, listing{len(list), paged(r, list)}, nil
 }
 
 // Settled waits until every delivery that was begun has been answered, or ctx ends. For tests.
@@ -130,12 +177,7 @@ func (g *GitHub) Settled(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		g.mu.Lock()
-		pending := 0
-		for _, d := range g.deliveries {
-			if d.Status == "pending" {
-				pending++
-			}
-		}
+		pending := len(g.hooks.pending)
 		g.mu.Unlock()
 		if pending == 0 {
 			return nil

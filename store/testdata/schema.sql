@@ -161,8 +161,8 @@ ALTER TABLE incidents FORCE ROW LEVEL SECURITY;
 CREATE POLICY owner ON incidents TO millrace_migrate USING true WITH CHECK true;
 CREATE POLICY system ON incidents TO millrace_system USING true WITH CHECK true;
 CREATE POLICY tenant ON incidents TO millrace_app USING (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) WITH CHECK (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint);
-GRANT SELECT ON incidents TO millrace_app;
-GRANT DELETE, INSERT, SELECT, UPDATE ON incidents TO millrace_system;
+GRANT INSERT, SELECT, UPDATE ON incidents TO millrace_app;
+GRANT INSERT, SELECT, UPDATE ON incidents TO millrace_system;
 
 CREATE TABLE installations (
 	org_id bigint NOT NULL,
@@ -398,11 +398,10 @@ CREATE TABLE repositories (
 	full_name text NOT NULL,
 	private boolean NOT NULL,
 	seen_at timestamp with time zone NOT NULL,
-	poll_at timestamp with time zone NOT NULL DEFAULT '-infinity'::timestamp with time zone,
+	polled_at timestamp with time zone,
 	CONSTRAINT repositories_pkey PRIMARY KEY (org_id, repository_id),
 	CONSTRAINT repositories_installation_fkey FOREIGN KEY (org_id, installation_id) REFERENCES installations(org_id, installation_id) ON DELETE CASCADE
 );
-CREATE INDEX repositories_poll_idx ON repositories USING btree (org_id, poll_at);
 ALTER TABLE repositories ENABLE ROW LEVEL SECURITY;
 ALTER TABLE repositories FORCE ROW LEVEL SECURITY;
 CREATE POLICY owner ON repositories TO millrace_migrate USING true WITH CHECK true;
@@ -434,6 +433,7 @@ GRANT DELETE, INSERT, SELECT ON sign_in_links TO millrace_system;
 CREATE TABLE sweeps (
 	name text NOT NULL,
 	swept_at timestamp with time zone NOT NULL,
+	not_before timestamp with time zone,
 	CONSTRAINT sweeps_pkey PRIMARY KEY (name)
 );
 GRANT INSERT, SELECT, UPDATE ON sweeps TO millrace_system;
@@ -505,7 +505,6 @@ CREATE TABLE vms (
 	stopping_at timestamp with time zone,
 	gone_at timestamp with time zone,
 	changed_at timestamp with time zone NOT NULL,
-	asked_at timestamp with time zone,
 	CONSTRAINT vms_pkey PRIMARY KEY (org_id, vm_id),
 	CONSTRAINT vms_for_job_fkey FOREIGN KEY (org_id, for_job) REFERENCES jobs(org_id, job_id) ON DELETE CASCADE,
 	CONSTRAINT vms_host_fkey FOREIGN KEY (org_id, host_id) REFERENCES hosts(org_id, host_id) ON DELETE CASCADE,

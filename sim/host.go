@@ -1,0 +1,407 @@
+package sim
+
+import (
+	"crypto/ecdh"
+	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/agent"
+	"github.com/millrace-ci/millrace/client"
+	"github.com/millrace-ci/millrace/github/githubtest"
+	"github.com/millrace-ci/millrace/store"
+)
+
+// host is a machine with its agent: the production Step, with effects that take simulated time. Its clock is its own.
+type host struct {
+	sim   *Sim
+	org   *org
+	name  string
+	id    millrace.HostID
+	facts millrace.HostFacts
+	sign  ed25519.PrivateKey
+	seal  *ecdh.PrivateKey
+	skew  time.Duration
+
+	life     int // raised when the agent dies
+	up       bool
+	state    agent.State
+	server   *client.Agent
+	epoch    int64
+	sequence int64
+	wakeAt   time.Time
+	cutOff   time.Time // no message passes before
+	slow     time.Time // everything takes ten times as long before
+	machines map[agent.Ref]*machine
+}
+
+// machine is a VM on a host, with what is inside.
+type machine struct {
+	host     *host
+	ref      agent.Ref
+	memory   int
+	milliCPU int
+	runner   int64 // GitHub's; 0 until it was configured
+	online   bool
+	busy     int64 // the job that it runs
+	dead     bool
+}
+
+func (s *Sim) addHost(setup *store.Store, o *org, n int) error {
+	h := &host{sim: s, org: o, name: fmt.Sprintf("%s-rack-%d", o.login, n), machines: map[agent.Ref]*machine{}}
+	seed := make([]byte, 32)
+	_, _ = seeded{s.rand}.Read(seed) // never fails
+	h.sign = ed25519.NewKeyFromSeed(seed)
+	var err error
+	if h.seal, err = ecdh.X25519().NewPrivateKey(seed); err != nil {
+		return err
+	}
+	h.facts = millrace.HostFacts{
+		Arch: millrace.AMD64, VCPUs: 64, MemoryMB: 262144, DiskMB: 1_000_000, Offer: millrace.Size{MilliCPU: 64_000, MemoryMB: 250_000},
+		Labels: []string{}, Driver: "sim", Version: "sim", Kernel: "6.1", CPUModel: "sim",
+	}
+	if n%2 == 1 {
+		h.facts.Arch = millrace.ARM64
+	}
+	if s.cfg.Skew {
+		h.skew = s.within(48*time.Hour) - 24*time.Hour
+	}
+	secret, err := setup.Org(o.ID).CreateEnrollmentToken(s.ctx, millrace.Actor{Kind: millrace.ActorSystem}, 1, time.Hour)
+	if err != nil {
+		return err
+	}
+	enrolled, _, err := setup.EnrollHost(s.ctx, secret.Reveal(), h.name, h.sign.Public().(ed25519.PublicKey), h.seal.PublicKey().Bytes(), h.facts)
+	if err != nil {
+		return err
+	}
+	h.id = enrolled.ID
+	s.hosts = append(s.hosts, h)
+	s.byHost[h.id] = h
+	s.after(s.within(5*time.Second), h.start)
+	return nil
+}
+
+// start starts the agent's process: it knows nothing but who it is.
+func (h *host) start() {
+	h.up = true
+	h.state = agent.State{Facts: h.facts}
+	h.server = &client.Agent{URL: "http://millrace.sim", Host: h.id, Key: h.sign, HTTP: &http.Client{Transport: toServer{h}}, Now: h.clock}
+	h.epoch, h.sequence, h.wakeAt = 0, 0, time.Time{}
+	h.step(agent.Timer{})
+}
+
+// clock is the host's own.
+func (h *host) clock() time.Time { return h.sim.now.Add(h.skew) }
+
+// crash ends the agent's process, and with it its machines: they do not outlive it. The power of the host may be gone for
+// longer than a process needs to start.
+func (h *host) crash(back time.Duration) {
+	if !h.up {
+		return
+	}
+	s := h.sim
+	s.report.HostCrashes++
+	h.up = false
+	h.life++
+	for _, m := range h.machines {
+		m.dead = true
+	}
+	h.machines = map[agent.Ref]*machine{}
+	s.after(back, h.start)
+}
+
+// later plans something of this life of the agent.
+func (h *host) later(d time.Duration, do func()) {
+	life := h.life
+	h.sim.after(d, func() {
+		if h.life == life && h.up {
+			do()
+		}
+	})
+}
+
+// pace is how long something takes on this host that takes d on a good one.
+func (h *host) pace(d time.Duration) time.Duration {
+	if h.sim.now.Before(h.slow) {
+		return 10 * d
+	}
+	return d
+}
+
+func (h *host) step(event agent.Event) {
+	var effects []agent.Effect
+	h.state, effects = agent.Step(h.state, event, h.clock())
+	for _, e := range effects {
+		h.do(e)
+	}
+	wake := h.state.Wake()
+	if wake.IsZero() || !h.wakeAt.IsZero() && h.wakeAt.After(h.clock()) && !wake.Before(h.wakeAt) {
+		return
+	}
+	h.wakeAt = wake
+	h.later(max(time.Millisecond, wake.Sub(h.clock())), func() {
+		if h.wakeAt.Equal(wake) {
+			h.wakeAt = time.Time{}
+			h.step(agent.Timer{})
+		}
+	})
+}
+
+// fail tells the agent that a call came to nothing.
+func (h *host) fail(call int, after time.Duration) {
+	h.later(after, func() { h.step(agent.CallFailed{Call: call, Jitter: h.sim.rand.Float64()}) })
+}
+
+// timeout is how long an agent waits for an answer that does not come.
+const timeout = 15 * time.Second
+
+// lost reports whether a message between the host and the control plane gets lost now.
+func (h *host) lost() bool {
+	return h.sim.now.Before(h.cutOff) || h.sim.chance(h.sim.cfg.Faults.LoseMessage)
+}
+
+func (h *host) do(e agent.Effect) {
+	s := h.sim
+	switch e := e.(type) {
+	case agent.SendStart:
+		h.call(func() (agent.Event, error) {
+			out, err := h.server.Start(s.ctx, client.StartRequest{Facts: e.Facts})
+			if err == nil {
+				h.epoch, h.sequence = out.Epoch, 0
+			}
+			return agent.Started{Call: e.Call}, err
+		}, func(code millrace.Code, _ string) agent.Event {
+			return agent.CallFailed{Call: e.Call, Code: code, Jitter: s.rand.Float64()}
+		})
+	case agent.SendSync:
+		h.sync(e)
+	case agent.FetchJIT:
+		h.call(func() (agent.Event, error) {
+			answer, err := h.server.JIT(s.ctx, e.ID, e.Epoch)
+			if err != nil {
+				return nil, err
+			}
+			plain, err := client.Open(h.seal, client.SealedFor{Host: h.id, VM: e.ID, Epoch: e.Epoch}, answer.Sealed)
+			if err != nil {
+				s.violated("seal", "a registration is not sealed for its host and VM: %v", err)
+			}
+			return agent.JITReady{Ref: e.Ref, JIT: millrace.Secret(plain)}, nil
+		}, func(code millrace.Code, message string) agent.Event {
+			return agent.JITFailed{Ref: e.Ref, Code: code, Message: message, Jitter: s.rand.Float64()}
+		})
+	case agent.StartVM:
+		h.boot(e)
+	case agent.ConfigureVM:
+		h.configure(h.machines[e.Ref], e.JIT)
+	case agent.KillVM:
+		m := h.machines[e.Ref]
+		if m == nil || m.dead {
+			return
+		}
+		s.checkKill(m, e.Reason)
+		m.dead = true
+		delete(h.machines, e.Ref)
+		h.later(s.between(10*time.Millisecond, 100*time.Millisecond), func() { h.step(agent.VMDone{Ref: e.Ref, Reason: e.Reason}) })
+	}
+}
+
+// call makes a call: either way of it takes time, and either may be lost.
+func (h *host) call(do func() (agent.Event, error), failed func(millrace.Code, string) agent.Event) {
+	s := h.sim
+	silence := func() { h.later(timeout, func() { h.step(failed("", "The control plane could not be reached.")) }) }
+	if h.lost() {
+		silence()
+		return
+	}
+	h.later(s.network(), func() {
+		event, err := do()
+		if h.lost() { // the answer
+			silence()
+			return
+		}
+		if err != nil {
+			event = failed("", "The control plane could not be reached.")
+			if client.IsAnswer(err) {
+				event = failed(millrace.CodeOf(err), millrace.MessageOf(err))
+			}
+		}
+		h.later(s.network(), func() { h.step(event) })
+	})
+}
+
+func (h *host) sync(e agent.SendSync) {
+	s := h.sim
+	if h.lost() {
+		h.fail(e.Call, timeout)
+		return
+	}
+	h.sequence++
+	epoch, sequence := h.epoch, h.sequence
+	s.after(s.network(), func() { // on its way it outlives the agent
+		srv := s.anyServer()
+		if srv == nil {
+			h.fail(e.Call, s.network())
+			return
+		}
+		var err error
+		life := h.life
+		alive := srv.do(func() {
+			err = srv.sync(&poll{host: h, call: e.Call, have: e.Request.Have, reply: func(out client.SyncResponse) {
+				if h.life != life || h.lost() {
+					return // the agent's own time-out ends the call
+				}
+				h.later(s.network(), func() { h.step(agent.Synced{Call: e.Call, Response: out}) })
+			}}, epoch, sequence, e.Request)
+		})
+		switch {
+		case !alive:
+			h.fail(e.Call, s.network())
+		case err != nil:
+			s.tolerate(err)
+			if h.life == life {
+				h.later(s.network(), func() {
+					h.step(agent.CallFailed{Call: e.Call, Code: millrace.CodeOf(err), Jitter: s.rand.Float64()})
+				})
+			}
+		default:
+			s.mirror.read(s)
+			if now := s.mirror.epochs[h.id]; epoch != now {
+				s.violated("I5", "host %s: a message of epoch %d was taken in epoch %d", h.name, epoch, now)
+			}
+		}
+	})
+	h.later(millrace.Heartbeat+5*time.Second, func() { // its answer may be lost
+		if h.state.Call.N == e.Call {
+			h.step(agent.CallFailed{Call: e.Call, Jitter: s.rand.Float64()})
+		}
+	})
+}
+
+// boot starts a machine. Some never come up.
+func (h *host) boot(e agent.StartVM) {
+	s := h.sim
+	m := &machine{host: h, ref: e.Ref, memory: e.Spec.MemoryMB, milliCPU: 1000 * e.Spec.VCPUs}
+	h.machines[e.Ref] = m
+	s.checkRoom(h)
+	took := h.pace(time.Duration(s.logNormal(1.2, 0.3) * float64(time.Second)))
+	switch {
+	case s.chance(s.cfg.Faults.BootFails):
+		h.later(took, func() { m.end("The host could not start the VM: no space left on device") })
+	case s.chance(s.cfg.Faults.BootHangs):
+	default:
+		h.later(took, func() {
+			if !m.dead {
+				h.step(agent.VMHello{Ref: m.ref})
+			}
+		})
+	}
+}
+
+// end is the machine's own end.
+func (m *machine) end(reason string) {
+	if m.dead {
+		return
+	}
+	m.dead = true
+	delete(m.host.machines, m.ref)
+	m.host.step(agent.VMDone{Ref: m.ref, Reason: reason})
+}
+
+// configure starts the runner, which connects to GitHub.
+func (h *host) configure(m *machine, jit millrace.Secret) {
+	s := h.sim
+	if m == nil || m.dead {
+		return
+	}
+	var config githubtest.JITConfig
+	plain, err := base64.StdEncoding.DecodeString(jit.Reveal())
+	if err == nil {
+		err = json.Unmarshal(plain, &config)
+	}
+	if err != nil {
+		s.violated("jit", "a registration can't be read: %v", err)
+		return
+	}
+	m.runner = config.RunnerID
+	s.load.machines[m.runner] = m
+	h.later(h.pace(time.Duration(s.logNormal(0.7, 0.4)*float64(time.Second))), m.connect)
+}
+
+func (m *machine) connect() {
+	s, h := m.host.sim, m.host
+	if m.dead {
+		return
+	}
+	if err := s.github.Connect(m.runner); err != nil {
+		code := 1
+		if errors.Is(err, errRefused) {
+			code = 7
+		}
+		h.step(agent.VMExit{Ref: m.ref, Code: &code, Reason: err.Error()})
+		h.later(100*time.Millisecond, func() { m.end("") })
+		return
+	}
+	m.online = true
+	h.step(agent.VMReached{Ref: m.ref, State: millrace.VMOnline})
+	m.listen()
+}
+
+// listen is the runner's poll: GitHub hears it every 25 s.
+func (m *machine) listen() {
+	m.host.later(25*time.Second, func() {
+		if m.dead {
+			return
+		}
+		err := m.host.sim.github.Alive(m.runner)
+		switch {
+		case errors.Is(err, githubtest.ErrCancelled) && m.busy != 0:
+			m.finish("cancelled")
+		case err != nil && m.busy == 0:
+			code := 1
+			m.host.step(agent.VMExit{Ref: m.ref, Code: &code, Reason: err.Error()})
+			m.host.later(100*time.Millisecond, func() { m.end("") })
+		default:
+			m.listen()
+		}
+	})
+}
+
+// assigned hears from GitHub that a runner was given a job.
+func (s *Sim) assigned(runner, job int64) {
+	s.after(s.between(50*time.Millisecond, 1500*time.Millisecond), func() {
+		if m := s.load.machines[runner]; m != nil && !m.dead && m.online && m.busy == 0 {
+			m.pickUp()
+		}
+	})
+}
+
+func (m *machine) pickUp() {
+	s := m.host.sim
+	job, ok := s.github.PickUp(m.runner)
+	if !ok {
+		return
+	}
+	m.busy = job.ID
+	s.load.started(job.ID, m)
+	m.host.step(agent.VMReached{Ref: m.ref, State: millrace.VMBusy})
+	m.host.later(s.load.duration(job.ID), func() {
+		if !m.dead && m.busy == job.ID {
+			m.finish(s.load.conclusion(job.ID))
+		}
+	})
+}
+
+func (m *machine) finish(conclusion string) {
+	s := m.host.sim
+	s.github.Finish(m.runner, conclusion)
+	m.busy = -1 // done
+	code := 0
+	m.host.step(agent.VMUsage{Ref: m.ref, Usage: millrace.Metering{CPUMillis: 1000, PeakMemory: 1 << 28}})
+	m.host.step(agent.VMExit{Ref: m.ref, Code: &code})
+	m.host.later(s.between(50*time.Millisecond, 500*time.Millisecond), func() { m.end("") })
+}

@@ -1,0 +1,284 @@
+package sim
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"hash"
+	"hash/fnv"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/millrace-ci/millrace"
+)
+
+// Database is a migrated, empty database of the simulator's own, by the URLs of three roles.
+type Database struct {
+	Superuser string
+	App       string
+	System    string
+}
+
+// notes are what the simulator adds to its database: a log of the changes that matter, written by triggers, so that what
+// holds can be checked after every step without reading everything. Plans and clean-up that depend on how busy the machine
+// is would make a day another one.
+const notes = `
+CREATE UNLOGGED TABLE sim_changes (
+	n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, kind "char", org bigint, id uuid, host uuid, for_job uuid, ran_job uuid,
+	github bigint, runner bigint, state text, text text, cpu int, memory int, other bigint
+);
+CREATE FUNCTION sim_job() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
+BEGIN
+	INSERT INTO sim_changes (kind, org, id, github, runner, state, text, other)
+	VALUES ('j', NEW.org_id, NEW.job_id, NEW.github_job_id, NEW.runner_id, NEW.status::text, NEW.wait_code, NEW.cpu);
+	RETURN NULL;
+END $$;
+CREATE FUNCTION sim_vm() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
+BEGIN
+	INSERT INTO sim_changes (kind, org, id, host, for_job, ran_job, runner, state, text, cpu, memory)
+	VALUES ('v', NEW.org_id, NEW.vm_id, NEW.host_id, NEW.for_job, NEW.ran_job, NEW.runner_id, NEW.state, NEW.runner_name, NEW.cpu, NEW.memory);
+	RETURN NULL;
+END $$;
+CREATE FUNCTION sim_host() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
+BEGIN
+	INSERT INTO sim_changes (kind, org, id, other) VALUES ('h', NEW.org_id, NEW.host_id, NEW.epoch);
+	RETURN NULL;
+END $$;
+CREATE FUNCTION sim_incident() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
+BEGIN
+	INSERT INTO sim_changes (kind, org, id, state, text, other) VALUES ('i', NEW.org_id, NEW.incident_id,
+		CASE WHEN NEW.closed_at IS NULL THEN 'open' ELSE 'closed' END, NEW.code, NEW.installation_id);
+	RETURN NULL;
+END $$;
+CREATE TRIGGER sim_insert AFTER INSERT ON jobs FOR EACH ROW EXECUTE FUNCTION sim_job();
+CREATE TRIGGER sim_update AFTER UPDATE ON jobs FOR EACH ROW
+	WHEN ((OLD.status, OLD.wait_code, OLD.runner_id) IS DISTINCT FROM (NEW.status, NEW.wait_code, NEW.runner_id)) EXECUTE FUNCTION sim_job();
+CREATE TRIGGER sim_insert AFTER INSERT ON vms FOR EACH ROW EXECUTE FUNCTION sim_vm();
+CREATE TRIGGER sim_update AFTER UPDATE ON vms FOR EACH ROW
+	WHEN ((OLD.state, OLD.for_job, OLD.ran_job, OLD.runner_id) IS DISTINCT FROM (NEW.state, NEW.for_job, NEW.ran_job, NEW.runner_id)) EXECUTE FUNCTION sim_vm();
+CREATE TRIGGER sim_insert AFTER INSERT ON hosts FOR EACH ROW EXECUTE FUNCTION sim_host();
+CREATE TRIGGER sim_update AFTER UPDATE ON hosts FOR EACH ROW WHEN (OLD.epoch <> NEW.epoch) EXECUTE FUNCTION sim_host();
+CREATE TRIGGER sim_insert AFTER INSERT ON incidents FOR EACH ROW EXECUTE FUNCTION sim_incident();
+CREATE TRIGGER sim_update AFTER UPDATE ON incidents FOR EACH ROW WHEN ((OLD.closed_at IS NULL) <> (NEW.closed_at IS NULL)) EXECUTE FUNCTION sim_incident();
+DO $$
+DECLARE t regclass;
+BEGIN
+	FOR t IN SELECT c.oid FROM pg_class c WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace LOOP
+		EXECUTE format('ALTER TABLE %s SET (autovacuum_enabled = false)', t);
+	END LOOP;
+	EXECUTE format('ALTER DATABASE %I SET enable_seqscan = off', current_database());
+END $$;
+`
+
+type jobRow struct {
+	org      millrace.OrgID
+	id       millrace.JobID
+	github   int64
+	runner   int64
+	status   millrace.JobStatus
+	wait     millrace.WaitCode
+	sensible bool // its labels can be parsed
+	heard    time.Time
+}
+
+func (j *jobRow) open() bool { return j.status != millrace.JobCompleted }
+
+type vmRow struct {
+	org     millrace.OrgID
+	id      millrace.VMID
+	host    millrace.HostID
+	forJob  millrace.JobID
+	ranJob  millrace.JobID
+	runner  int64
+	state   millrace.VMState
+	name    string
+	size    millrace.Size
+	placed  time.Time
+	changed time.Time
+}
+
+// covers reports whether v stands for its job: the job may have no other.
+func (v *vmRow) covers() bool {
+	return v.ranJob.IsZero() && v.state != millrace.VMStopping && v.state != millrace.VMGone
+}
+
+// mirror is what the database says, kept up to date change by change, and the trace of all changes.
+type mirror struct {
+	conn      *pgx.Conn
+	dirty     bool
+	last      int64
+	jobs      map[millrace.JobID]*jobRow
+	byGitHub  map[int64]*jobRow
+	vms       map[millrace.VMID]*vmRow
+	live      map[millrace.VMID]*vmRow
+	names     map[string]*vmRow
+	ofJob     map[millrace.JobID][]*vmRow
+	epochs    map[millrace.HostID]int64
+	incidents map[millrace.IncidentID]millrace.WaitCode // open
+	trace     hash.Hash64
+	lines     []string // the last of them
+}
+
+func newMirror(ctx context.Context, db Database) (*mirror, error) {
+	conn, err := pgx.Connect(ctx, db.Superuser)
+	if err != nil {
+		return nil, err
+	}
+	m := &mirror{
+		conn: conn, jobs: map[millrace.JobID]*jobRow{}, byGitHub: map[int64]*jobRow{}, vms: map[millrace.VMID]*vmRow{}, live: map[millrace.VMID]*vmRow{},
+		names: map[string]*vmRow{}, ofJob: map[millrace.JobID][]*vmRow{}, epochs: map[millrace.HostID]int64{},
+		incidents: map[millrace.IncidentID]millrace.WaitCode{}, trace: fnv.New64a(),
+	}
+	if _, err := conn.Exec(ctx, notes); err != nil {
+		conn.Close(ctx)
+		return nil, err
+	}
+	return m, nil
+}
+
+func (m *mirror) close() { m.conn.Close(context.Background()) }
+
+// settled waits until what a process that died left open in the database is gone: of those that live each has two
+// sessions, and none is in a transaction.
+func (m *mirror) settled(alive int) error {
+	for range 1000 {
+		var sessions, open int
+		err := m.conn.QueryRow(context.Background(), `
+			SELECT count(*), count(*) FILTER (WHERE state <> 'idle') FROM pg_stat_activity
+			WHERE datname = current_database() AND usename IN ('millrace_app', 'millrace_system')`).Scan(&sessions, &open)
+		if err != nil {
+			return err
+		}
+		if sessions <= 2*alive+1 && open == 0 || sessions <= 2*alive {
+			return nil
+		}
+		time.Sleep(time.Millisecond) // of a process that is really ending, and outside of the day
+	}
+	return fmt.Errorf("what a killed process left in the database does not end")
+}
+
+// read takes what has changed since it was last called, and checks each change.
+func (m *mirror) read(s *Sim) {
+	if !m.dirty || s.failed != nil {
+		return
+	}
+	m.dirty = false
+	rows, err := m.conn.Query(s.ctx, `
+		SELECT n, kind::text, org, id, host, for_job, ran_job, coalesce(github, 0), coalesce(runner, 0), coalesce(state, ''), coalesce(text, ''),
+			coalesce(cpu, 0), coalesce(memory, 0), coalesce(other, 0)
+		FROM sim_changes WHERE n > $1 ORDER BY n`, m.last)
+	if err != nil {
+		s.must(err)
+		return
+	}
+	var kind, state, text string
+	var org millrace.OrgID
+	var id, host, forJob, ranJob millrace.VMID // of whatever kind
+	var github, runner, other int64
+	var cpu, memory int
+	_, err = pgx.ForEachRow(rows, []any{&m.last, &kind, &org, &id, &host, &forJob, &ranJob, &github, &runner, &state, &text, &cpu, &memory, &other}, func() error {
+		switch kind {
+		case "j":
+			m.job(s, jobRow{org: org, id: millrace.JobID(id), github: github, runner: runner, status: millrace.JobStatus(state), wait: millrace.WaitCode(text), sensible: other > 0})
+		case "v":
+			m.vm(s, vmRow{
+				org: org, id: id, host: millrace.HostID(host), forJob: millrace.JobID(forJob), ranJob: millrace.JobID(ranJob), runner: runner,
+				state: millrace.VMState(state), name: text, size: millrace.Size{MilliCPU: cpu, MemoryMB: memory},
+			})
+		case "h":
+			m.epochs[millrace.HostID(id)] = other
+		case "i":
+			m.note(s, "incident", text, state)
+			if state == "open" {
+				m.incidents[millrace.IncidentID(id)] = millrace.WaitCode(text)
+				s.report.Incidents[millrace.WaitCode(text)]++
+			} else {
+				delete(m.incidents, millrace.IncidentID(id))
+			}
+		}
+		return nil
+	})
+	s.must(err)
+}
+
+// note adds a line to the trace: when, and what.
+func (m *mirror) note(s *Sim, words ...any) {
+	var at [8]byte
+	binary.LittleEndian.PutUint64(at[:], uint64(s.now.Sub(s.start)))
+	line := fmt.Sprintln(words...)
+	m.trace.Write(at[:])
+	m.trace.Write([]byte(line))
+	m.lines = append(m.lines, fmt.Sprintf("%12s %s", s.now.Sub(s.start).Round(time.Millisecond), line))
+	if len(m.lines) > 400 {
+		m.lines = m.lines[200:]
+	}
+}
+
+func (m *mirror) job(s *Sim, j jobRow) {
+	old, known := m.jobs[j.id]
+	j.heard = s.now
+	if known {
+		j.heard = old.heard
+		s.checkJob(old, &j)
+		*old = j
+	} else {
+		old = &j
+		m.jobs[j.id], m.byGitHub[j.github] = old, old
+		s.load.detected(j.github)
+	}
+	m.note(s, "job", j.github, j.status, j.wait, j.runner)
+}
+
+func (m *mirror) vm(s *Sim, v vmRow) {
+	old, known := m.vms[v.id]
+	v.changed = s.now
+	m.note(s, "vm", v.name, v.state, v.runner, m.number(v.forJob), m.number(v.ranJob))
+	if !known {
+		v.placed = s.now
+		old = &v
+		m.vms[v.id], m.live[v.id], m.names[v.name] = old, old, old
+		m.ofJob[v.forJob] = append(m.ofJob[v.forJob], old)
+		s.checkLaunch(old)
+		return
+	}
+	v.placed = old.placed
+	before := *old
+	*old = v
+	if before.forJob != v.forJob {
+		m.ofJob[v.forJob] = append(m.ofJob[v.forJob], old)
+	}
+	if v.state == millrace.VMGone {
+		delete(m.live, v.id)
+	}
+	s.checkMove(&before, old)
+}
+
+// number is GitHub's of a job, for the trace.
+func (m *mirror) number(id millrace.JobID) int64 {
+	if j := m.jobs[id]; j != nil {
+		return j.github
+	}
+	return 0
+}
+
+// jobList and vmList are in order: no decision, and no trace, may depend on that of a map.
+func (m *mirror) jobList() []*jobRow {
+	list := make([]*jobRow, 0, len(m.jobs))
+	for _, j := range m.jobs {
+		list = append(list, j)
+	}
+	slices.SortFunc(list, func(a, b *jobRow) int { return cmp.Compare(a.github, b.github) })
+	return list
+}
+
+func (m *mirror) vmList() []*vmRow {
+	list := make([]*vmRow, 0, len(m.live))
+	for _, v := range m.live {
+		list = append(list, v)
+	}
+	slices.SortFunc(list, func(a, b *vmRow) int { return cmp.Compare(a.name, b.name) })
+	return list
+}

@@ -1,0 +1,119 @@
+package sim
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/millrace-ci/millrace"
+)
+
+// Report is what a day came to.
+type Report struct {
+	Seed            uint64
+	Jobs            int // queued with a label that some host can run
+	Lost            int
+	Doubled         int
+	VMs, Wasted     int
+	Late            int // VMs placed for a job that was over by then
+	Rebound         int // VMs that stood for another job in the end
+	KilledBusy      int
+	Delivered       int
+	Calls           int // of GitHub
+	Passes          int // of placement
+	Reruns          int
+	CancelledQueued int
+	ServerCrashes   int
+	HostCrashes     int
+	Partitions      int
+	Internal        int // errors that nobody expects
+	FirstInternal   string
+	Conclusions     map[string]int
+	Incidents       map[millrace.WaitCode]int
+	Transitions     map[string]int
+	Steps           int
+	Points          int // where a server may have died
+	Took            time.Duration
+	Trace           uint64
+	Lines           []string // the last of the trace
+
+	Detect     Quantiles // from queued at GitHub to known here
+	LostDetect Quantiles // the same of jobs whose first delivery never came, or came late
+	Wait       Quantiles // from queued to running
+	Cancel     Quantiles // from a cancel while queued to the VM's end
+
+	detects, lostDetects, waits, cancels []time.Duration
+}
+
+// Quantiles of durations, nearest rank.
+type Quantiles struct {
+	N                  int
+	P50, P90, P99, Max time.Duration
+}
+
+func quantiles(list []time.Duration) (q Quantiles) {
+	if len(list) == 0 {
+		return q
+	}
+	slices.Sort(list)
+	at := func(p float64) time.Duration { return list[min(len(list)-1, int(p*float64(len(list))))] }
+	return Quantiles{len(list), at(0.5), at(0.9), at(0.99), list[len(list)-1]}
+}
+
+// String is the quantiles in words.
+func (q Quantiles) String() string {
+	if q.N == 0 {
+		return "none"
+	}
+	return fmt.Sprintf("p50 %s, p99 %s, max %s (n %d)", round(q.P50), round(q.P99), round(q.Max), q.N)
+}
+
+func round(d time.Duration) time.Duration {
+	if d > time.Minute {
+		return d.Round(time.Second)
+	}
+	return d.Round(10 * time.Millisecond)
+}
+
+func (r *Report) finish(s *Sim) {
+	r.Steps, r.Points = s.steps, s.faults.points
+	r.Trace, r.Lines = s.mirror.trace.Sum64(), s.mirror.lines
+	r.Detect, r.LostDetect, r.Wait, r.Cancel = quantiles(r.detects), quantiles(r.lostDetects), quantiles(r.waits), quantiles(r.cancels)
+}
+
+// Waste is the share of VMs that never ran a job.
+func (r Report) Waste() float64 {
+	if r.VMs == 0 {
+		return 0
+	}
+	return float64(r.Wasted) / float64(r.VMs)
+}
+
+// String is the report in words.
+func (r Report) String() string {
+	var b strings.Builder
+	line := func(name, format string, args ...any) { fmt.Fprintf(&b, "  %-28s %s\n", name, fmt.Sprintf(format, args...)) }
+	line("jobs", "%d, of which %d were run again and %d cancelled while queued; conclusions %v", r.Jobs, r.Reruns, r.CancelledQueued, r.Conclusions)
+	line("lost, doubled", "%d, %d", r.Lost, r.Doubled)
+	line("VMs", "%d, %d wasted (%.1f %%), %d stood for another job in the end", r.VMs, r.Wasted, 100*r.Waste(), r.Rebound)
+	line("queued → known", "%s", r.Detect)
+	line("  its delivery lost or late", "%s", r.LostDetect)
+	line("queued → running", "%s", r.Wait)
+	line("cancelled → VM gone", "%s", r.Cancel)
+	line("deaths", "%d of servers, %d of hosts; %d partitions", r.ServerCrashes, r.HostCrashes, r.Partitions)
+	var incidents []string
+	for _, code := range slices.Sorted(maps.Keys(r.Incidents)) {
+		incidents = append(incidents, fmt.Sprintf("%s %d", code, r.Incidents[code]))
+	}
+	line("incidents", "%s", strings.Join(incidents, ", "))
+	line("work", "%d steps, %d calls of GitHub, %d passes, %d unexpected errors %s", r.Steps, r.Calls, r.Passes, r.Internal, r.FirstInternal)
+	line("took", "%s", r.Took.Round(time.Millisecond))
+	return b.String()
+}
+
+// Line is the report in one line, as scripts read it.
+func (r Report) Line() string {
+	return fmt.Sprintf("seed=%d jobs=%d lost=%d doubled=%d trace=%016x", r.Seed, r.Jobs, r.Lost, r.Doubled, r.Trace)
+}

@@ -1,0 +1,498 @@
+package sim
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/riverqueue/river"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/api"
+	"github.com/millrace-ci/millrace/client"
+	"github.com/millrace-ci/millrace/github"
+	"github.com/millrace-ci/millrace/github/githubtest"
+	"github.com/millrace-ci/millrace/scheduler"
+	"github.com/millrace-ci/millrace/store"
+	"github.com/millrace-ci/millrace/workers"
+)
+
+// server is one process of the control plane. It may die between any two of its steps: where a transaction begins, where
+// one is committed, before and after each call of GitHub. What is in its memory is gone then.
+type server struct {
+	sim  *Sim
+	n    int
+	life int // raised when it dies: what an earlier life planned is not done
+	up   bool
+
+	st       *store.Store
+	app      *github.App
+	work     *workers.Workers
+	handler  http.Handler
+	placer   workers.PlacerState
+	wakeAt   time.Time
+	polls    map[millrace.HostID]*poll
+	onCommit func()
+	dying    bool
+}
+
+// poll is a sync that is held until there is news for its host.
+type poll struct {
+	host  *host
+	call  int
+	have  int64
+	reply func(client.SyncResponse)
+}
+
+// seeded is a reader of the day's randomness, for IDs.
+type seeded struct{ r *rand.Rand }
+
+// Read fills p.
+func (r seeded) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = byte(r.r.Uint32())
+	}
+	return len(p), nil
+}
+
+func (srv *server) boot() (err error) {
+	s := srv.sim
+	srv.st, err = store.Open(s.ctx, store.Config{
+		AppURL: s.cfg.Database.App, SystemURL: s.cfg.Database.System, Now: srv.clock, IDs: &millrace.Source{Rand: seeded{s.rand}}, Log: s.cfg.Log,
+		Committed: srv.committed,
+	})
+	if err != nil {
+		return err
+	}
+	srv.app, err = github.New(github.Config{
+		APIURL: s.github.APIURL(), AppID: s.github.AppID(), PrivateKeyPEM: s.github.PrivateKeyPEM(), WebhookSecrets: []string{s.github.WebhookSecret()},
+		Transport: toGitHub{srv}, Now: func() time.Time { return s.now },
+	})
+	if err != nil {
+		return err
+	}
+	srv.work = workers.New(workers.Config{Store: srv.st, GitHub: srv.app, Log: s.cfg.Log, SingleThreaded: true})
+	srv.handler = api.New(api.Config{Store: srv.st, Webhooks: srv.app, Runners: srv.work.Gate(), Log: s.cfg.Log, Now: func() time.Time { return s.now }})
+	srv.placer, srv.wakeAt, srv.polls, srv.onCommit, srv.dying, srv.up = workers.PlacerState{}, time.Time{}, map[millrace.HostID]*poll{}, nil, false, true
+	life := srv.life
+	// What a process does by itself from its start on.
+	for _, job := range workers.Schedule {
+		if job.Here != nil {
+			s.everyOf(srv, job.Every, func() { s.tolerate(job.Here(srv.work, s.ctx)) })
+		}
+	}
+	s.everyOf(srv, 10*time.Second, func() { // an announcement can be lost
+		orgs, err := srv.st.OrgsWithDemand(s.ctx)
+		s.tolerate(err)
+		srv.step(workers.Announced{Orgs: orgs})
+	})
+	s.everyOf(srv, 5*time.Second, srv.relay)
+	_ = life
+	return nil
+}
+
+// everyOf plans something that a process does again and again until it dies.
+func (s *Sim) everyOf(srv *server, pace time.Duration, do func()) {
+	life := srv.life
+	var again func()
+	again = func() {
+		if srv.life != life {
+			return
+		}
+		if srv.do(do) {
+			s.after(pace, again)
+		}
+	}
+	s.after(s.within(pace), again)
+}
+
+// tolerate takes an error that production code would log and try again after.
+func (s *Sim) tolerate(err error) {
+	if err != nil && millrace.CodeOf(err) == millrace.Internal {
+		s.cfg.Log.Error("internal", "error", err)
+		s.report.Internal++
+		if s.report.FirstInternal == "" {
+			s.report.FirstInternal = err.Error()
+		}
+	}
+}
+
+// clock is the database's time, which is read when a transaction begins.
+func (srv *server) clock() time.Time {
+	srv.point()
+	return srv.sim.now
+}
+
+// committed hears of each commit: a point to die at, and announcements to pass on to all processes.
+func (srv *server) committed(topics []string) {
+	if srv.onCommit != nil {
+		done := srv.onCommit
+		srv.onCommit = nil
+		done()
+	}
+	s := srv.sim
+	s.mirror.dirty = true
+	for _, to := range s.servers {
+		if len(topics) == 0 || s.chance(s.cfg.Faults.LoseAnnouncement) {
+			continue
+		}
+		life := to.life
+		s.after(s.between(200*time.Microsecond, 2*time.Millisecond), func() {
+			if to.life == life && to.up {
+				to.announced(topics)
+			}
+		})
+	}
+	srv.point()
+}
+
+// announced is what a process does about an announcement.
+func (srv *server) announced(topics []string) {
+	var orgs []millrace.OrgID
+	for _, topic := range topics {
+		if org, ok := strings.CutPrefix(topic, "demand:"); ok {
+			id, err := strconv.ParseInt(org, 10, 64)
+			srv.sim.must(err)
+			orgs = append(orgs, millrace.OrgID(id))
+		}
+		if topic == store.TopicTasks() {
+			srv.do(srv.relay)
+		}
+		if id, err := millrace.ParseHostID(topic); err == nil {
+			if p := srv.polls[id]; p != nil {
+				srv.do(func() { srv.answer(p, false) })
+			}
+		}
+	}
+	if len(orgs) > 0 && srv.up {
+		srv.do(func() { srv.step(workers.Announced{Orgs: orgs}) })
+	}
+}
+
+// point is where a process may die.
+func (srv *server) point() {
+	s := srv.sim
+	if s.running != srv || srv.dying {
+		return
+	}
+	s.faults.points++
+	if s.faults.killsAt(srv) {
+		srv.dying = true
+		panic(errCrash)
+	}
+}
+
+// do has the process do something; it reports whether it lived through it.
+func (srv *server) do(f func()) (alive bool) {
+	s := srv.sim
+	if !srv.up {
+		return false
+	}
+	before := s.running
+	s.running = srv
+	defer func() {
+		s.running = before
+		p := recover()
+		if p == nil {
+			return
+		}
+		if !srv.dying {
+			panic(p)
+		}
+		srv.die()
+		alive = false
+	}()
+	f()
+	return true
+}
+
+// die ends the process: its memory is gone, its connections break, and it is started again a little later.
+func (srv *server) die() {
+	s := srv.sim
+	s.report.ServerCrashes++
+	srv.up = false
+	srv.life++
+	polls := srv.polls
+	srv.polls = nil
+	srv.st.Close()
+	srv.st = nil
+	s.must(s.mirror.settled(s.alive()))
+	for _, h := range s.hosts {
+		if p := polls[h.id]; p != nil {
+			h.fail(p.call, s.network())
+		}
+	}
+	s.after(s.between(500*time.Millisecond, 3*time.Second), func() { s.must(srv.boot()) })
+}
+
+// alive is the number of processes that are up.
+func (s *Sim) alive() (n int) {
+	for _, srv := range s.servers {
+		if srv.up {
+			n++
+		}
+	}
+	return n
+}
+
+// anyServer is one that is up, by chance; nil when none is.
+func (s *Sim) anyServer() *server {
+	n := s.alive()
+	if n == 0 {
+		return nil
+	}
+	pick := s.rand.IntN(n)
+	for _, srv := range s.servers {
+		if !srv.up {
+			continue
+		}
+		if pick == 0 {
+			return srv
+		}
+		pick--
+	}
+	return nil
+}
+
+// step lets the placer step, and plans the passes that it wants.
+func (srv *server) step(event workers.PlacerEvent) {
+	s := srv.sim
+	var run []workers.RunPass
+	srv.placer, run = workers.Step(srv.placer, event, s.now)
+	life := srv.life
+	for _, pass := range run {
+		s.after(50*time.Microsecond, func() {
+			if srv.life == life {
+				srv.do(func() { srv.pass(pass.Org) })
+			}
+		})
+	}
+	if wake := srv.placer.Wake(); !wake.IsZero() && (srv.wakeAt.IsZero() || srv.wakeAt.Before(s.now) || wake.Before(srv.wakeAt)) {
+		srv.wakeAt = wake
+		s.after(max(0, wake.Sub(s.now)), func() {
+			if srv.life == life && srv.wakeAt.Equal(wake) {
+				srv.wakeAt = time.Time{}
+				srv.do(func() { srv.step(workers.Woken{}) })
+			}
+		})
+	}
+}
+
+func (srv *server) pass(org millrace.OrgID) {
+	placed, err := srv.st.Place(srv.sim.ctx, org, scheduler.Decide)
+	srv.sim.tolerate(err)
+	srv.sim.report.Passes++
+	srv.step(workers.PassDone{Org: org, NextAt: placed.NextAt, Failed: err != nil})
+}
+
+// task is a row of the task queue: in the database, so that it outlives processes.
+type task struct {
+	args  river.JobArgs
+	tries int
+}
+
+// relay moves tasks from the outbox to the queue.
+func (srv *server) relay() {
+	s := srv.sim
+	for {
+		var moved []*task
+		srv.onCommit = func() {
+			for _, t := range moved {
+				s.enqueue(t, s.network())
+			}
+		}
+		n, err := srv.st.RelayOutbox(s.ctx, func(_ context.Context, _ pgx.Tx, kind string, args []byte) error {
+			decoded, err := workers.DecodeTask(kind, args)
+			if err != nil {
+				return err
+			}
+			moved = append(moved, &task{args: decoded})
+			return nil
+		})
+		srv.onCommit = nil
+		s.must(err)
+		if n == 0 || err != nil {
+			return
+		}
+	}
+}
+
+// enqueue puts a task into the queue, to be done after a while by whoever is up.
+func (s *Sim) enqueue(t *task, d time.Duration) {
+	s.tasks = append(s.tasks, t)
+	s.after(d, func() { s.work(t) })
+}
+
+func (s *Sim) work(t *task) {
+	srv := s.anyServer()
+	if srv == nil {
+		s.after(time.Second, func() { s.work(t) })
+		return
+	}
+	var err error
+	switch alive := srv.do(func() { err = srv.work.Do(s.ctx, t.args) }); {
+	case !alive:
+		s.after(90*time.Second, func() { s.work(t) }) // rescued
+	case err != nil:
+		s.tolerate(err)
+		t.tries++
+		s.after(min(time.Second<<min(t.tries, 6), time.Minute), func() { s.work(t) })
+	default:
+		for i := range s.tasks {
+			if s.tasks[i] == t {
+				s.tasks = append(s.tasks[:i], s.tasks[i+1:]...)
+				break
+			}
+		}
+	}
+}
+
+// schedule plans what is done by the clock, once over all processes. A task that failed is due again at its next tick.
+func (s *Sim) schedule() {
+	for _, job := range workers.Schedule {
+		if job.Task == nil || s.off(job.Task.Kind()) {
+			continue
+		}
+		s.every(job.Every, func() {
+			if srv := s.anyServer(); srv != nil {
+				srv.do(func() { s.tolerate(srv.work.Do(s.ctx, job.Task)) })
+			}
+		})
+	}
+}
+
+func (s *Sim) off(kind string) bool {
+	for _, k := range s.cfg.Off {
+		if k == kind {
+			return true
+		}
+	}
+	return false
+}
+
+// send takes a delivery from GitHub and brings it to a server after its delay.
+func (s *Sim) send(out githubtest.Outgoing) {
+	s.load.sent(out)
+	s.after(out.Delay+s.network(), func() {
+		began := s.now
+		status := 0
+		if srv := s.anyServer(); srv != nil {
+			srv.do(func() {
+				r := httptest.NewRequest(http.MethodPost, "/webhooks/github", bytes.NewReader(out.Body))
+				r.Header = out.Header
+				w := httptest.NewRecorder()
+				srv.handler.ServeHTTP(w, r)
+				status = w.Code
+			})
+		}
+		if status == http.StatusOK {
+			s.report.Delivered++
+		}
+		s.github.Answered(out.DeliveryID, status, s.now.Sub(began))
+	})
+}
+
+// toGitHub is a server's way to GitHub.
+type toGitHub struct{ srv *server }
+
+// RoundTrip calls the stand-in.
+func (t toGitHub) RoundTrip(r *http.Request) (resp *http.Response, err error) {
+	s := t.srv.sim
+	t.srv.point()
+	s.report.Calls++
+	defer func() {
+		if p := recover(); p == http.ErrAbortHandler { //nolint:errorlint // a panic's value
+			resp, err = nil, io.ErrUnexpectedEOF
+		} else if p != nil {
+			panic(p)
+		}
+	}()
+	w := httptest.NewRecorder()
+	if r.Body == nil {
+		r.Body = http.NoBody
+	}
+	r.RequestURI = r.URL.RequestURI()
+	s.github.ServeHTTP(w, r)
+	t.srv.point()
+	return w.Result(), nil
+}
+
+// sync is what a server does with a sync, as the API's handler does: it takes the observations, and answers at once when
+// the list is another than the host has, when it changes, or after a heartbeat.
+func (srv *server) sync(p *poll, epoch, sequence int64, in client.SyncRequest) error {
+	s := srv.sim
+	creds, err := srv.st.HostCredentials(s.ctx, p.host.id)
+	if err != nil {
+		return err
+	}
+	if creds.Epoch != epoch {
+		return millrace.Errorf(millrace.Unauthenticated, "The request's epoch is not the host's present one.")
+	}
+	srv.st.Heard(creds.OrgID, creds.HostID, epoch, sequence)
+	observed, err := api.Observations(in.VMs)
+	if err != nil {
+		return err
+	}
+	version, vms, err := srv.st.Org(creds.OrgID).Observe(s.ctx, creds.HostID, epoch, observed)
+	if err != nil {
+		return err
+	}
+	if version != p.have {
+		p.reply(orders(version, vms))
+		return nil
+	}
+	srv.polls[p.host.id] = p
+	life := srv.life
+	s.after(millrace.Heartbeat, func() {
+		if srv.life == life && srv.polls[p.host.id] == p {
+			srv.do(func() { srv.answer(p, true) })
+		}
+	})
+	return nil
+}
+
+// answer answers a held sync, if there is news or it is late.
+func (srv *server) answer(p *poll, late bool) {
+	version, vms, err := srv.st.Org(p.host.org.ID).Desired(srv.sim.ctx, p.host.id)
+	if err != nil {
+		srv.sim.tolerate(err)
+		return
+	}
+	if version != p.have || late {
+		delete(srv.polls, p.host.id)
+		p.reply(orders(version, vms))
+	}
+}
+
+func orders(version int64, vms []millrace.VM) client.SyncResponse {
+	out := client.SyncResponse{Version: version, VMs: make([]client.VMOrder, 0, len(vms))}
+	for _, v := range vms {
+		out.VMs = append(out.VMs, client.NewVMOrder(v))
+	}
+	return out
+}
+
+// toServer is a host's way to the control plane: any process that is up.
+type toServer struct{ h *host }
+
+// RoundTrip calls a server's API.
+func (t toServer) RoundTrip(r *http.Request) (*http.Response, error) {
+	srv := t.h.sim.anyServer()
+	if srv == nil {
+		return nil, fmt.Errorf("connection refused")
+	}
+	w := httptest.NewRecorder()
+	r.RequestURI = r.URL.RequestURI()
+	if !srv.do(func() { srv.handler.ServeHTTP(w, r) }) {
+		return nil, io.ErrUnexpectedEOF
+	}
+	return w.Result(), nil
+}

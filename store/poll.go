@@ -1,0 +1,331 @@
+package store
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/millrace-ci/millrace"
+)
+
+// How often a repository's jobs are read at GitHub. Deliveries get lost, and some are never sent: one that has jobs must
+// be found within two minutes whatever happened. Reading what has not changed costs nothing of GitHub's quota.
+const (
+	pollActive  = time.Minute      // has open jobs, or had one within activeFor
+	pollSilent  = 2 * time.Minute  // any, while its installation's hooks are silent
+	pollQuiet   = time.Hour        // any other
+	activeFor   = 6 * time.Hour    //
+	silentAfter = 30 * time.Minute // without a delivery
+	missedFor   = 15 * time.Minute // that one find of what no delivery told counts as silence
+	relistAfter = time.Hour        // that a silent installation's list of repositories is good for
+)
+
+// Poll is a repository to read at GitHub.
+type Poll struct {
+	OrgID        millrace.OrgID
+	RepositoryID int64
+	Target       millrace.RepositoryTarget
+}
+
+// duePolls are the repositories whose poll is due at $1: a fifth of an installation's quota is kept for launches, and with
+// less than half of it left polls come four times as far apart.
+const duePolls = `
+	WITH due AS (
+	SELECT r.org_id, r.repository_id
+	FROM repositories r JOIN installations i ON (i.org_id, i.installation_id) = (r.org_id, r.installation_id)
+	WHERE NOT EXISTS (SELECT FROM incidents c WHERE (c.org_id, c.installation_id) = (i.org_id, i.installation_id) AND c.closed_at IS NULL AND c.code = ANY($2))
+		AND (i.quota_limit = 0 OR i.quota_reset <= $1 OR i.quota_left >= i.quota_limit / 5)
+		AND (r.polled_at IS NULL OR r.polled_at <= $1::timestamptz
+			- CASE WHEN i.quota_limit > 0 AND i.quota_reset > $1 AND i.quota_left < i.quota_limit / 2 THEN 4 ELSE 1 END
+			* CASE
+				WHEN r.seen_at > $1::timestamptz - $3::interval
+					OR EXISTS (SELECT FROM jobs j WHERE (j.org_id, j.repository_id) = (r.org_id, r.repository_id) AND j.status <> 'completed') THEN $4::interval
+				WHEN i.heard_at IS NULL OR i.heard_at <= $1::timestamptz - $5::interval OR i.missed_at > $1::timestamptz - $6::interval THEN $7::interval
+				ELSE $8::interval
+			END)
+	ORDER BY r.polled_at NULLS FIRST, r.org_id, r.repository_id LIMIT $9
+	FOR NO KEY UPDATE OF r SKIP LOCKED
+	), taken AS (
+		UPDATE repositories r SET polled_at = $1 FROM due d WHERE (r.org_id, r.repository_id) = (d.org_id, d.repository_id)
+		RETURNING r.org_id, r.repository_id, r.installation_id, r.full_name
+	)
+	SELECT * FROM taken ORDER BY org_id, repository_id`
+
+// PollRound is what a tick of polls has to do.
+type PollRound struct {
+	// Reconciling says that the service starts, or was away: every repository is read, for what happened meanwhile may have
+	// been told to nobody.
+	Reconciling bool
+	Unlisted    []int64 // installations whose hooks are silent, and whose repositories have not been listed for long
+	Due         []Poll
+}
+
+// outage is how long polls may have been away before everything is read anew.
+const outage = 3 * time.Minute
+
+// BeginPolls begins a round: it takes at most limit repositories whose poll is due, those that waited longest first, and
+// the installations whose repositories are to be listed, and notes that they are read now. What fails is due again after
+// the usual pause.
+func (s *Store) BeginPolls(ctx context.Context, limit int) (round PollRound, err error) {
+	err = s.systemTx(ctx, func(tx *Tx) error {
+		round = PollRound{}
+		var last *time.Time
+		err := tx.QueryRow(ctx, `
+			WITH before AS (SELECT swept_at FROM sweeps WHERE name = 'polls'), written AS (
+				INSERT INTO sweeps (name, swept_at) VALUES ('polls', $1)
+				ON CONFLICT ON CONSTRAINT sweeps_pkey DO UPDATE SET swept_at = excluded.swept_at
+			)
+			SELECT (SELECT swept_at FROM before)`, tx.now).Scan(&last)
+		if err != nil {
+			return err
+		}
+		if round.Reconciling = last == nil || tx.now.Sub(*last) >= outage; round.Reconciling {
+			if _, err := tx.Exec(ctx, `UPDATE repositories SET polled_at = NULL WHERE polled_at IS NOT NULL`); err != nil {
+				return err
+			}
+		}
+		var b pgx.Batch
+		b.Queue(unlisted, tx.now, silentAfter, missedFor, relistAfter, millrace.StopsCalls).Query(func(rows pgx.Rows) (err error) {
+			round.Unlisted, err = pgx.CollectRows(rows, pgx.RowTo[int64])
+			return err
+		})
+		b.Queue(duePolls, tx.now, millrace.StopsCalls, activeFor, pollActive, silentAfter, missedFor, pollSilent, pollQuiet, limit).Query(func(rows pgx.Rows) (err error) {
+			round.Due, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (p Poll, err error) {
+				err = row.Scan(&p.OrgID, &p.RepositoryID, &p.Target.InstallationID, &p.Target.FullName)
+				return p, err
+			})
+			return err
+		})
+		return tx.SendBatch(ctx, &b).Close()
+	})
+	return round, err
+}
+
+// Polled is what came of a poll.
+type Polled struct {
+	Missed int // jobs or changes that no delivery had told
+	// Unseen are jobs that are open here and were not among what GitHub listed: what became of them must be asked.
+	Unseen []millrace.Job
+}
+
+// settling is how long a job may be known to one side only: a delivery or a list may be on its way.
+const settling = 20 * time.Second
+
+// JoinPoll joins what a poll of a repository read into its jobs, as [Store.Intake] joins an event. An answer can be stale:
+// it brings jobs forward, and never ends one by leaving it out.
+func (s *Store) JoinPoll(ctx context.Context, p Poll, open millrace.OpenJobs) (polled Polled, err error) {
+	err = s.systemTx(ctx, func(tx *Tx) error {
+		polled, err = s.joinRead(ctx, tx, p, open.Jobs)
+		if err != nil {
+			return err
+		}
+		listed := make([]int64, 0, len(open.Jobs))
+		for _, e := range open.Jobs {
+			listed = append(listed, e.Job.GitHubID)
+		}
+		polled.Unseen, err = many(ctx, tx, scanJob, `
+			SELECT `+jobColumns+` FROM jobs j
+			WHERE (j.org_id, j.repository_id, j.installation_id) = ($1, $2, $3) AND j.status <> 'completed' AND j.received_at < $4 AND NOT j.github_job_id = ANY($5)
+			ORDER BY j.confirmed_at NULLS FIRST, j.job_id LIMIT 50`,
+			p.OrgID, p.RepositoryID, p.Target.InstallationID, tx.now.Add(-settling), listed)
+		if err != nil {
+			return err
+		}
+		var b pgx.Batch
+		// A renamed or transferred repository is polled under the name that GitHub gives it.
+		if len(open.Jobs) > 0 {
+			b.Queue(`UPDATE repositories SET full_name = $3 WHERE (org_id, repository_id) = ($1, $2) AND full_name <> $3`, p.OrgID, p.RepositoryID, open.Jobs[0].Job.Repository)
+		}
+		if q := open.Quota; q.Limit > 0 {
+			b.Queue(`
+				UPDATE installations SET quota_limit = $3, quota_left = $4, quota_reset = $5
+				WHERE (org_id, installation_id) = ($1, $2) AND (quota_limit, quota_left / 100, quota_reset) IS DISTINCT FROM ($3, $4 / 100, $5)`,
+				p.OrgID, p.Target.InstallationID, q.Limit, q.Remaining, q.Reset)
+		}
+		if polled.Missed > 0 {
+			b.Queue(`UPDATE installations SET missed_at = $3 WHERE (org_id, installation_id) = ($1, $2)`, p.OrgID, p.Target.InstallationID, tx.now)
+		}
+		if b.Len() == 0 {
+			return nil
+		}
+		return tx.SendBatch(ctx, &b).Close()
+	})
+	return polled, err
+}
+
+// JoinRead joins what GitHub says of one job into its row.
+func (s *Store) JoinRead(ctx context.Context, p Poll, e millrace.JobEvent) error {
+	return s.systemTx(ctx, func(tx *Tx) error {
+		_, err := s.joinRead(ctx, tx, p, []millrace.JobEvent{e})
+		return err
+	})
+}
+
+// joinRead joins jobs that were read at GitHub, and counts those that say more than we knew.
+func (s *Store) joinRead(ctx context.Context, tx *Tx, p Poll, events []millrace.JobEvent) (polled Polled, err error) {
+	if len(events) == 0 {
+		return polled, nil
+	}
+	org, err := tx.readOrg(ctx, p.OrgID)
+	if err != nil {
+		return polled, err
+	}
+	type key struct {
+		id      int64
+		attempt int
+	}
+	type known struct {
+		status    millrace.JobStatus
+		runner    int64
+		confirmed *time.Time
+		denials   int
+	}
+	have := map[key]known{}
+	ids := make([]int64, 0, len(events))
+	for _, e := range events {
+		ids = append(ids, e.Job.GitHubID)
+	}
+	rows, err := tx.Query(ctx, `
+		SELECT github_job_id, run_attempt, status::text, runner_id, confirmed_at, denials FROM jobs
+		WHERE (org_id, installation_id) = ($1, $2) AND github_job_id = ANY($3)`, p.OrgID, p.Target.InstallationID, ids)
+	if err != nil {
+		return polled, err
+	}
+	var k key
+	var row known
+	if _, err := pgx.ForEachRow(rows, []any{&k.id, &k.attempt, &row.status, &row.runner, &row.confirmed, &row.denials}, func() error {
+		have[k] = row
+		return nil
+	}); err != nil {
+		return polled, err
+	}
+	tenant := tenancy{org.ID, org.Prefixes(s.prefixes), org.DefaultSize}
+	var b pgx.Batch
+	for _, job := range inOrder(events) {
+		if job.InstallationID != p.Target.InstallationID || job.RepositoryID != p.RepositoryID {
+			continue // a name that was given up may be somebody else's by now
+		}
+		before, ok := have[key{job.GitHubID, job.RunAttempt}]
+		switch news := !ok || job.Status.After(before.status) || job.RunnerID != 0 && before.runner == 0; {
+		case news && tx.queueEvent(&b, tenant, job):
+			tx.announceDemand(org.ID)
+			if tx.now.Sub(latest(job.QueuedAt, job.StartedAt, job.CompletedAt)) > settling {
+				polled.Missed++
+			}
+		case news:
+			continue // not ours
+		case job.Status == millrace.JobCompleted || before.confirmed != nil && before.denials == 0 && tx.now.Sub(*before.confirmed) < 5*time.Minute:
+			continue
+		}
+		if job.Status != millrace.JobCompleted {
+			b.Queue(`
+				UPDATE jobs SET confirmed_at = $5, denials = 0, denied_at = NULL
+				WHERE (org_id, installation_id, github_job_id, run_attempt) = ($1, $2, $3, $4)`,
+				org.ID, job.InstallationID, job.GitHubID, job.RunAttempt, tx.now)
+		}
+	}
+	if b.Len() == 0 {
+		return polled, nil
+	}
+	return polled, tx.SendBatch(ctx, &b).Close()
+}
+
+// inOrder are the events' jobs in the order in which rows are locked.
+func inOrder(events []millrace.JobEvent) []millrace.Job {
+	jobs := make([]millrace.Job, len(events))
+	for i, e := range events {
+		jobs[i] = e.Job
+	}
+	slices.SortStableFunc(jobs, inLockOrder)
+	return jobs
+}
+
+func latest(times ...time.Time) time.Time {
+	return slices.MaxFunc(times, time.Time.Compare)
+}
+
+// A job that GitHub says it doesn't have is given up after that many reads in a row, over that long; one that waits is
+// given up after GitHub's limit of 24 h, unless GitHub said within the last hour that it still waits.
+const (
+	denialsToGiveUp = 3
+	deniedFor       = 10 * time.Minute
+	queuedAtMost    = 25 * time.Hour
+	confirmedFor    = time.Hour
+)
+
+// DenyJob notes that GitHub says it has no such job. One answer means nothing, for reads can be stale.
+func (s *Store) DenyJob(ctx context.Context, org millrace.OrgID, job millrace.JobID) error {
+	return s.systemTx(ctx, func(tx *Tx) error {
+		_, err := tx.Exec(ctx, `
+			UPDATE jobs SET denials = denials + 1, denied_at = coalesce(denied_at, $3) WHERE (org_id, job_id) = ($1, $2) AND status <> 'completed'`,
+			org, job, tx.now)
+		return err
+	})
+}
+
+// GiveUpJobs completes, as stale, the jobs that GitHub has denied for long enough, or has not confirmed though their time
+// is over.
+func (s *Store) GiveUpJobs(ctx context.Context) (n int, err error) {
+	err = s.systemTx(ctx, func(tx *Tx) error {
+		type given struct {
+			org millrace.OrgID
+			job millrace.JobID
+		}
+		list, err := many(ctx, tx, func(row pgx.CollectableRow) (g given, err error) { return g, row.Scan(&g.org, &g.job) }, `
+			WITH over AS (
+				SELECT org_id, job_id FROM jobs
+				WHERE status <> 'completed' AND (
+					denials >= $2 AND denied_at <= $1::timestamptz - $3::interval
+					OR status <> 'in_progress' AND received_at <= $1::timestamptz - $4::interval AND (confirmed_at IS NULL OR confirmed_at <= $1::timestamptz - $5::interval)
+				)
+				ORDER BY repository_id, installation_id, github_job_id, run_attempt LIMIT 500 FOR NO KEY UPDATE
+			)
+			UPDATE jobs j SET status = 'completed', conclusion = $6, completed_at = $1
+			FROM over o WHERE (j.org_id, j.job_id) = (o.org_id, o.job_id) RETURNING j.org_id, j.job_id`,
+			tx.now, denialsToGiveUp, deniedFor, queuedAtMost, confirmedFor, millrace.ConclusionStale)
+		if err != nil || len(list) == 0 {
+			return err
+		}
+		var b pgx.Batch
+		for _, g := range list {
+			tx.queueTask(&b, g.org, millrace.CloseJob{OrgID: g.org, JobID: g.job})
+			tx.announceDemand(g.org)
+		}
+		n = len(list)
+		return tx.SendBatch(ctx, &b).Close()
+	})
+	return n, err
+}
+
+// unlisted are the installations whose hooks are silent at $1 and whose repositories have not been listed for long.
+const unlisted = `
+	WITH silent AS (
+		SELECT i.org_id, i.installation_id FROM installations i
+		WHERE (i.heard_at IS NULL OR i.heard_at <= $1::timestamptz - $2::interval OR i.missed_at > $1::timestamptz - $3::interval)
+			AND (i.listed_at IS NULL OR i.listed_at <= $1::timestamptz - $4::interval)
+			AND NOT EXISTS (SELECT FROM incidents c WHERE (c.org_id, c.installation_id) = (i.org_id, i.installation_id) AND c.closed_at IS NULL AND c.code = ANY($5))
+		ORDER BY i.org_id, i.installation_id LIMIT 20 FOR NO KEY UPDATE OF i SKIP LOCKED
+	), taken AS (
+		UPDATE installations i SET listed_at = $1 FROM silent s
+		WHERE (i.org_id, i.installation_id) = (s.org_id, s.installation_id) RETURNING i.installation_id
+	)
+	SELECT * FROM taken ORDER BY 1`
+
+// SaveRepositories keeps the repositories that an installation may see: those without jobs so far are known for polls.
+func (s *Store) SaveRepositories(ctx context.Context, installation int64, list []millrace.Repository) error {
+	return s.systemTx(ctx, func(tx *Tx) error {
+		var b pgx.Batch
+		for _, r := range list {
+			b.Queue(`
+				INSERT INTO repositories (org_id, repository_id, installation_id, full_name, private, seen_at)
+				SELECT org_id, $2, installation_id, $3, $4, '-infinity' FROM installations WHERE installation_id = $1
+				ON CONFLICT ON CONSTRAINT repositories_pkey DO NOTHING`, installation, r.ID, r.FullName, r.Private)
+		}
+		if b.Len() == 0 {
+			return nil
+		}
+		return tx.SendBatch(ctx, &b).Close()
+	})
+}

@@ -1,0 +1,80 @@
+package store
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/millrace-ci/millrace"
+)
+
+// WatchVMs follows up the VMs that should have got further by now: what [millrace.VM.Overdue] says of each. It returns how
+// many were overdue.
+func (s *Store) WatchVMs(ctx context.Context) (n int, err error) {
+	type watched struct {
+		millrace.VM
+		seen      time.Time
+		completed *time.Time
+	}
+	err = s.systemTx(ctx, func(tx *Tx) error {
+		list, err := many(ctx, tx, func(row pgx.CollectableRow) (w watched, err error) {
+			var n nullableVM
+			err = row.Scan(append(n.targets(), &w.seen, &w.completed)...)
+			if err == nil {
+				w.VM = *n.vm()
+			}
+			return w, err
+		}, `
+			SELECT `+vmColumns+`, b.seen_at, j.completed_at
+			FROM vms v JOIN host_beats b ON (b.org_id, b.host_id) = (v.org_id, v.host_id)
+				LEFT JOIN jobs j ON (j.org_id, j.job_id) = (v.org_id, v.ran_job)
+			WHERE v.state <> 'gone' AND v.changed_at <= $1
+			ORDER BY v.org_id, v.vm_id LIMIT 1000 FOR UPDATE OF v SKIP LOCKED`, tx.now.Add(-millrace.OverdueAtLeast))
+		if err != nil {
+			return err
+		}
+		var b pgx.Batch
+		failed := map[millrace.OrgID]*failures{}
+		for _, w := range list {
+			v := w.VM
+			overdue := v.Overdue(w.seen, val(w.completed), tx.now)
+			switch overdue.Do {
+			case millrace.OverdueNothing:
+				continue
+			case millrace.OverdueForget:
+				if err := v.To(millrace.VMGone, tx.now); err != nil {
+					return err
+				}
+			case millrace.OverdueRetire, millrace.OverdueRetry:
+				if v.RetireReason != "" {
+					continue // it is being retired; the task is repeated until it is done
+				}
+				v.RetireReason = overdue.Reason
+				tx.queueTask(&b, v.OrgID, millrace.RetireVM{OrgID: v.OrgID, VMID: v.ID})
+				if overdue.Do == millrace.OverdueRetry {
+					f := failed[v.OrgID]
+					if f == nil {
+						f = &failures{}
+						failed[v.OrgID] = f
+					}
+					f.jobs, f.reasons = append(f.jobs, v.ForJob.UUID()), append(f.reasons, overdue.Reason)
+				}
+			}
+			n++
+			tx.queueVM(&b, v)
+			tx.announceDemand(v.OrgID)
+		}
+		for _, w := range list { // in order
+			if f := failed[w.OrgID]; f != nil {
+				tx.queueFailures(&b, w.OrgID, *f)
+				delete(failed, w.OrgID)
+			}
+		}
+		if b.Len() == 0 {
+			return nil
+		}
+		return tx.SendBatch(ctx, &b).Close()
+	})
+	return n, err
+}

@@ -1,0 +1,62 @@
+package workers
+
+import (
+	"context"
+	"errors"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/store"
+)
+
+// probeIncidents looks whether the conditions of open incidents still hold, and closes those that don't.
+func (w *Workers) probeIncidents(ctx context.Context) error {
+	due, err := w.store.DueIncidents(ctx)
+	if err != nil {
+		return err
+	}
+	var failed error
+	for _, i := range due {
+		over, err := w.isOver(ctx, i)
+		if c := millrace.ConditionOf(err); c != nil {
+			err = w.store.OpenIncident(ctx, i.InstallationID, i.RepositoryID, i.Repository, *c)
+		}
+		if err == nil && over {
+			err = w.store.CloseIncidents(ctx, i.InstallationID, i.RepositoryID, i.Code)
+		}
+		failed = errors.Join(failed, err)
+	}
+	return failed
+}
+
+// isOver asks GitHub, past the gate, for what the condition refuses.
+func (w *Workers) isOver(ctx context.Context, i store.DueIncident) (bool, error) {
+	switch i.Code {
+	case millrace.WaitRateLimited, millrace.WaitRunnerVersion:
+		return true, nil // its time is over; it opens again if it holds
+	case millrace.WaitSuspended:
+		installation, err := w.direct.Installation(ctx, i.InstallationID)
+		if millrace.CodeOf(err) == millrace.NotFound {
+			return false, nil
+		}
+		return err == nil && installation.SuspendedAt.IsZero(), err
+	case millrace.WaitGitHubDown:
+		_, err := w.direct.Installation(ctx, i.InstallationID)
+		return err == nil, err
+	}
+	// Only a registration proves that runners may be registered. This one is never connected to, and removed at once.
+	config, err := w.direct.CreateJIT(ctx, i.Target, probeName(i.ID), []string{"millrace-probe"})
+	switch {
+	case millrace.CodeOf(err) == millrace.Conflict: // of a probe before, whose removal failed
+		old, err := w.direct.FindRunner(ctx, i.Target, probeName(i.ID))
+		if err != nil {
+			return false, err
+		}
+		return true, w.direct.DeleteRunner(ctx, i.Target, old.ID)
+	case err != nil:
+		return false, err
+	}
+	return true, w.direct.DeleteRunner(ctx, i.Target, config.RunnerID)
+}
+
+// probeName is the name that a probe registers under: no VM's.
+func probeName(id millrace.IncidentID) string { return "millrace-probe-" + id.String()[len("inc_"):] }
