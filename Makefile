@@ -28,7 +28,7 @@ bench: deps ## Print the figures of docs/figures.md; fails when one misses its g
 generate: ## Make the generated files anew: templ, CSS and JS, OpenAPI, schema
 	go tool templ generate
 	cd frontend && npm ci --no-audit --no-fund && npm run build
-	go test . -run TestStatesDoc -update
+	go test . -run 'Test.*Doc' -update
 	go test ./api -run TestOpenAPI -update
 	go test ./store -run TestSchema -update
 

@@ -103,14 +103,11 @@ func (c WaitCode) IsIncident() bool {
 	return ok
 }
 
-// Title says in a few words what an incident of code c is.
-func (c WaitCode) Title() string { return incidents[c].title }
-
 // ProbeEvery is how often it is looked whether an incident of code c still holds.
 func (c WaitCode) ProbeEvery() time.Duration { return incidents[c].probe }
 
 // Remedy says what a person can do about an incident of code c.
-func (i Incident) Remedy() string { return incidents[i.Code].remedy }
+func (i Incident) Remedy() string { return i.Code.Remedy() }
 
 // Open reports whether the condition still holds.
 func (i Incident) Open() bool { return i.ClosedAt.IsZero() }

@@ -147,28 +147,3 @@ func Backoff(tries int) time.Duration {
 	}
 	return min(first<<(tries-1), last)
 }
-
-// Waiting is why a queued job does not run yet, as people see it: placement's reason, or, when v stands for it, how far
-// v is. v is the VM that is meant for the job, nil when there is none. The zero reason: the job does not wait.
-func (j Job) Waiting(v *VM) WaitReason {
-	if j.Status != JobQueued {
-		return WaitReason{}
-	}
-	w := j.Wait
-	if v == nil || v.ForJob != j.ID || !v.RanJob.IsZero() {
-		return w
-	}
-	switch v.State {
-	case VMPending, VMBooting:
-		w.Code, w.Text = WaitBooting, "Its VM boots."
-		if v.RunnerID != 0 {
-			w.Code, w.Text = WaitRegistering, "Its VM boots, and its runner is registered at GitHub and about to connect."
-		}
-	case VMOnline:
-		w.Code, w.Text = WaitForGitHub, "Its runner is online; GitHub is about to give it the job."
-	case VMLost:
-		w.Code, w.Text = WaitHostUnavailable, "The host of its VM went silent. It gets another VM once GitHub has removed that one's runner."
-	case VMBusy, VMStopping, VMGone:
-	}
-	return w
-}

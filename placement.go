@@ -32,7 +32,8 @@ type Decision struct {
 	Place  []Placement          // new VMs
 	Retire []Retirement         // VMs that no job needs
 	Wait   map[JobID]WaitReason // for every queued job without a VM: why
-	// NextAt is when the same facts would give another decision (a backoff ends, the JIT budget refills); zero: never.
+	// NextAt is when the same facts would give another decision (a backoff ends, the JIT budget refills, GitHub is asked
+	// again); zero: never. That estimates move with time is no other decision: any later pass renews them.
 	NextAt time.Time
 }
 
@@ -40,6 +41,7 @@ type Decision struct {
 type Binding struct {
 	VMID  VMID
 	JobID JobID
+	Wait  WaitReason // as in [Placement]
 }
 
 // Placement is a new VM for a job on a host.

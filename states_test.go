@@ -12,7 +12,7 @@ import (
 	"github.com/millrace-ci/millrace"
 )
 
-var update = flag.Bool("update", false, "write docs/states.md anew")
+var update = flag.Bool("update", false, "write docs/states.md and docs/waiting.md anew")
 
 // The diagram in the docs is drawn from the state machine, so that the two cannot differ.
 func TestStatesDoc(t *testing.T) {
@@ -32,9 +32,14 @@ func TestStatesDoc(t *testing.T) {
 	}
 	b.WriteString("```\n\nA job goes from `waiting` (for an environment's approval) to `queued`, `in_progress` and `completed`, and never back; a\n" +
 		"re-run is another job.\n")
-	const path = "docs/states.md"
+	sameDoc(t, "docs/states.md", b.String())
+}
+
+// sameDoc compares a page of the docs that is made from the code with what is there.
+func sameDoc(t *testing.T, path, want string) {
+	t.Helper()
 	if *update {
-		if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
+		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -42,7 +47,7 @@ func TestStatesDoc(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(string(onDisk), b.String()); diff != "" {
-		t.Errorf("docs/states.md is stale, run make generate:\n%s", diff)
+	if diff := cmp.Diff(string(onDisk), want); diff != "" {
+		t.Errorf("%s is stale, run make generate:\n%s", path, diff)
 	}
 }

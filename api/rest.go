@@ -60,7 +60,7 @@ var ownErrors = sync.OnceFunc(func() {
 func (s *Server) rest(r chi.Router) {
 	ownErrors()
 	config := huma.DefaultConfig("Millrace", "1")
-	config.Info.Description = "Jobs, VMs, hosts and usage of one org. Every list answers `{\"data\": […], \"next_cursor\": …}`; every error is a problem (RFC 9457)."
+	config.Info.Description = "Jobs, VMs, hosts, usage and incidents of one org. Every list answers `{\"data\": […], \"next_cursor\": …}`; every error is a problem (RFC 9457)."
 	config.OpenAPIPath = "/openapi"
 	config.DocsPath = ""
 	config.SchemasPath = ""
@@ -76,6 +76,7 @@ func (s *Server) rest(r chi.Router) {
 	s.vmRoutes(org)
 	s.hostRoutes(org)
 	s.usageRoutes(org)
+	s.incidentRoutes(org)
 	r.Get("/docs/api", s.handle(docsPage(api.OpenAPI())))
 	r.Get("/docs/problems/{code}", s.handle(s.problemPage))
 }

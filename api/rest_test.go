@@ -12,6 +12,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -83,7 +84,7 @@ func TestREST(t *testing.T) {
 	var ids millrace.Source
 	now := vm.Stamps.Placed
 	base := "/api/v1/orgs/"
-	lists := []string{"/jobs", "/jobs?status=queued,in_progress&repository=calm/app&limit=1", "/vms", "/vms?live=true&host=" + h.Host.String(), "/hosts", "/usage", "/usage?by=day"}
+	lists := []string{"/jobs", "/jobs?status=queued,in_progress&repository=calm/app&limit=1", "/vms", "/vms?live=true&host=" + h.Host.String(), "/hosts", "/usage", "/usage?by=day", "/incidents", "/incidents?open=true&limit=1"}
 	rows := map[string]string{ // a row and one that doesn't exist
 		"/jobs/" + vm.ForJob.String():         "/jobs/" + millrace.NewJobID(&ids, now).String(),
 		"/vms/" + vm.ID.String():              "/vms/" + millrace.NewVMID(&ids, now).String(),
@@ -125,7 +126,7 @@ func TestREST(t *testing.T) {
 			t.Errorf("%s: another's row differs from none:\n%s", row, diff)
 		}
 	}
-	for _, list := range []string{"/jobs", "/vms", "/hosts"} {
+	for _, list := range []string{"/jobs", "/vms", "/hosts", "/incidents"} {
 		if got := strings.TrimSpace(string(w.get(base+"rival"+list, foreign).body)); got != `{"data":[],"next_cursor":null}` {
 			t.Errorf("%s of an org without any: %s", list, got)
 		}
@@ -153,7 +154,7 @@ func TestRESTRefuses(t *testing.T) {
 		"calm/jobs?limit=0", "calm/jobs?limit=-1", "calm/jobs?limit=101", "calm/vms?limit=many", "calm/jobs?limit=99999999999999999999",
 		"calm/jobs?status=dancing", "calm/jobs?status=queued,%00", "calm/jobs?repository=%00", "calm/jobs?repository=%ff",
 		"calm/jobs?repository=" + strings.Repeat("x", 301), "calm/vms?live=perhaps", "calm/vms?host=x", "calm/vms?host=%00",
-		"calm/usage?by=planet", "calm/usage?from=yesterday", "calm/usage?from=2026-02-01T00:00:00Z&to=2026-01-01T00:00:00Z",
+		"calm/incidents?open=perhaps", "calm/incidents?cursor=x", "calm/incidents?limit=0", "calm/usage?by=planet", "calm/usage?from=yesterday", "calm/usage?from=2026-02-01T00:00:00Z&to=2026-01-01T00:00:00Z",
 		"calm/jobs/x", "calm/jobs/%00", "calm/jobs/job_", "calm/jobs/vm_01jd2w8k5p7m9q3r5t7v9x1z3b", "calm/jobs/job_81jd2w8k5p7m9q3r5t7v9x1z3b",
 		"calm/hosts/%ff", "calm/vms/x/console", "%00/jobs", "%ff/jobs", "CALM/jobs", "calm%2f/jobs", strings.Repeat("a", 5000) + "/jobs",
 	} {
@@ -210,5 +211,81 @@ func TestProblemPages(t *testing.T) {
 		if w.Code != want {
 			t.Errorf("%s answered %d, want %d", path, w.Code, want)
 		}
+	}
+}
+
+// Incidents come with what to do, open ones alone when asked for, page by page; what GitHub said is one printable line.
+func TestIncidents(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for i, code := range []millrace.WaitCode{millrace.WaitSelfHostedDisabled, millrace.WaitRunnerGroup, millrace.WaitGitHubDown} {
+		repository := ""
+		if i == 1 {
+			repository = "calm/app"
+		}
+		if err := w.st.OpenIncident(t.Context(), w.calm.Installation.ID, int64(i%2), repository, millrace.Condition{Code: code, Detail: "No.\x1b[2J\n\u202eReally."}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.st.CloseIncidents(t.Context(), w.calm.Installation.ID, 0, millrace.WaitGitHubDown); err != nil {
+		t.Fatal(err)
+	}
+	rest := client.REST{URL: w.url, Org: "calm", Token: millrace.Secret(storetest.MustCreateToken(t, w.st, w.calm)), HTTP: http.DefaultClient}
+	open, err := rest.Incidents(t.Context(), client.IncidentQuery{Open: true})
+	if err != nil || len(open.Data) != 2 {
+		t.Fatalf("open: %+v, %v", open, err)
+	}
+	for _, i := range open.Data {
+		if i.ClosedAt != nil || i.Title == "" || i.Remedy == "" || i.Owner != "calm" || i.Detail != "No.[2J Really." || (i.Code == millrace.WaitRunnerGroup) != (i.Repository == "calm/app") {
+			t.Errorf("%+v", i)
+		}
+	}
+	seen := map[millrace.IncidentID]bool{}
+	for q := (client.IncidentQuery{Limit: 1}); ; {
+		page, err := rest.Incidents(t.Context(), q)
+		if err != nil || len(page.Data) != 1 || seen[page.Data[0].ID] {
+			t.Fatalf("a page: %+v, %v", page, err)
+		}
+		seen[page.Data[0].ID] = true
+		if page.NextCursor == nil {
+			break
+		}
+		q.Cursor = *page.NextCursor
+	}
+	if len(seen) != 3 {
+		t.Errorf("%d incidents on all pages", len(seen))
+	}
+}
+
+// A queued job has its reason, its remedy and its estimate on the wire.
+func TestJobWaits(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	storetest.MustIntake(t, w.st, storetest.Delivery(w.calm, 1, millrace.JobQueued))
+	rest := client.REST{URL: w.url, Org: "calm", Token: millrace.Secret(storetest.MustCreateToken(t, w.st, w.calm)), HTTP: http.DefaultClient}
+	job := func() client.Job {
+		page, err := rest.Jobs(t.Context(), client.JobQuery{})
+		if err != nil || len(page.Data) != 1 {
+			t.Fatalf("%+v, %v", page, err)
+		}
+		return page.Data[0]
+	}
+	if wait := job().Wait; wait == nil || wait.Code != millrace.WaitUnknown || wait.Remedy == "" {
+		t.Errorf("before the first pass: %+v", wait)
+	}
+	var want millrace.WaitReason
+	_, err := w.st.Place(t.Context(), w.calm.ID, func(p millrace.Pass) millrace.Decision {
+		from := p.Now.UTC().Truncate(time.Millisecond)
+		want = millrace.WaitReason{
+			Code: millrace.WaitPlanLimit, Text: "All 8 slots of the plan are in use.", Remedy: "Wait.",
+			Estimate: &millrace.Estimate{From: from.Add(time.Minute), To: from.Add(2 * time.Minute), Basis: "it is next"},
+		}
+		return millrace.Decision{Wait: map[millrace.JobID]millrace.WaitReason{p.Jobs[0].ID: want}}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(&want, job().Wait); diff != "" {
+		t.Error(diff)
 	}
 }

@@ -88,8 +88,8 @@ func Run(ctx context.Context, env Env) int {
 func (c *cli) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "millrace",
-		Short: "Look at your org's jobs, hosts and usage",
-		Long: `Look at your org's jobs, hosts and usage.
+		Short: "Look at your org's jobs, hosts, usage and incidents",
+		Long: `Look at your org's jobs, hosts, usage and incidents.
 
 Environment:
   MILLRACE_URL     the server's address (or --url)
@@ -112,7 +112,7 @@ Exit codes:
 	flags.StringVar(&c.url, "url", c.Getenv("MILLRACE_URL"), "the server's address")
 	flags.StringVar(&c.org, "org", c.Getenv("MILLRACE_ORG"), "your org's short name")
 	flags.BoolVar(&c.json, "json", false, "print the API's answer")
-	root.AddCommand(c.jobs(), c.hosts(), c.usage(), c.version())
+	root.AddCommand(c.jobs(), c.incidents(), c.hosts(), c.usage(), c.version())
 	return root
 }
 

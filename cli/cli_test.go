@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,7 +25,7 @@ func job() client.Job {
 	return client.Job{
 		ID: millrace.JobID{15: 1}, Repository: "calm/app", Workflow: "CI" + evil, Name: "build\tall\n", Status: millrace.JobQueued,
 		Labels: []string{"millrace"}, QueuedAt: client.Time(at),
-		Wait:     &millrace.WaitReason{Code: millrace.WaitNoHost, Text: "No host has the label gpu."},
+		Wait:     &millrace.WaitReason{Code: millrace.WaitNoHost, Text: "No host has the label gpu.", Remedy: "Add one." + evil},
 		Timeline: []client.TimelineStep{{State: "queued", At: at}, {State: "placed", At: at.Add(time.Second), MS: 1000}},
 	}
 }
@@ -39,6 +40,9 @@ func server(t *testing.T) string {
 		org + "hosts": client.NewList([]client.Host{{
 			ID: millrace.HostID{15: 1}, Name: "h1", Status: millrace.StatusOnline,
 			Facts: millrace.HostFacts{Arch: millrace.AMD64, Offer: millrace.Size{MilliCPU: 4000, MemoryMB: 8192}}, SeenAt: client.Time(at),
+		}}, ""),
+		org + "incidents": client.NewList([]client.Incident{{
+			ID: millrace.IncidentID{15: 1}, Code: millrace.WaitIPAllowList, Title: "Refused", Remedy: "Allow it.", Owner: "calm", Detail: "no" + evil, OpenedAt: at,
 		}}, ""),
 		org + "usage": client.NewList([]client.Usage{{Key: "calm/app", Jobs: 3, Failed: 1, BuildMS: 90_000, VCPUMS: 180_000, WaitP50MS: 800, WaitP95MS: 2500}}, ""),
 	}
@@ -83,16 +87,18 @@ func TestOutput(t *testing.T) {
 	}{
 		{"version", false, "v1\n"},
 		{"version --json", false, "{\n  \"version\": \"v1\"\n}\n"},
-		{"jobs list", false, "job\tstatus\trepository\tname\thost\tqueued\n" +
-			"job_00000000000000000000000001\tqueued\tcalm/app\tCI[2J2J / build all \t-\t2026-11-24 12:00:00Z\n"},
-		{"jobs list", true, "JOB                             STATUS  REPOSITORY  NAME                  HOST  QUEUED\n" +
-			"job_00000000000000000000000001  queued  calm/app    CI[2J2J / build all   -     2026-11-24 12:00:00Z\n"},
+		{"jobs list", false, "job\tstatus\trepository\tname\thost\tqueued\twaits for\n" +
+			"job_00000000000000000000000001\tqueued\tcalm/app\tCI[2J2J / build all \t-\t2026-11-24 12:00:00Z\tno_host_matching_labels\n"},
+		{"jobs list", true, "JOB                             STATUS  REPOSITORY  NAME                  HOST  QUEUED                WAITS FOR\n" +
+			"job_00000000000000000000000001  queued  calm/app    CI[2J2J / build all   -     2026-11-24 12:00:00Z  no_host_matching_labels\n"},
 		{"jobs show job_00000000000000000000000001", false, "field\tvalue\n" +
 			"job\tjob_00000000000000000000000001\nstatus\tqueued\nrepository\tcalm/app\nname\tCI[2J2J / build all \n" +
-			"branch\t-\ncommit\t-\nactor\t-\nlabels\tmillrace\nurl\t\nwaits\tno_host_matching_labels: No host has the label gpu.\n" +
+			"branch\t-\ncommit\t-\nactor\t-\nlabels\tmillrace\nurl\t\nwaits\tno_host_matching_labels: No host has the label gpu.\nremedy\tAdd one.[2J2J\n" +
 			"queued\t2026-11-24 12:00:00Z  +0s\nplaced\t2026-11-24 12:00:01Z  +1s\n"},
 		{"hosts list", false, "host\tname\tstatus\tarch\tvms\tcommitted\toffer\tseen\n" +
 			"host_00000000000000000000000001\th1\tonline\tamd64\t0\t0 vCPU, 0 MB\t4 vCPU, 8 GB\t2026-11-24 12:00:00Z\n"},
+		{"incident list --open", false, "incident\tcode\tconcerns\tsince\tuntil\twhat to do\tgithub said\n" +
+			"inc_00000000000000000000000001\tip_allow_list\tcalm\t2026-11-24 12:00:00Z\t-\tRefused. Allow it.\tno[2J2J\n"},
 		{"usage --by repository", false, "repository\tjobs\tfailed\tbuild\tvcpu\twait p50\twait p95\ncalm/app\t3\t1\t1m30s\t3m0s\t800ms\t2.5s\n"},
 	} {
 		code, out, errs := run(t, url, "mrat_good", tt.terminal, strings.Fields(tt.line)...)
@@ -166,4 +172,18 @@ func FuzzPlain(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A job that waits says when it is likely to start, and from what that is known.
+func TestEstimate(t *testing.T) {
+	t.Parallel()
+	j := job()
+	j.Wait.Estimate = &millrace.Estimate{From: at.Add(2 * time.Minute), To: at.Add(5 * time.Minute), Basis: "it is next; past runs of the 8 jobs that run now"}
+	if got := waits(j, at); got != "no_host_matching_labels, starts in 2–5 min" {
+		t.Error(got)
+	}
+	want := []string{"starts", "in 2–5 min (2026-11-24 12:02:00Z to 2026-11-24 12:05:00Z), from: it is next; past runs of the 8 jobs that run now"}
+	if !slices.ContainsFunc(jobRows(j, at), func(row []string) bool { return slices.Equal(row, want) }) {
+		t.Errorf("%q", jobRows(j, at))
+	}
 }

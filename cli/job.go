@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -11,7 +12,7 @@ import (
 )
 
 func (c *cli) jobs() *cobra.Command {
-	cmd := &cobra.Command{Use: "jobs", Short: "Jobs", Args: args(cobra.NoArgs), RunE: help}
+	cmd := &cobra.Command{Use: "jobs", Aliases: []string{"job"}, Short: "Jobs", Args: args(cobra.NoArgs), RunE: help}
 	cmd.AddCommand(c.listJobs(), c.showJob())
 	return cmd
 }
@@ -40,9 +41,9 @@ func (c *cli) listJobs() *cobra.Command {
 			}
 			var rows [][]string
 			for _, j := range list.Data {
-				rows = append(rows, []string{j.ID.String(), jobState(j), j.Repository, j.Workflow + " / " + j.Name, or(jobHost(j)), clock(j.QueuedAt)})
+				rows = append(rows, []string{j.ID.String(), jobState(j), j.Repository, j.Workflow + " / " + j.Name, or(jobHost(j)), clock(j.QueuedAt), waits(j, time.Now())})
 			}
-			if err := c.table([]string{"job", "status", "repository", "name", "host", "queued"}, rows); err != nil {
+			if err := c.table([]string{"job", "status", "repository", "name", "host", "queued", "waits for"}, rows); err != nil {
 				return err
 			}
 			if list.NextCursor != nil {
@@ -79,12 +80,12 @@ func (c *cli) showJob() *cobra.Command {
 			if c.json {
 				return c.printJSON(j)
 			}
-			return c.table([]string{"field", "value"}, jobRows(j))
+			return c.table([]string{"field", "value"}, jobRows(j, time.Now()))
 		},
 	}
 }
 
-func jobRows(j client.Job) [][]string {
+func jobRows(j client.Job, now time.Time) [][]string {
 	rows := [][]string{
 		{"job", j.ID.String()},
 		{"status", jobState(j)},
@@ -97,7 +98,10 @@ func jobRows(j client.Job) [][]string {
 		{"url", j.HTMLURL},
 	}
 	if j.Wait != nil {
-		rows = append(rows, []string{"waits", string(j.Wait.Code) + ": " + j.Wait.Text})
+		rows = append(rows, []string{"waits", string(j.Wait.Code) + ": " + j.Wait.Text}, []string{"remedy", or(j.Wait.Remedy)})
+		if e := j.Wait.Estimate; e != nil {
+			rows = append(rows, []string{"starts", e.In(now) + " (" + clock(&e.From) + " to " + clock(&e.To) + "), from: " + e.Basis})
+		}
 	}
 	for _, s := range j.Timeline {
 		rows = append(rows, []string{string(s.State), clock(&s.At) + "  +" + ms(s.MS)})
@@ -114,6 +118,18 @@ func jobRows(j client.Job) [][]string {
 		}
 	}
 	return rows
+}
+
+// waits is what a job waits for, in short, and how long; "-" when it does not wait.
+func waits(j client.Job, now time.Time) string {
+	switch {
+	case j.Wait == nil:
+		return "-"
+	case j.Wait.Estimate == nil:
+		return string(j.Wait.Code)
+	default:
+		return string(j.Wait.Code) + ", starts " + j.Wait.Estimate.In(now)
+	}
 }
 
 // jobState is a job's status, or how it ended.

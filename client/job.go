@@ -77,6 +77,9 @@ func NewJob(j millrace.Job, v *millrace.VM, host string) Job {
 		Timeline:    []TimelineStep{},
 	}
 	if w := j.Waiting(v); w.Code != "" {
+		if e := w.Estimate; e != nil {
+			w.Estimate = &millrace.Estimate{From: e.From.UTC(), To: e.To.UTC(), Basis: e.Basis}
+		}
 		out.Wait = &w
 	}
 	if v != nil {

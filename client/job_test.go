@@ -44,7 +44,7 @@ func TestNewJob(t *testing.T) {
 	}
 	for key, want := range map[string]any{
 		"id": id.String(), "vm": nil, "labels": []any{}, "started_at": nil,
-		"wait":     map[string]any{"code": "no_host_matching_labels", "text": "No.", "remedy": ""},
+		"wait":     map[string]any{"code": "no_host_matching_labels", "text": "No.", "remedy": millrace.WaitNoHost.Remedy()},
 		"timeline": []any{map[string]any{"state": "queued", "at": "2026-11-24T12:00:00Z", "ms": 0.0}},
 	} {
 		if d := cmp.Diff(want, wire[key]); d != "" {

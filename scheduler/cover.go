@@ -9,21 +9,28 @@ import (
 
 // Cover matches VMs to queued jobs: a queued job is covered by at most one VM, the one that stands for it. GitHub picks
 // the runner, so a VM's job may have been run by another VM, or be over; such a VM now stands for a queued job that
-// nothing covers, if its runner would be given that job, and is retired otherwise. It returns the queued jobs that still
-// need a VM.
-func Cover(p millrace.Pass) (d millrace.Decision, uncovered []millrace.Job) {
-	needed := make(map[millrace.JobID]bool, len(p.Jobs))
+// nothing covers, if its runner would be given that job, and is retired otherwise. A VM whose runner is yet to be
+// registered while GitHub registers none for its job is retired too. It returns the queued jobs that still need a VM.
+func Cover(p millrace.Pass) (d millrace.Decision, uncovered []*millrace.Job) {
+	return cover(p, stopped(p))
+}
+
+func cover(p millrace.Pass, stops stops) (d millrace.Decision, uncovered []*millrace.Job) {
+	needed := make(map[millrace.JobID]*millrace.Job, len(p.Jobs))
 	for i := range p.Jobs {
-		needed[p.Jobs[i].ID] = true
+		needed[p.Jobs[i].ID] = &p.Jobs[i]
 	}
 	covered := make(map[millrace.JobID]bool, len(p.VMs))
 	var surplus []*millrace.VM
 	for i := range p.VMs {
 		v := &p.VMs[i]
+		j := needed[v.ForJob]
 		switch {
 		case !v.RanJob.IsZero() || v.State == millrace.VMStopping:
 			// It has its job, or none ever.
-		case needed[v.ForJob]:
+		case j != nil && unregistered(v) && v.RetireReason == "" && stops.halt(j) != nil:
+			d.Retire = append(d.Retire, millrace.Retirement{VMID: v.ID, Reason: "Its job can't start: " + stops.halt(j).title + "."})
+		case j != nil:
 			// A lost VM and one that is being unregistered cover too: their job may have another VM only once it is
 			// certain that this one can't take it.
 			covered[v.ForJob] = true
@@ -39,24 +46,35 @@ func Cover(p millrace.Pass) (d millrace.Decision, uncovered []millrace.Job) {
 			open = append(open, &p.Jobs[i])
 		}
 	}
-	if len(surplus) > 0 {
-		kinds := byKind(open, perRepository(p.Installations))
-		for _, v := range surplus {
-			j := kinds.take(v)
-			if j == nil {
-				d.Retire = append(d.Retire, millrace.Retirement{VMID: v.ID, Reason: "Its job no longer needs it."})
-				continue
-			}
-			d.Cover = append(d.Cover, millrace.Binding{VMID: v.ID, JobID: j.ID})
-			covered[j.ID] = true
+	if len(surplus) == 0 {
+		return d, open
+	}
+	kinds := byKind(open, perRepository(p.Installations), stops)
+	names := hostNames(p.Hosts)
+	for _, v := range surplus {
+		j := kinds.take(v)
+		if j == nil {
+			d.Retire = append(d.Retire, millrace.Retirement{VMID: v.ID, Reason: "Its job no longer needs it."})
+			continue
 		}
+		wait := booting("A VM that another job no longer needs stands for it, on "+names[v.HostID]+".", nil)
+		if v.State != millrace.VMOnline {
+			wait.Estimate = boot(p, v.HostID, names[v.HostID], v.Stamps.Placed)
+		}
+		d.Cover = append(d.Cover, millrace.Binding{VMID: v.ID, JobID: j.ID, Wait: wait})
+		covered[j.ID] = true
 	}
 	for _, j := range open {
 		if !covered[j.ID] {
-			uncovered = append(uncovered, *j)
+			uncovered = append(uncovered, j)
 		}
 	}
 	return d, uncovered
+}
+
+// unregistered reports whether v's runner is yet to be registered.
+func unregistered(v *millrace.VM) bool {
+	return v.RunnerID == 0 && (v.State == millrace.VMPending || v.State == millrace.VMBooting)
 }
 
 // perRepository are the installations whose runners register at one repository: those of personal accounts.
@@ -68,9 +86,11 @@ func perRepository(list []millrace.InstallationBudget) map[int64]bool {
 	return m
 }
 
-// kind is all of a job that a runner must suit; repository is 0 where runners register at the organisation.
+// kind is all of a job that a runner must suit; repository is 0 where runners register at the organisation. halted jobs'
+// runners can't be registered now.
 type kind struct {
 	installation, repository int64
+	halted                   bool
 	zone                     millrace.Zone
 	arch                     millrace.Arch
 	size                     millrace.Size
@@ -91,10 +111,11 @@ type waitingJob struct {
 	job   *millrace.Job
 }
 
-func byKind(jobs []*millrace.Job, perRepository map[int64]bool) (list kinds) {
+func byKind(jobs []*millrace.Job, perRepository map[int64]bool, stops stops) (list kinds) {
 	known := map[kind]*ofKind{}
 	for i, j := range jobs {
 		k := kind{installation: j.InstallationID, zone: j.Zone, arch: j.Demand.Arch, size: j.Demand.Size, labels: strings.ToLower(strings.Join(j.Labels, ","))}
+		k.halted = stops.halt(j) != nil
 		if perRepository[j.InstallationID] {
 			k.repository = j.RepositoryID
 		}
@@ -129,6 +150,9 @@ func (list kinds) take(v *millrace.VM) *millrace.Job {
 // installation, zone, size and repository where that is where runners register, and their labels among the runner's.
 func (of *ofKind) suits(v *millrace.VM) bool {
 	if v.InstallationID != of.installation || v.Zone != of.zone || of.repository != 0 && v.RepositoryID != of.repository {
+		return false
+	}
+	if of.halted && unregistered(v) {
 		return false
 	}
 	if v.Size != of.size || of.arch != millrace.ArchAny && v.Arch != of.arch {

@@ -2,7 +2,6 @@ package scheduler
 
 import (
 	"container/heap"
-	"fmt"
 	"maps"
 	"strings"
 	"time"
@@ -17,28 +16,50 @@ type shape struct {
 	extra string
 }
 
+// verdict is why a job waits. Jobs that wait for the same share it.
+type verdict struct {
+	reason millrace.WaitReason
+	line   *line  // what it waits in; nil: when it starts isn't a matter of turns
+	say    func() // completes reason once all is placed; nil: it is complete
+}
+
 // Place launches VMs for waiting jobs, one each. It takes the repositories in turn, each one's oldest job first, so that
 // none starves another; and of the hosts that hold a job the one with the least memory left, then the least CPU (best
 // fit), or, where the job takes any architecture, one of the architecture with more memory free. Every job that isn't
-// placed gets the reason.
-func Place(waiting []millrace.Job, fleet Fleet, policy Policy, now time.Time) Result {
+// placed gets the reason. Of p it looks at all but the jobs and the org.
+func Place(waiting []*millrace.Job, p millrace.Pass, policy Policy) Result {
+	return place(waiting, p, policy, stopped(p))
+}
+
+func place(waiting []*millrace.Job, pass millrace.Pass, policy Policy, stops stops) Result {
 	p := placing{
 		Result:  Result{Wait: make(map[millrace.JobID]millrace.WaitReason, len(waiting))},
-		now:     now,
+		pass:    &pass,
+		now:     pass.Now,
+		stops:   stops,
 		policy:  policy,
 		budgets: maps.Clone(policy.Budgets),
-		room:    newRoom(freeHosts(fleet, now), smallest(waiting)),
-		full:    map[shape]millrace.WaitReason{},
+		placed:  map[millrace.JobID]*millrace.Job{},
+		turns:   map[int64]int{},
+		full:    map[shape]*verdict{},
+		jit:     map[int64]*verdict{},
 	}
-	queue := inTurn(waiting, fleet.VMs)
+	p.room = newRoom(freeHosts(pass), smallest(waiting))
+	p.fleet = newFleet(p.room.hosts)
+	p.past = newPast(&pass)
+	queue := inTurn(waiting, pass.VMs)
+	all := append(turns(nil), queue...)
 	for queue.Len() > 0 {
 		repo := queue[0]
 		j := repo.jobs[0]
 		repo.jobs = repo.jobs[1:]
-		if reason := p.place(j); reason.Code != "" {
-			p.Wait[j.ID] = reason // and the repository keeps its turn
-		} else {
+		switch v := p.place(j); {
+		case v == nil:
 			repo.turns++
+		case v.line != nil: // and the repository keeps its turn
+			repo.later = append(repo.later, inLine{j, v})
+		default:
+			p.Wait[j.ID] = v.reason
 		}
 		if len(repo.jobs) == 0 {
 			heap.Pop(&queue)
@@ -46,55 +67,127 @@ func Place(waiting []millrace.Job, fleet Fleet, policy Policy, now time.Time) Re
 			heap.Fix(&queue, 0)
 		}
 	}
+	for _, repo := range all {
+		if len(repo.later) > 0 {
+			p.turns[repo.later[0].job.RepositoryID] = repo.turns
+		}
+	}
+	for _, l := range lineUp(all) {
+		l.explain(&p)
+	}
 	return p.Result
+}
+
+// lineUp has the jobs that wait for their turn stand in line in the order in which they would be placed were there room
+// for one after the other, and returns the lines.
+func lineUp(repositories turns) (lines []*line) {
+	var queue turns
+	for _, repo := range repositories {
+		if len(repo.later) > 0 {
+			for _, w := range repo.later {
+				repo.jobs = append(repo.jobs, w.job)
+			}
+			queue = append(queue, repo)
+		}
+	}
+	heap.Init(&queue)
+	for queue.Len() > 0 {
+		repo := queue[0]
+		w := repo.later[0]
+		repo.jobs, repo.later = repo.jobs[1:], repo.later[1:]
+		if len(w.verdict.line.jobs) == 0 {
+			lines = append(lines, w.verdict.line)
+		}
+		w.verdict.line.jobs = append(w.verdict.line.jobs, w)
+		repo.turns++
+		if len(repo.jobs) == 0 {
+			heap.Pop(&queue)
+		} else {
+			heap.Fix(&queue, 0)
+		}
+	}
+	return lines
 }
 
 // placing is a placement under way.
 type placing struct {
 	Result
+	pass    *millrace.Pass
 	now     time.Time
+	stops   stops
 	policy  Policy
 	budgets map[int64]Budget
 	room    *room
-	full    map[shape]millrace.WaitReason // shapes that no host holds any more, and why
+	fleet   *fleet
+	past    *past
+	placed  map[millrace.JobID]*millrace.Job
+	turns   map[int64]int      // VMs of each repository with jobs that wait
+	full    map[shape]*verdict // shapes that no host holds any more, and why
+	plan    *verdict           // of the jobs beyond the plan's slots
+	jit     map[int64]*verdict // of those beyond an installation's JIT budget
 }
 
 // place launches a VM for j, or says why not.
-func (p *placing) place(j *millrace.Job) millrace.WaitReason {
-	budget := p.budgets[j.InstallationID]
-	switch {
-	case j.Wait.Code == millrace.WaitLabelUnparseable:
-		return j.Wait
-	case budget.Suspended:
-		return because(millrace.WaitSuspended, "The GitHub App is suspended for %s. An owner of %s can unsuspend it in its GitHub settings.", budget.Owner, budget.Owner)
-	case j.RetryAt.After(p.now):
+func (p *placing) place(j *millrace.Job) *verdict {
+	if j.Wait.Code == millrace.WaitLabelUnparseable {
+		return &verdict{reason: millrace.WaitReason{Code: j.Wait.Code, Text: j.Wait.Text, Remedy: j.Wait.Code.Remedy()}}
+	}
+	if stop := p.stops.of(j); stop != nil {
+		if at, ok := stop.asksAgain(p.now); ok {
+			p.NextAt = earliest(p.NextAt, at)
+			if stop.verdict.line == nil {
+				stop.verdict.line = &line{rate: &rate{from: at, basis: "GitHub is asked again then"}}
+			}
+		}
+		return &stop.verdict
+	}
+	if j.RetryAt.After(p.now) {
 		p.NextAt = earliest(p.NextAt, j.RetryAt)
-		return because(millrace.WaitRetry, "%s It is tried again %s (try %d).", failure(j), in(j.RetryAt.Sub(p.now)), j.Tries+1)
+		return p.retry(j)
 	}
 	s := shape{j.Demand.Arch, j.Demand.Size, strings.Join(j.Demand.Extra, ",")}
-	if reason, ok := p.full[s]; ok {
-		return reason
+	if v, ok := p.full[s]; ok {
+		return v
 	}
+	budget := p.budgets[j.InstallationID]
 	best := p.room.bestFit(s, j.Demand)
 	switch {
 	case best == nil:
-		p.full[s] = noRoom(p.room.hosts, j.Demand)
-		return p.full[s]
+		v := p.fleet.noRoom(s, j.Demand)
+		p.full[s] = v
+		return v
 	case p.policy.Slots <= 0:
-		return because(millrace.WaitPlanLimit, "All %d slots of the plan are in use. The job starts when one is free, or with a larger plan.", p.policy.Concurrency)
+		if p.plan == nil {
+			p.plan = noSlot(p.policy)
+		}
+		return p.plan
 	case budget.JIT < 1:
-		at := p.now.Add(time.Duration((1 - budget.JIT) / millrace.JITPerMinute * float64(time.Minute)))
+		at := p.now.Add(untilJIT(1 - budget.JIT))
 		p.NextAt = earliest(p.NextAt, at)
-		return because(millrace.WaitRateLimited, "GitHub allows %d runner registrations a minute for %s, and they are used up. The next is free %s.", millrace.JITPerMinute, budget.Owner, in(at.Sub(p.now)))
+		if p.jit[j.InstallationID] == nil {
+			p.jit[j.InstallationID] = noJIT(budget, at)
+		}
+		return p.jit[j.InstallationID]
 	}
+	p.placed[j.ID] = j
 	p.room.use(best, j.Demand.Size)
 	p.policy.Slots--
 	budget.JIT--
 	p.budgets[j.InstallationID] = budget
-	p.Placements = append(p.Placements, millrace.Placement{JobID: j.ID, HostID: best.host.ID, Arch: best.host.Facts.Arch})
-	return millrace.WaitReason{}
+	p.Placements = append(p.Placements, millrace.Placement{
+		JobID: j.ID, HostID: best.host.ID, Arch: best.host.Facts.Arch, Wait: best.booting(p.pass),
+	})
+	return nil
 }
 
-func because(code millrace.WaitCode, format string, args ...any) millrace.WaitReason {
-	return millrace.WaitReason{Code: code, Text: fmt.Sprintf(format, args...)}
+// untilJIT is how long an installation's budget takes to grow by n.
+func untilJIT(n float64) time.Duration {
+	return time.Duration(n / millrace.JITPerMinute * float64(time.Minute))
+}
+
+func earliest(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
 }

@@ -10,93 +10,228 @@ import (
 	"github.com/millrace-ci/millrace"
 )
 
-// noRoom is why no host holds d.
-func noRoom(hosts []*free, d millrace.Demand) millrace.WaitReason {
-	list, reason := suitable(hosts, d)
-	if reason.Code != "" {
-		return reason
-	}
-	return noCapacity(list, d)
+// because is a reason with its own text, and its code's remedy.
+func because(code millrace.WaitCode, format string, args ...any) millrace.WaitReason {
+	return millrace.WaitReason{Code: code, Text: fmt.Sprintf(format, args...), Remedy: code.Remedy()}
 }
 
-// suitable are the online hosts that d fits on when they are empty; a reason when there are none.
-func suitable(hosts []*free, d millrace.Demand) (list []*free, reason millrace.WaitReason) {
-	var matching, large []*free
-	for _, f := range hosts {
-		if !f.host.HasLabels(d) {
-			continue
-		}
-		matching = append(matching, f)
-		if f.host.Suits(d) {
-			large = append(large, f)
-		}
-	}
-	for _, f := range large {
-		if f.online {
-			list = append(list, f)
-		}
-	}
-	switch {
-	case len(matching) == 0:
-		return nil, millrace.WaitReason{Code: millrace.WaitNoHost, Text: fmt.Sprintf("No host has %s. Add such a host, or change runs-on.", wanted(d))}
-	case len(large) == 0:
-		biggest := slices.MaxFunc(matching, func(a, b *free) int {
-			x, y := a.host.Facts.Offer, b.host.Facts.Offer
-			return cmp.Or(cmp.Compare(x.MemoryMB, y.MemoryMB), cmp.Compare(x.MilliCPU, y.MilliCPU))
-		})
-		return nil, millrace.WaitReason{Code: millrace.WaitTooBig, Text: fmt.Sprintf(
-			"Needs %s; the largest host with %s offers %s (%s). Ask for a smaller size in runs-on, or add a larger host.",
-			d.Size, wanted(d), biggest.host.Facts.Offer, biggest.host.Name)}
-	case len(list) == 0:
-		names := make([]string, 0, 3)
-		for _, f := range large[:min(3, len(large))] {
-			names = append(names, f.host.Name)
-		}
-		return nil, millrace.WaitReason{Code: millrace.WaitHostUnavailable, Text: fmt.Sprintf(
-			"The hosts that could run it are offline, draining or disabled: %s. Bring one back on the hosts page.", strings.Join(names, ", "))}
-	}
-	return list, reason
-}
-
-// wanted says what of a host a demand asks for beside its size.
-func wanted(d millrace.Demand) string {
-	arch := string(d.Arch)
+// a host of d's architecture and labels: "an arm64 host with the label gpu".
+func aHost(d millrace.Demand) string {
 	if d.Arch == millrace.ArchAny {
-		arch = "any"
+		return "a " + hostOf(d)
 	}
-	if len(d.Extra) == 0 {
-		return "architecture " + arch
-	}
-	return "architecture " + arch + " and the labels " + strings.Join(d.Extra, ", ")
+	return "an " + hostOf(d)
 }
 
-func noCapacity(list []*free, d millrace.Demand) millrace.WaitReason {
-	roomiest := slices.MaxFunc(list, func(a, b *free) int {
-		return cmp.Or(cmp.Compare(a.left.MemoryMB, b.left.MemoryMB), cmp.Compare(a.left.MilliCPU, b.left.MilliCPU))
+func hostOf(d millrace.Demand) string {
+	s := string(d.Arch) + " host"
+	if d.Arch == millrace.ArchAny {
+		s = "host"
+	}
+	switch len(d.Extra) {
+	case 0:
+		return s
+	case 1:
+		return s + " with the label " + d.Extra[0]
+	default:
+		return s + " with the labels " + join(d.Extra, "and")
+	}
+}
+
+// join lists at most three of names: "a, b and c", "a, b, c and 4 more".
+func join(names []string, word string) string {
+	const most = 3
+	if len(names) > most {
+		return strings.Join(names[:most], ", ") + fmt.Sprintf(" %s %d more", word, len(names)-most)
+	}
+	if n := len(names); n > 1 {
+		return strings.Join(names[:n-1], ", ") + " " + word + " " + names[n-1]
+	}
+	return strings.Join(names, "")
+}
+
+func noHost(hosts []*free, d millrace.Demand) millrace.WaitReason {
+	r := because(millrace.WaitNoHost, "The org has no %s.", hostOf(d))
+	var near []string // hosts that lack labels only
+	for _, f := range hosts {
+		if f.host.HasLabels(millrace.Demand{Arch: d.Arch}) {
+			near = append(near, f.host.Name)
+		}
+	}
+	r.Remedy = "Add " + aHost(d) + ", or change runs-on in the workflow."
+	if len(near) > 0 {
+		slices.Sort(near)
+		var missing []string
+		for _, label := range d.Extra {
+			if !slices.ContainsFunc(hosts, func(f *free) bool { return f.host.HasLabels(millrace.Demand{Arch: d.Arch, Extra: []string{label}}) }) {
+				missing = append(missing, label)
+			}
+		}
+		if len(missing) == 0 {
+			missing = d.Extra // each is somewhere, together they are nowhere
+		}
+		label := "the label "
+		if len(missing) > 1 {
+			label = "the labels "
+		}
+		r.Remedy = "Give " + join(near, "or") + " " + label + join(missing, "and") + ", add such a host, or change runs-on in the workflow."
+	}
+	return r
+}
+
+func tooBig(matching []*free, d millrace.Demand) millrace.WaitReason {
+	biggest := slices.MaxFunc(matching, func(a, b *free) int {
+		x, y := a.host.Facts.Offer, b.host.Facts.Offer
+		return cmp.Or(cmp.Compare(x.MemoryMB, y.MemoryMB), cmp.Compare(x.MilliCPU, y.MilliCPU), byID(b, a))
 	})
-	left := millrace.Size{MilliCPU: max(0, roomiest.left.MilliCPU), MemoryMB: max(0, roomiest.left.MemoryMB)}
-	return millrace.WaitReason{Code: millrace.WaitNoCapacity, Text: fmt.Sprintf(
-		"Needs %s; the most that is free on a host with %s is %s, on %s. It starts when a job there ends.", d.Size, wanted(d), left, roomiest.host.Name)}
+	offer := biggest.host.Facts.Offer
+	r := because(millrace.WaitTooBig, "Needs %s; the largest %s, %s, offers %s.", d.Size, hostOf(d), biggest.host.Name, offer)
+	r.Remedy = fmt.Sprintf("Ask for at most %s in runs-on, or add a larger host.", offer)
+	return r
 }
 
-func failure(j *millrace.Job) string {
-	if j.Failure == "" {
-		return "Its VM ended before it was online."
+// hostsAway is why none of the hosts that could run a job takes one.
+func hostsAway(hosts []*free) millrace.WaitReason {
+	var why, start, enable []string
+	sorted := slices.SortedFunc(slices.Values(hosts), func(a, b *free) int {
+		return cmp.Or(strings.Compare(a.host.Name, b.host.Name), byID(a, b))
+	})
+	for _, f := range sorted {
+		h := f.host
+		switch {
+		case h.Admin == millrace.HostEnabled:
+			why = append(why, h.Name+" is offline since "+h.SeenAt.UTC().Format("2 Jan, 15:04 UTC"))
+			start = append(start, h.Name)
+		default:
+			why = append(why, h.Name+" is "+string(h.Admin))
+			enable = append(enable, h.Name)
+		}
 	}
-	return "Its VM ended before it was online: " + strings.TrimSuffix(j.Failure, ".") + "."
-}
-
-// in says how soon: "in 5 s".
-func in(d time.Duration) string {
-	if d < time.Second {
-		return "at once"
+	r := because(millrace.WaitHostUnavailable, "No host that could run it takes jobs now: %s.", join(why, "and"))
+	switch {
+	case len(enable) == 0:
+		r.Remedy = "Start the agent on " + join(start, "or") + ", or look why it can't reach this server."
+	case len(start) == 0:
+		r.Remedy = "Enable " + join(enable, "or") + " again."
+	default:
+		r.Remedy = "Start the agent on " + join(start, "or") + ", or enable " + join(enable, "or") + " again."
 	}
-	return "in " + d.Round(time.Second).String()
+	return r
 }
 
-func earliest(a, b time.Time) time.Time {
-	if a.IsZero() || b.Before(a) {
+// noCapacity is what the hosts of l lack for d.
+func noCapacity(l *line, d millrace.Demand) (r millrace.WaitReason) {
+	f := l.roomiest(d.Size.MemoryMB)
+	cpu, memory := words(d.Size)
+	freeCPU, freeMemory := words(millrace.Size{MilliCPU: max(0, f.left.MilliCPU), MemoryMB: max(0, f.left.MemoryMB)})
+	less := memory
+	switch {
+	case f.left.MemoryMB <= 0:
+		r = because(millrace.WaitNoCapacity, "Needs %s; no memory is free on %s.", memory, l.names())
+	case f.left.MemoryMB < d.Size.MemoryMB:
+		r = because(millrace.WaitNoCapacity, "Needs %s; the largest free slot on %s is %s, on %s.", memory, aHost(d), freeMemory, f.host.Name)
+	case f.left.MilliCPU <= 0:
+		less = cpu
+		r = because(millrace.WaitNoCapacity, "Needs %s; no CPU is free on %s where %s is free.", cpu, aHost(d), memory)
+	default:
+		less = cpu
+		r = because(millrace.WaitNoCapacity, "Needs %s beside %s; the most that is free on %s is %s, on %s.", cpu, memory, aHost(d), freeCPU, f.host.Name)
+	}
+	r.Remedy = "It starts by itself when enough is free. Another " + hostOf(d) + ", or less than " + less + " in runs-on, shortens the wait."
+	return r
+}
+
+// names lists the line's hosts in order of their names.
+func (l *line) names() string {
+	if l.named == "" {
+		list := make([]string, len(l.hosts))
+		for i, f := range l.hosts {
+			list[i] = f.host.Name
+		}
+		slices.Sort(list)
+		l.named = join(list, "and")
+	}
+	return l.named
+}
+
+// words are the two halves of a size: "4 vCPU" and "16 GB".
+func words(s millrace.Size) (cpu, memory string) {
+	cpu, memory, _ = strings.Cut(s.String(), ", ")
+	return cpu, memory
+}
+
+func noSlot(policy Policy) *verdict {
+	r := because(millrace.WaitPlanLimit, "All %d slots of the plan are in use.", policy.Concurrency)
+	if policy.Concurrency == 1 {
+		r.Text = "The plan's one slot is in use."
+	}
+	return &verdict{reason: r, line: &line{debt: -policy.Slots}}
+}
+
+func noJIT(budget Budget, at time.Time) *verdict {
+	r := because(millrace.WaitRateLimited, "GitHub allows %d runner registrations a minute for %s, and they are used up.", millrace.JITPerMinute, budget.Owner)
+	r.Remedy = "It goes on by itself: registrations are spread over the minute."
+	return &verdict{reason: r, line: &line{rate: &rate{from: at, basis: fmt.Sprintf("GitHub allows %d registrations a minute", millrace.JITPerMinute)}}}
+}
+
+// retry is why a job whose VMs did not come up gets no other one yet. When it does is in the estimate: a text that counts
+// down would be another one at each pass.
+func (p *placing) retry(j *millrace.Job) *verdict {
+	failure := "Its VM ended before it was online"
+	if j.Failure != "" {
+		failure += ": " + strings.TrimSuffix(j.Failure, ".")
+	}
+	r := because(millrace.WaitRetry, "%s. After a pause comes try %d.", failure, j.Tries+1)
+	tries := "1 failed try"
+	if j.Tries != 1 {
+		tries = fmt.Sprintf("%d failed tries", j.Tries)
+	}
+	low, _, high := p.past.boot()
+	r.Estimate = &millrace.Estimate{From: j.RetryAt.Add(low), To: j.RetryAt.Add(high), Basis: "the pause after " + tries + ", then a VM boots"}
+	return &verdict{reason: r}
+}
+
+func booting(text string, e *millrace.Estimate) millrace.WaitReason {
+	r := because(millrace.WaitBooting, "%s", text)
+	r.Estimate = e
+	return r
+}
+
+// booting is that a VM boots on f from now on.
+func (f *free) booting(p *millrace.Pass) millrace.WaitReason {
+	if f.boots == nil {
+		r := booting("A VM boots for it on "+f.host.Name+".", boot(*p, f.host.ID, f.host.Name, p.Now))
+		f.boots = &r
+	}
+	return *f.boots
+}
+
+// boot is when a VM that was placed on a host at time at is likely to be online; nil when nothing is known of the host.
+func boot(p millrace.Pass, host millrace.HostID, name string, at time.Time) *millrace.Estimate {
+	d, ok := p.Boots[host]
+	if !ok {
+		return nil
+	}
+	e := millrace.Estimate{From: later(at.Add(d.P50), p.Now), To: later(at.Add(d.P90), p.Now)}
+	if d.N == 1 {
+		e.Basis = fmt.Sprintf("the last VM on %s was online after %.1f s", name, d.P50.Seconds())
+	} else {
+		e.Basis = fmt.Sprintf("half of the last %d VMs on %s were online after %.1f s, nine in ten after %.1f s", d.N, name, d.P50.Seconds(), d.P90.Seconds())
+	}
+	return &e
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
 		return b
 	}
 	return a
+}
+
+func hostNames(hosts []millrace.Host) map[millrace.HostID]string {
+	names := make(map[millrace.HostID]string, len(hosts))
+	for i := range hosts {
+		names[hosts[i].ID] = hosts[i].Name
+	}
+	return names
 }

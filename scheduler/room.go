@@ -1,11 +1,11 @@
 package scheduler
 
 import (
+	"bytes"
 	"cmp"
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/millrace-ci/millrace"
 )
@@ -13,22 +13,23 @@ import (
 // free is a host and what is left of it.
 type free struct {
 	host   *millrace.Host
+	index  int // in the order of IDs
 	online bool
 	left   millrace.Size
 	in     []*pool
+	boots  *millrace.WaitReason // that a VM boots here; nil: not said yet
 }
 
 // tightest orders hosts by what is left of them; no two are equal.
 func tightest(a, b *free) int {
-	return cmp.Or(
-		cmp.Compare(a.left.MemoryMB, b.left.MemoryMB),
-		cmp.Compare(a.left.MilliCPU, b.left.MilliCPU),
-		slices.Compare(a.host.ID[:], b.host.ID[:]),
-	)
+	if a.left != b.left {
+		return cmp.Or(cmp.Compare(a.left.MemoryMB, b.left.MemoryMB), cmp.Compare(a.left.MilliCPU, b.left.MilliCPU))
+	}
+	return byID(a, b)
 }
 
 // freeHosts is what is left of each host.
-func freeHosts(fleet Fleet, now time.Time) []*free {
+func freeHosts(fleet millrace.Pass) []*free {
 	used := make(map[millrace.HostID]millrace.Size, len(fleet.Hosts))
 	for i := range fleet.VMs {
 		v := &fleet.VMs[i]
@@ -40,13 +41,18 @@ func freeHosts(fleet Fleet, now time.Time) []*free {
 		h := &fleet.Hosts[i]
 		offer, u := h.Facts.Offer, used[h.ID]
 		hosts[i] = &free{
-			host: h, online: h.Status(now) == millrace.StatusOnline,
+			host: h, online: h.Status(fleet.Now) == millrace.StatusOnline,
 			left: millrace.Size{MilliCPU: offer.MilliCPU - u.MilliCPU, MemoryMB: offer.MemoryMB - u.MemoryMB},
 		}
 	}
-	slices.SortFunc(hosts, func(a, b *free) int { return slices.Compare(a.host.ID[:], b.host.ID[:]) })
+	slices.SortFunc(hosts, byID)
+	for i, f := range hosts {
+		f.index = i
+	}
 	return hosts
 }
+
+func byID(a, b *free) int { return bytes.Compare(a.host.ID[:], b.host.ID[:]) }
 
 // room is the free capacity of a fleet. Jobs by the thousand look for a host in it: each set of labels that they ask for
 // has the hosts that have them, by architecture, sorted by what is left.
@@ -68,9 +74,9 @@ func newRoom(hosts []*free, least millrace.Size) *room {
 }
 
 // smallest is the least CPU and the least memory that any of jobs asks for.
-func smallest(jobs []millrace.Job) (least millrace.Size) {
-	for i := range jobs {
-		size := jobs[i].Demand.Size
+func smallest(jobs []*millrace.Job) (least millrace.Size) {
+	for _, j := range jobs {
+		size := j.Demand.Size
 		if size.MilliCPU > 0 && (least.MilliCPU == 0 || size.MilliCPU < least.MilliCPU) {
 			least.MilliCPU = size.MilliCPU
 		}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -54,57 +53,6 @@ func vmFor(src *millrace.Source, j millrace.Job, h millrace.Host) millrace.VM {
 	return millrace.VM{
 		ID: millrace.NewVMID(src, now), HostID: h.ID, ForJob: j.ID, State: millrace.VMBooting, Zone: j.Zone, Arch: h.Facts.Arch, Size: j.Demand.Size,
 		Labels: j.Labels, InstallationID: j.InstallationID, RepositoryID: j.RepositoryID, Repository: j.Repository,
-	}
-}
-
-func TestReasons(t *testing.T) {
-	t.Parallel()
-	src := ids(1)
-	rack1, rack2 := host(src, "rack-1", millrace.AMD64, 8, 16), host(src, "rack-2", millrace.AMD64, 4, 32)
-	offline := host(src, "arm-1", millrace.ARM64, 8, 16)
-	offline.SeenAt = now.Add(-time.Hour)
-	big := job(src, 0, "millrace-8cpu-16gb")
-	retry := job(src, 0, "millrace")
-	retry.Tries, retry.Failure, retry.RetryAt = 2, "The VM did not come up within 60 s.", now.Add(10*time.Second)
-	for name, tc := range map[string]struct {
-		pass millrace.Pass
-		code millrace.WaitCode
-		says []string
-	}{
-		"too big":     {pass(8, []millrace.Job{job(src, 0, "millrace-64cpu-512gb")}, []millrace.Host{rack1, rack2}), millrace.WaitTooBig, []string{"64 vCPU, 512 GB", "4 vCPU, 32 GB", "rack-2"}},
-		"no arch":     {pass(8, []millrace.Job{job(src, 0, "millrace-arm64")}, []millrace.Host{rack1}), millrace.WaitNoHost, []string{"arm64"}},
-		"no label":    {pass(8, []millrace.Job{job(src, 0, "millrace", "gpu")}, []millrace.Host{rack1}), millrace.WaitNoHost, []string{"gpu"}},
-		"no host":     {pass(8, []millrace.Job{job(src, 0, "millrace")}, nil), millrace.WaitNoHost, []string{"Add such a host"}},
-		"offline":     {pass(8, []millrace.Job{job(src, 0, "millrace-arm64")}, []millrace.Host{rack1, offline}), millrace.WaitHostUnavailable, []string{"arm-1"}},
-		"full":        {pass(8, []millrace.Job{big, job(src, 1, "millrace-8cpu-16gb")}, []millrace.Host{rack1}, vmFor(src, big, rack1)), millrace.WaitNoCapacity, []string{"8 vCPU, 16 GB", "0 vCPU", "rack-1"}},
-		"plan":        {pass(0, []millrace.Job{job(src, 0, "millrace")}, []millrace.Host{rack1}), millrace.WaitPlanLimit, []string{"All 0 slots"}},
-		"unparseable": {pass(8, []millrace.Job{job(src, 0, "millrace-4cpu")}, []millrace.Host{rack1}), millrace.WaitLabelUnparseable, []string{"without memory"}},
-		"retry":       {pass(8, []millrace.Job{retry}, []millrace.Host{rack1}), millrace.WaitRetry, []string{"did not come up within 60 s", "in 10s", "try 3"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			d := scheduler.Decide(tc.pass)
-			last := tc.pass.Jobs[len(tc.pass.Jobs)-1]
-			got := d.Wait[last.ID]
-			if got.Code != tc.code || len(d.Place) > 0 {
-				t.Fatalf("reason %+v, placed %v", got, d.Place)
-			}
-			for _, want := range tc.says {
-				if !strings.Contains(got.Text, want) {
-					t.Errorf("%q doesn't say %q", got.Text, want)
-				}
-			}
-		})
-	}
-	spent := pass(8, []millrace.Job{job(src, 0, "millrace")}, []millrace.Host{rack1})
-	spent.Installations[0].JITLeft = 0.5
-	d := scheduler.Decide(spent)
-	if d.Wait[spent.Jobs[0].ID].Code != millrace.WaitRateLimited || !d.NextAt.After(now) || d.NextAt.After(now.Add(time.Second)) {
-		t.Errorf("without a JIT budget: %+v, again at %v", d.Wait, d.NextAt)
-	}
-	spent.Installations[0].SuspendedAt = now
-	if d := scheduler.Decide(spent); d.Wait[spent.Jobs[0].ID].Code != millrace.WaitSuspended {
-		t.Errorf("suspended: %+v", d.Wait)
 	}
 }
 
@@ -188,7 +136,7 @@ func TestOrderDecidesNothing(t *testing.T) {
 		q := p
 		q.Hosts = rapid.Permutation(p.Hosts).Draw(t, "order of hosts")
 		want, got := scheduler.Decide(p), scheduler.Decide(q)
-		if diff := cmp.Diff(want.Place, got.Place); diff != "" {
+		if diff := cmp.Diff(want, got); diff != "" {
 			t.Fatal(diff)
 		}
 	})
@@ -206,7 +154,10 @@ func TestCover(t *testing.T) {
 		stolen := a
 		stolen.RanJob, stolen.State = second.ID, millrace.VMBusy // meant for the first, runs the second
 		d := scheduler.Decide(pass(8, []millrace.Job{first}, []millrace.Host{h}, stolen, b))
-		if diff := cmp.Diff([]millrace.Binding{{VMID: b.ID, JobID: first.ID}}, d.Cover); diff != "" || len(d.Place) > 0 || len(d.Retire) > 0 {
+		want := millrace.Binding{VMID: b.ID, JobID: first.ID, Wait: millrace.WaitReason{
+			Code: millrace.WaitBooting, Text: "A VM that another job no longer needs stands for it, on h.", Remedy: millrace.WaitBooting.Remedy(),
+		}}
+		if diff := cmp.Diff([]millrace.Binding{want}, d.Cover); diff != "" || len(d.Place) > 0 || len(d.Retire) > 0 {
 			t.Errorf("%s, placed %v, retired %v", diff, d.Place, d.Retire)
 		}
 	})
@@ -284,8 +235,12 @@ func TestDecideProperties(t *testing.T) {
 			jobs[j.ID] = j
 		}
 		covered := map[millrace.JobID]int{}
+		retired := map[millrace.VMID]bool{}
+		for _, r := range d.Retire {
+			retired[r.VMID] = true
+		}
 		for _, v := range p.VMs {
-			if _, queued := jobs[v.ForJob]; queued && v.RanJob.IsZero() && v.State != millrace.VMStopping {
+			if _, queued := jobs[v.ForJob]; queued && v.RanJob.IsZero() && v.State != millrace.VMStopping && !retired[v.ID] {
 				covered[v.ForJob]++
 			}
 		}
@@ -320,20 +275,56 @@ func TestDecideProperties(t *testing.T) {
 		}
 		for _, j := range p.Jobs {
 			reason, waits := d.Wait[j.ID]
-			if n := covered[j.ID]; n > 1 || (n == 1) == waits || waits && (reason.Code == "" || reason.Text == "") {
+			if n := covered[j.ID]; n > 1 || (n == 1) == waits || waits && !whole(reason) {
 				t.Fatalf("job %s has %d VMs and the reason %+v", j.ID, n, reason)
+			}
+		}
+		for _, place := range d.Place {
+			if i := holding(p, jobs[place.JobID]); !whole(place.Wait) || place.Wait.Code != millrace.WaitBooting || i != nil {
+				t.Fatalf("placed with %+v in spite of %+v", place.Wait, i)
+			}
+		}
+		for _, c := range d.Cover {
+			if !whole(c.Wait) {
+				t.Fatalf("covered with %+v", c.Wait)
 			}
 		}
 		for _, r := range d.Retire {
 			i := slices.IndexFunc(p.VMs, func(v millrace.VM) bool { return v.ID == r.VMID })
-			if v := p.VMs[i]; !v.RanJob.IsZero() || v.State == millrace.VMBusy || v.State == millrace.VMLost || covered[v.ForJob] > 0 && jobs[v.ForJob].ID == v.ForJob {
-				t.Fatalf("retired %+v", v)
+			v := p.VMs[i]
+			j, queued := jobs[v.ForJob]
+			if !v.RanJob.IsZero() || v.State == millrace.VMBusy || v.State == millrace.VMLost || r.Reason == "" || queued && (v.RunnerID != 0 || v.State == millrace.VMOnline || !halted(p, j)) {
+				t.Fatalf("retired %+v: %s", v, r.Reason)
 			}
 		}
 		if diff := cmp.Diff(d, scheduler.Decide(p)); diff != "" {
 			t.Fatalf("the same pass gave another decision: %s", diff)
 		}
 	})
+}
+
+// whole reports whether a reason says all that it must.
+func whole(r millrace.WaitReason) bool {
+	e := r.Estimate
+	return r.Code != "" && r.Text != "" && r.Remedy != "" && (e == nil || e.Basis != "" && !e.From.Before(now) && !e.To.Before(e.From))
+}
+
+// holding is an incident that stops j; nil when there is none.
+func holding(p millrace.Pass, j millrace.Job) *millrace.Incident {
+	for _, i := range p.Incidents {
+		if i.Stops(j.InstallationID, j.RepositoryID) {
+			return &i
+		}
+	}
+	return nil
+}
+
+// halted reports whether no runner can be registered for j.
+func halted(p millrace.Pass, j millrace.Job) bool {
+	p.Incidents = slices.DeleteFunc(slices.Clone(p.Incidents), func(i millrace.Incident) bool {
+		return i.Code == millrace.WaitRateLimited || i.Code == millrace.WaitGitHubDown
+	})
+	return holding(p, j) != nil
 }
 
 func drawPass(t *rapid.T) millrace.Pass {
@@ -373,7 +364,49 @@ func drawPass(t *rapid.T) millrace.Pass {
 	}
 	p := pass(rapid.IntRange(0, 10).Draw(t, "slots"), jobs, hosts, vms...)
 	p.Installations[0].JITLeft = float64(rapid.IntRange(0, 5).Draw(t, "budget"))
+	for range rapid.IntRange(0, 2).Draw(t, "incidents") {
+		p.Incidents = append(p.Incidents, millrace.Incident{
+			ID: millrace.NewIncidentID(src, now), Code: rapid.SampledFrom(millrace.IncidentCodes).Draw(t, "incident"), InstallationID: 1, Owner: "calm",
+			RepositoryID: rapid.Int64Range(0, 3).Draw(t, "of"), Repository: "calm/app", Detail: "No.", OpenedAt: now.Add(-time.Hour),
+			ProbeAt: now.Add(time.Duration(rapid.IntRange(-5, 60).Draw(t, "probe")) * time.Second),
+		})
+	}
+	drawPast(t, &p)
 	return p
+}
+
+// drawPast makes up past runs.
+func drawPast(t *rapid.T, p *millrace.Pass) {
+	durations := func(label string) (d millrace.Durations, ok bool) {
+		if rapid.IntRange(0, 2).Draw(t, label) == 0 {
+			return d, false
+		}
+		d.N, d.P50 = rapid.IntRange(1, 50).Draw(t, label+" n"), time.Duration(rapid.IntRange(0, 600_000).Draw(t, label+" p50"))*time.Millisecond
+		d.P90 = d.P50 + time.Duration(rapid.IntRange(0, 600_000).Draw(t, label+" p90"))*time.Millisecond
+		return d, true
+	}
+	p.Runs, p.Queue, p.Boots = map[millrace.VMID]millrace.Durations{}, map[millrace.JobID]millrace.Durations{}, map[millrace.HostID]millrace.Durations{}
+	for i := range p.VMs {
+		v := &p.VMs[i]
+		v.RunnerID = rapid.Int64Range(0, 1).Draw(t, "runner")
+		v.Stamps.Placed = now.Add(-time.Duration(rapid.IntRange(0, 900).Draw(t, "age")) * time.Second)
+		if v.State == millrace.VMBusy {
+			v.Stamps.Busy = v.Stamps.Placed.Add(time.Second)
+			if d, ok := durations("run"); ok {
+				p.Runs[v.ID] = d
+			}
+		}
+	}
+	for _, j := range p.Jobs {
+		if d, ok := durations("queue"); ok {
+			p.Queue[j.ID] = d
+		}
+	}
+	for _, h := range p.Hosts {
+		if d, ok := durations("boot"); ok {
+			p.Boots[h.ID] = d
+		}
+	}
 }
 
 // TestStealing plays GitHub: any idle runner gets any queued job that its labels allow. Whatever it picks, every job runs,
@@ -461,15 +494,41 @@ func BenchmarkDecide(b *testing.B) {
 	for n := range 1000 {
 		orphans = append(orphans, vmFor(src, job(src, n, "millrace-1cpu-1gb"), hosts[n]))
 	}
+	withPast := func(p millrace.Pass) millrace.Pass {
+		p.Runs, p.Queue, p.Boots = map[millrace.VMID]millrace.Durations{}, map[millrace.JobID]millrace.Durations{}, map[millrace.HostID]millrace.Durations{}
+		past := func(n int) millrace.Durations {
+			return millrace.Durations{N: 50, P50: time.Duration(60+n%300) * time.Second, P90: time.Duration(90+n%450) * time.Second}
+		}
+		for n, j := range p.Jobs {
+			p.Queue[j.ID] = past(n)
+		}
+		for n, v := range p.VMs {
+			p.Runs[v.ID] = past(n)
+		}
+		for _, h := range p.Hosts {
+			p.Boots[h.ID] = millrace.Durations{N: 50, P50: 2 * time.Second, P90: 3 * time.Second}
+		}
+		return p
+	}
+	var busy []millrace.VM // that leave no room
+	for n := range 1000 {
+		v := vmFor(src, job(src, n, "millrace-16cpu-64gb"), hosts[n])
+		v.State, v.RanJob, v.Stamps.Busy = millrace.VMBusy, v.ForJob, now.Add(-time.Duration(n%200)*time.Second)
+		busy = append(busy, v)
+	}
 	for name, tc := range map[string]struct {
 		pass millrace.Pass
 		jit  float64
 		want int
 	}{
-		"one size":          {pass(20_000, alike, hosts), 20_000, 8000},
-		"2,000 sizes":       {pass(20_000, sizes, hosts), 20_000, 6400},
-		"no JIT budget":     {pass(20_000, alike, hosts), 0, 0},
-		"1,000 surplus VMs": {pass(20_000, sizes, hosts, orphans...), 166, 166},
+		"one size":               {pass(20_000, alike, hosts), 20_000, 8000},
+		"one size, past runs":    {withPast(pass(20_000, alike, hosts)), 20_000, 8000},
+		"2,000 sizes":            {pass(20_000, sizes, hosts), 20_000, 6400},
+		"2,000 sizes, past runs": {withPast(pass(20_000, sizes, hosts)), 20_000, 6400},
+		"all busy, past runs":    {withPast(pass(20_000, sizes, hosts, busy...)), 20_000, 0},
+		"100 slots, past runs":   {withPast(pass(100, sizes, hosts)), 20_000, 100},
+		"no JIT budget":          {pass(20_000, alike, hosts), 0, 0},
+		"1,000 surplus VMs":      {pass(20_000, sizes, hosts, orphans...), 166, 166},
 	} {
 		b.Run(name, func(b *testing.B) {
 			tc.pass.Installations[0].JITLeft = tc.jit

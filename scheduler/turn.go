@@ -1,7 +1,7 @@
 package scheduler
 
 import (
-	"cmp"
+	"bytes"
 	"container/heap"
 	"slices"
 
@@ -12,6 +12,9 @@ import (
 type repository struct {
 	turns int
 	jobs  []*millrace.Job
+	later []inLine // those that wait for their turn
+	queue []queued // what is known of them
+	index int      // in the heap
 }
 
 // turns is a heap of repositories: first the one with the fewest VMs, and among those the one with the oldest job. VMs
@@ -19,11 +22,10 @@ type repository struct {
 // that can't start don't, or they would hold up the repository's others.
 type turns []*repository
 
-func inTurn(jobs []millrace.Job, vms []millrace.VM) turns {
+func inTurn(jobs []*millrace.Job, vms []millrace.VM) turns {
 	byID := map[int64]*repository{}
 	var list turns
-	for i := range jobs {
-		j := &jobs[i]
+	for _, j := range jobs {
 		repo := byID[j.RepositoryID]
 		if repo == nil {
 			repo = &repository{}
@@ -45,7 +47,10 @@ func inTurn(jobs []millrace.Job, vms []millrace.VM) turns {
 }
 
 func older(a, b *millrace.Job) int {
-	return cmp.Or(a.ReceivedAt.Compare(b.ReceivedAt), slices.Compare(a.ID[:], b.ID[:]))
+	if c := a.ReceivedAt.Compare(b.ReceivedAt); c != 0 {
+		return c
+	}
+	return bytes.Compare(a.ID[:], b.ID[:])
 }
 
 // Len is how many repositories have jobs left.
@@ -53,11 +58,17 @@ func (t turns) Len() int { return len(t) }
 
 // Less reports whether it is i's turn before j's.
 func (t turns) Less(i, j int) bool {
-	return cmp.Or(cmp.Compare(t[i].turns, t[j].turns), older(t[i].jobs[0], t[j].jobs[0])) < 0
+	if t[i].turns != t[j].turns {
+		return t[i].turns < t[j].turns
+	}
+	return older(t[i].jobs[0], t[j].jobs[0]) < 0
 }
 
 // Swap swaps two repositories.
-func (t turns) Swap(i, j int) { t[i], t[j] = t[j], t[i] }
+func (t turns) Swap(i, j int) {
+	t[i], t[j] = t[j], t[i]
+	t[i].index, t[j].index = i, j
+}
 
 // Push adds a repository.
 func (t *turns) Push(x any) { *t = append(*t, x.(*repository)) }

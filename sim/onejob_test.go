@@ -255,7 +255,7 @@ func TestNeverUpSingleThreaded(t *testing.T) {
 		return err
 	}())
 	f.answer()
-	if f.vm == first || f.job().Wait.Code != "" {
+	if f.vm == first || f.job().Wait.Code != millrace.WaitBooting {
 		t.Errorf("after the pause the agent starts %v and the job waits for %+v", f.vm, f.job().Wait)
 	}
 }

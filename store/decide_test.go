@@ -109,7 +109,7 @@ func TestDecideSlots(t *testing.T) {
 	}
 	w.observe(millrace.VMBooting, vms[1:]...)
 	w.pass(scheduler.Decide)
-	if row := w.job(last); row.VM == nil || row.Wait != (millrace.WaitReason{}) {
+	if row := w.job(last); row.VM == nil || row.Wait.Code != millrace.WaitBooting {
 		t.Errorf("with a free slot: VM %+v, waits %+v", row.VM, row.Wait)
 	}
 }
@@ -132,14 +132,14 @@ func TestDecideJITBudget(t *testing.T) {
 	if err != nil || placed.VMs != 1 || !placed.NextAt.After(w.now()) {
 		t.Fatalf("%+v at %s, %v", placed, w.now(), err)
 	}
-	placedFirst := []string{"true ", "false github_rate_limited"}
-	placedSecond := []string{"false github_rate_limited", "true "}
+	placedFirst := []string{"true booting", "false github_rate_limited"}
+	placedSecond := []string{"false github_rate_limited", "true booting"}
 	if got := state(); !cmp.Equal(got, placedFirst) && !cmp.Equal(got, placedSecond) {
 		t.Errorf("jobs %v", got)
 	}
 	w.advance(placed.NextAt.Sub(w.now()) + time.Millisecond)
 	w.pass(scheduler.Decide)
-	if diff := cmp.Diff([]string{"true ", "true "}, state()); diff != "" {
+	if diff := cmp.Diff([]string{"true booting", "true booting"}, state()); diff != "" {
 		t.Errorf("at the time that the pass named:\n%s", diff)
 	}
 }

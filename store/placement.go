@@ -147,7 +147,7 @@ func (tx *Tx) writeDecision(ctx context.Context, p millrace.Pass, d millrace.Dec
 	spent := map[int64]float64{}
 	for _, c := range d.Cover {
 		b.Queue(`UPDATE vms SET for_job = $3, changed_at = $4 WHERE (org_id, vm_id) = ($1, $2)`, org, c.VMID, c.JobID, p.Now)
-		waits[c.JobID] = millrace.WaitReason{}
+		waits[c.JobID] = c.Wait
 	}
 	for _, r := range d.Retire {
 		v, ok := retiring[r.VMID]
