@@ -82,10 +82,10 @@ func (c WaitCode) Remedy() string {
 
 // Basis says what an estimate of when a job that waits for c starts rests on.
 func (c WaitCode) Basis() string {
-	switch c {
-	case WaitRateLimited:
+	if c == WaitRateLimited {
 		return "When GitHub wants to be asked again; for runner registrations, of which GitHub allows 166 a minute for an installation, the job's place in line."
-	case WaitGitHubDown:
+	}
+	if c == WaitGitHubDown {
 		return "None: it lasts until GitHub answers."
 	}
 	if c.IsIncident() {
@@ -110,10 +110,10 @@ func (e Estimate) In(now time.Time) string {
 		unit, name = time.Minute, "min"
 	}
 	low, high := max(0, from)/unit, (to+unit-1)/unit // rounded away from each other
-	switch {
-	case low == 0:
+	switch low {
+	case 0:
 		return fmt.Sprintf("within %d %s", high, name)
-	case low == high:
+	case high:
 		return fmt.Sprintf("in about %d %s", high, name)
 	default:
 		return fmt.Sprintf("in %d–%d %s", low, high, name)

@@ -98,8 +98,8 @@ func hostsAway(hosts []*free) millrace.WaitReason {
 	})
 	for _, f := range sorted {
 		h := f.host
-		switch {
-		case h.Admin == millrace.HostEnabled:
+		switch h.Admin {
+		case millrace.HostEnabled:
 			why = append(why, h.Name+" is offline since "+h.SeenAt.UTC().Format("2 Jan, 15:04 UTC"))
 			start = append(start, h.Name)
 		default:

@@ -1,6 +1,7 @@
 package scheduler_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -277,13 +278,8 @@ func TestNextAtCoversWhatTimeChanges(t *testing.T) {
 				t.Fatalf("after %s of %s: %+v became %+v", later, span, was, is)
 			}
 		}
-		place := func(list []millrace.Placement) (s string) {
-			for _, p := range list {
-				s += p.JobID.String() + p.HostID.String()
-			}
-			return s
-		}
-		if place(d.Place) != place(got.Place) {
+		same := func(a, b millrace.Placement) bool { return a.JobID == b.JobID && a.HostID == b.HostID }
+		if !slices.EqualFunc(d.Place, got.Place, same) {
 			t.Fatalf("after %s of %s: placed %v, then %v", later, span, d.Place, got.Place)
 		}
 	})

@@ -206,7 +206,7 @@ func (h *host) do(e agent.Effect) {
 		s.checkKill(m, e.Reason)
 		m.dead = true
 		delete(h.machines, e.Ref)
-		h.later(s.between(10*time.Millisecond, 100*time.Millisecond), func() { h.step(agent.VMDone{Ref: e.Ref, Reason: e.Reason}) })
+		h.later(s.between(10*time.Millisecond, 100*time.Millisecond), func() { h.step(agent.VMDone(e)) })
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash"
 	"hash/fnv"
@@ -157,7 +158,7 @@ func (m *mirror) settled(alive int) error {
 		}
 		time.Sleep(time.Millisecond) // of a process that is really ending, and outside of the day
 	}
-	return fmt.Errorf("what a killed process left in the database does not end")
+	return errors.New("what a killed process left in the database does not end")
 }
 
 // read takes what has changed since it was last called, and checks each change.

@@ -3,7 +3,7 @@ package sim
 import (
 	"bytes"
 	"context"
-	"fmt"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -487,7 +487,7 @@ type toServer struct{ h *host }
 func (t toServer) RoundTrip(r *http.Request) (*http.Response, error) {
 	srv := t.h.sim.anyServer()
 	if srv == nil {
-		return nil, fmt.Errorf("connection refused")
+		return nil, errors.New("connection refused")
 	}
 	w := httptest.NewRecorder()
 	r.RequestURI = r.URL.RequestURI()

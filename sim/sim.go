@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/millrace-ci/millrace"
@@ -299,23 +300,24 @@ func (s *Sim) quiet() bool {
 
 func (s *Sim) leftovers() string {
 	jobs, vms := 0, 0
-	example := ""
+	var example strings.Builder
 	for _, j := range s.mirror.jobList() {
 		if j.open() {
 			jobs++
-			example = fmt.Sprintf("; job %d is %s and waits for %q", j.github, j.status, j.wait)
+			example.Reset()
+			fmt.Fprintf(&example, "; job %d is %s and waits for %q", j.github, j.status, j.wait)
 		}
 	}
 	for _, v := range s.mirror.vmList() {
 		if v.state != millrace.VMGone {
 			vms++
-			example += fmt.Sprintf("; VM %s on host %s is %s since %s", v.name, v.host, v.state, v.changed)
+			fmt.Fprintf(&example, "; VM %s on host %s is %s since %s", v.name, v.host, v.state, v.changed)
 			if vms > 3 {
 				break
 			}
 		}
 	}
-	return fmt.Sprintf("%d at GitHub, %d here, %d VMs, %d tasks, %d runners%s", len(s.load.open), jobs, vms, len(s.tasks), s.github.Runners(), example)
+	return fmt.Sprintf("%d at GitHub, %d here, %d VMs, %d tasks, %d runners%s", len(s.load.open), jobs, vms, len(s.tasks), s.github.Runners(), example.String())
 }
 
 func (s *Sim) close() {

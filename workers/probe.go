@@ -42,6 +42,7 @@ func (w *Workers) isOver(ctx context.Context, i store.DueIncident) (bool, error)
 	case millrace.WaitGitHubDown:
 		_, err := w.direct.Installation(ctx, i.InstallationID)
 		return err == nil, err
+	default:
 	}
 	// Only a registration proves that runners may be registered. This one is never connected to, and removed at once.
 	config, err := w.direct.CreateJIT(ctx, i.Target, probeName(i.ID), []string{"millrace-probe"})
