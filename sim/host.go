@@ -33,7 +33,6 @@ type host struct {
 	state    agent.State
 	server   *client.Agent
 	epoch    int64
-	sequence int64
 	wakeAt   time.Time
 	cutOff   time.Time // no message passes before
 	slow     time.Time // everything takes ten times as long before
@@ -49,6 +48,7 @@ type machine struct {
 	runner   int64 // GitHub's; 0 until it was configured
 	online   bool
 	busy     int64 // the job that it runs
+	crashed  bool  // the runner died with its job, and GitHub has yet to notice
 	dead     bool
 }
 
@@ -91,7 +91,7 @@ func (h *host) start() {
 	h.up = true
 	h.state = agent.State{Facts: h.facts}
 	h.server = &client.Agent{URL: "http://millrace.sim", Host: h.id, Key: h.sign, HTTP: &http.Client{Transport: toServer{h}}, Now: h.clock}
-	h.epoch, h.sequence, h.wakeAt = 0, 0, time.Time{}
+	h.epoch, h.wakeAt = 0, time.Time{}
 	h.step(agent.Timer{})
 }
 
@@ -172,7 +172,7 @@ func (h *host) do(e agent.Effect) {
 		h.call(func() (agent.Event, error) {
 			out, err := h.server.Start(s.ctx, client.StartRequest{Facts: e.Facts})
 			if err == nil {
-				h.epoch, h.sequence = out.Epoch, 0
+				h.epoch = out.Epoch
 			}
 			return agent.Started{Call: e.Call}, err
 		}, func(code millrace.Code, _ string) agent.Event {
@@ -240,8 +240,7 @@ func (h *host) sync(e agent.SendSync) {
 		h.fail(e.Call, timeout)
 		return
 	}
-	h.sequence++
-	epoch, sequence := h.epoch, h.sequence
+	epoch := h.epoch
 	s.after(s.network(), func() { // on its way it outlives the agent
 		srv := s.anyServer()
 		if srv == nil {
@@ -256,7 +255,7 @@ func (h *host) sync(e agent.SendSync) {
 					return // the agent's own time-out ends the call
 				}
 				h.later(s.network(), func() { h.step(agent.Synced{Call: e.Call, Response: out}) })
-			}}, epoch, sequence, e.Request)
+			}}, epoch, e.Request)
 		})
 		switch {
 		case !alive:
@@ -384,6 +383,7 @@ func (m *machine) pickUp() {
 	s := m.host.sim
 	job, ok := s.github.PickUp(m.runner)
 	if !ok {
+		m.crashed = true
 		return
 	}
 	m.busy = job.ID

@@ -30,8 +30,18 @@ import (
 // checkStep checks what the last step changed.
 func (s *Sim) checkStep() { s.mirror.read(s) }
 
-// detectWithin is when a job must be known, whatever happened to its deliveries.
-const detectWithin = 150 * time.Second
+// detectWithin is when a job must be known, whatever happened to its deliveries: its repository is polled every minute, or
+// every ten when it had no job for hours, and one that is new is listed within the hour; and a call or two may fail.
+func detectWithin(r *request) time.Duration {
+	switch {
+	case r.active:
+		return 5 * time.Minute
+	case r.known:
+		return 45 * time.Minute
+	default:
+		return 150 * time.Minute
+	}
+}
 
 // stuckAfter is how long a job that a host has room for may wait on a good day.
 const stuckAfter = time.Hour
@@ -48,7 +58,7 @@ func (s *Sim) checkWaiting() {
 		age := s.now.Sub(r.queued)
 		j := s.mirror.byGitHub[id]
 		switch {
-		case j == nil && age > detectWithin && !s.faults.troubled(r.org.login, true) && !s.recovering():
+		case j == nil && age > detectWithin(r) && !s.faults.troubled(r.org.login, true) && !s.recovering():
 			s.violated("I1", "job %d of %s/%s was queued %s ago, and nobody here knows", id, r.org.login, r.repo, age)
 		case j == nil:
 		case !j.open() && state.Status != "completed":
@@ -125,7 +135,8 @@ func (s *Sim) checkLaunch(v *vmRow) {
 			s.violated("I2", "job %d has VM %s and gets %s", s.mirror.number(v.forJob), other.name, v.name)
 		}
 		// Its machine may still be there, but must not be able to take the job.
-		if m := s.load.machines[other.runner]; other.ranJob.IsZero() && m != nil && !m.dead && m.online && m.busy == 0 && s.github.Registered(other.runner) {
+		m := s.load.machines[other.runner]
+		if r, ok := s.github.Runner(other.runner); ok && !r.Busy && other.ranJob.IsZero() && m != nil && !m.dead && m.online && m.busy == 0 {
 			s.report.Doubled++
 			s.violated("I2", "job %d gets VM %s while the runner of %s is registered and idle", s.mirror.number(v.forJob), v.name, other.name)
 		}
@@ -184,14 +195,11 @@ func (s *Sim) checkMove(before, after *vmRow) {
 	}
 }
 
-// checkKill checks that a machine that is killed runs no job.
+// checkKill checks that a machine that is killed has no job, not even one that it has yet to hear of.
 func (s *Sim) checkKill(m *machine, reason string) {
-	if m.busy <= 0 {
-		return
-	}
-	if state, ok := s.github.Job(m.busy); ok && state.Status == "in_progress" && state.RunnerID == m.runner {
+	if r, ok := s.github.Runner(m.runner); ok && r.Busy && !m.crashed {
 		s.report.KilledBusy++
-		s.violated("I4", "the VM of runner %d is killed while it runs job %d: %s", m.runner, m.busy, reason)
+		s.violated("I4", "the VM of runner %d is killed while it has a job: %s", m.runner, reason)
 	}
 }
 

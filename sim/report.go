@@ -83,6 +83,61 @@ func (r *Report) finish(s *Sim) {
 	r.Detect, r.LostDetect, r.Wait, r.Cancel = quantiles(r.detects), quantiles(r.lostDetects), quantiles(r.waits), quantiles(r.cancels)
 }
 
+// Add adds another day.
+func (r *Report) Add(o Report) {
+	r.Jobs += o.Jobs
+	r.Lost += o.Lost
+	r.Doubled += o.Doubled
+	r.VMs += o.VMs
+	r.Wasted += o.Wasted
+	r.Late += o.Late
+	r.Rebound += o.Rebound
+	r.KilledBusy += o.KilledBusy
+	r.Delivered += o.Delivered
+	r.Calls += o.Calls
+	r.Passes += o.Passes
+	r.Reruns += o.Reruns
+	r.CancelledQueued += o.CancelledQueued
+	r.ServerCrashes += o.ServerCrashes
+	r.HostCrashes += o.HostCrashes
+	r.Partitions += o.Partitions
+	r.Internal += o.Internal
+	if r.FirstInternal == "" {
+		r.FirstInternal = o.FirstInternal
+	}
+	r.Steps += o.Steps
+	r.Points += o.Points
+	r.Took += o.Took
+	if r.Conclusions == nil {
+		r.Conclusions, r.Incidents = map[string]int{}, map[millrace.WaitCode]int{}
+	}
+	for k, n := range o.Conclusions {
+		r.Conclusions[k] += n
+	}
+	for k, n := range o.Incidents {
+		r.Incidents[k] += n
+	}
+	r.detects = append(r.detects, o.detects...)
+	r.lostDetects = append(r.lostDetects, o.lostDetects...)
+	r.waits = append(r.waits, o.waits...)
+	r.cancels = append(r.cancels, o.cancels...)
+	r.Detect, r.LostDetect, r.Wait, r.Cancel = quantiles(r.detects), quantiles(r.lostDetects), quantiles(r.waits), quantiles(r.cancels)
+}
+
+// mostWaste is the goal for VMs that never run a job.
+const mostWaste = 0.05
+
+// Goals is an error when the figures miss a goal.
+func (r Report) Goals() error {
+	switch {
+	case r.Lost > 0 || r.Doubled > 0 || r.KilledBusy > 0:
+		return fmt.Errorf("%d jobs were lost, %d launched twice, %d killed", r.Lost, r.Doubled, r.KilledBusy)
+	case r.Waste() > mostWaste:
+		return fmt.Errorf("%.1f %% of VMs never ran a job; at most %.0f %% may", 100*r.Waste(), 100*mostWaste)
+	}
+	return nil
+}
+
 // Waste is the share of VMs that never ran a job.
 func (r Report) Waste() float64 {
 	if r.VMs == 0 {

@@ -11,15 +11,16 @@ import (
 )
 
 // How often a repository's jobs are read at GitHub. Deliveries get lost, and some are never sent: one that has jobs must
-// be found within two minutes whatever happened. Reading what has not changed costs nothing of GitHub's quota.
+// be found within two minutes whatever happened. Reading what has not changed costs nothing of GitHub's quota; all else
+// costs as much as it would once an hour, when the token is a new one.
 const (
 	pollActive  = time.Minute      // has open jobs, or had one within activeFor
 	pollSilent  = 2 * time.Minute  // any, while its installation's hooks are silent
-	pollQuiet   = time.Hour        // any other
+	pollQuiet   = 10 * time.Minute // any other
 	activeFor   = 6 * time.Hour    //
 	silentAfter = 30 * time.Minute // without a delivery
 	missedFor   = 15 * time.Minute // that one find of what no delivery told counts as silence
-	relistAfter = time.Hour        // that a silent installation's list of repositories is good for
+	relistAfter = time.Hour        // that an installation's list of repositories is good for
 )
 
 // Poll is a repository to read at GitHub.
@@ -58,7 +59,7 @@ type PollRound struct {
 	// Reconciling says that the service starts, or was away: every repository is read, for what happened meanwhile may have
 	// been told to nobody.
 	Reconciling bool
-	Unlisted    []int64 // installations whose hooks are silent, and whose repositories have not been listed for long
+	Unlisted    []int64 // installations whose repositories have not been listed for long
 	Due         []Poll
 }
 
@@ -87,7 +88,7 @@ func (s *Store) BeginPolls(ctx context.Context, limit int) (round PollRound, err
 			}
 		}
 		var b pgx.Batch
-		b.Queue(unlisted, tx.now, silentAfter, missedFor, relistAfter, millrace.StopsCalls).Query(func(rows pgx.Rows) (err error) {
+		b.Queue(unlisted, tx.now, relistAfter, millrace.StopsCalls).Query(func(rows pgx.Rows) (err error) {
 			round.Unlisted, err = pgx.CollectRows(rows, pgx.RowTo[int64])
 			return err
 		})
@@ -300,17 +301,16 @@ func (s *Store) GiveUpJobs(ctx context.Context) (n int, err error) {
 	return n, err
 }
 
-// unlisted are the installations whose hooks are silent at $1 and whose repositories have not been listed for long.
+// unlisted are the installations whose repositories have not been listed for long at $1.
 const unlisted = `
-	WITH silent AS (
+	WITH due AS (
 		SELECT i.org_id, i.installation_id FROM installations i
-		WHERE (i.heard_at IS NULL OR i.heard_at <= $1::timestamptz - $2::interval OR i.missed_at > $1::timestamptz - $3::interval)
-			AND (i.listed_at IS NULL OR i.listed_at <= $1::timestamptz - $4::interval)
-			AND NOT EXISTS (SELECT FROM incidents c WHERE (c.org_id, c.installation_id) = (i.org_id, i.installation_id) AND c.closed_at IS NULL AND c.code = ANY($5))
+		WHERE (i.listed_at IS NULL OR i.listed_at <= $1::timestamptz - $2::interval)
+			AND NOT EXISTS (SELECT FROM incidents c WHERE (c.org_id, c.installation_id) = (i.org_id, i.installation_id) AND c.closed_at IS NULL AND c.code = ANY($3))
 		ORDER BY i.org_id, i.installation_id LIMIT 20 FOR NO KEY UPDATE OF i SKIP LOCKED
 	), taken AS (
-		UPDATE installations i SET listed_at = $1 FROM silent s
-		WHERE (i.org_id, i.installation_id) = (s.org_id, s.installation_id) RETURNING i.installation_id
+		UPDATE installations i SET listed_at = $1 FROM due d
+		WHERE (i.org_id, i.installation_id) = (d.org_id, d.installation_id) RETURNING i.installation_id
 	)
 	SELECT * FROM taken ORDER BY 1`
 

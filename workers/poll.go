@@ -51,8 +51,7 @@ func (w *Workers) pollRepositories(ctx context.Context) error {
 	return nil
 }
 
-// listRepositories learns the repositories of installations whose hooks are silent: any of them may have jobs that nobody
-// told us of.
+// listRepositories learns the repositories of installations: any of them may have jobs that nobody told us of.
 func (w *Workers) listRepositories(ctx context.Context, installations []int64) (err error) {
 	for _, installation := range installations {
 		list, listErr := w.github.InstallationRepositories(ctx, installation)

@@ -211,16 +211,22 @@ func (g *GitHub) RegisteredRunners() []RegisteredRunner {
 	defer g.mu.Unlock()
 	list := make([]RegisteredRunner, 0, len(g.runners))
 	for _, id := range slices.Sorted(maps.Keys(g.runners)) {
-		r := g.runners[id]
-		list = append(list, RegisteredRunner{r.ID, r.Name, r.Owner, r.registered, r.job != nil})
+		list = append(list, g.runners[id].public())
 	}
 	return list
 }
 
-// Registered reports whether a runner is registered.
-func (g *GitHub) Registered(runnerID int64) bool {
+// Runner is a registered runner; false when there is none with this id.
+func (g *GitHub) Runner(id int64) (RegisteredRunner, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	_, ok := g.runners[runnerID]
-	return ok
+	r, ok := g.runners[id]
+	if !ok {
+		return RegisteredRunner{}, false
+	}
+	return r.public(), true
+}
+
+func (r *runner) public() RegisteredRunner {
+	return RegisteredRunner{r.ID, r.Name, r.Owner, r.registered, r.job != nil}
 }
