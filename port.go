@@ -92,6 +92,9 @@ type Quota struct {
 	Reset            time.Time
 }
 
+// Plenty reports whether at least half of the quota is left: nobody needs to hold back. So it is when nothing is known.
+func (q Quota) Plenty() bool { return 2*q.Remaining >= q.Limit }
+
 // Deliveries are the App's webhook deliveries as GitHub keeps them, for a few days.
 type Deliveries interface {
 	// DeliveryTries lists a page of the tries to deliver, newest first; next is "" on the last page.

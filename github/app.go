@@ -34,6 +34,13 @@ type Config struct {
 	WebhookSecrets []string          // more than one while rotating
 	Transport      http.RoundTripper // nil: http.DefaultTransport
 	Now            func() time.Time  // nil: time.Now
+	Pauses         Pauses            // nil: none are kept
+}
+
+// Pauses remember, for all processes, until when GitHub has asked the App not to call as itself.
+type Pauses interface {
+	AppPause(ctx context.Context) (until time.Time, err error) // zero: it may
+	PauseApp(ctx context.Context, until time.Time) error
 }
 
 // App speaks to GitHub as the App and as its installations. It is a [millrace.WebhookSource] and a [millrace.GitHub].
@@ -112,6 +119,9 @@ func (a *App) do(ctx context.Context, installation int64, method, path string, i
 		credential, err := a.credential(bounded, installation)
 		if err == nil {
 			got, err = a.call(bounded, installation, credential, method, path, in, out)
+		}
+		if installation == asApp {
+			err = a.notePause(ctx, err)
 		}
 		if got.status == http.StatusUnauthorized && again {
 			a.tokens.drop(installation, credential)

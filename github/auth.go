@@ -40,6 +40,9 @@ func (a *App) appJWT() (string, error) {
 // credential is what a call carries: the App's JWT, or the installation's token.
 func (a *App) credential(ctx context.Context, installation int64) (string, error) {
 	if installation == asApp {
+		if err := a.paused(ctx); err != nil {
+			return "", err
+		}
 		return a.appJWT()
 	}
 	return a.tokens.get(ctx, installation)
@@ -51,7 +54,7 @@ func (a *App) createToken(ctx context.Context, installation int64) (token, error
 		Token     string    `json:"token"`
 		ExpiresAt time.Time `json:"expires_at"`
 	}
-	signed, err := a.appJWT()
+	signed, err := a.credential(ctx, asApp)
 	if err != nil {
 		return token{}, err
 	}
@@ -60,6 +63,7 @@ func (a *App) createToken(ctx context.Context, installation int64) (token, error
 	if errors.As(err, &refused) {
 		refused.ofToken = true
 	}
+	err = a.notePause(ctx, err)
 	if err != nil {
 		return token{}, fmt.Errorf("a token of installation %d: %w", installation, err)
 	}
@@ -67,6 +71,37 @@ func (a *App) createToken(ctx context.Context, installation int64) (token, error
 		return token{}, errors.New("GitHub answered without a token")
 	}
 	return token{millrace.Secret(out.Token), out.ExpiresAt}, nil
+}
+
+// pause is an answer to a call that was not made: GitHub has asked not to.
+type pause struct{ until time.Time }
+
+// Error says until when.
+func (p *pause) Error() string { return "GitHub is not called before " + p.until.Format(time.RFC3339) }
+
+// paused is a *pause while GitHub has asked the App not to call.
+func (a *App) paused(ctx context.Context) error {
+	if a.cfg.Pauses == nil {
+		return nil
+	}
+	until, err := a.cfg.Pauses.AppPause(ctx)
+	if err != nil || until.IsZero() {
+		return err
+	}
+	return &pause{until}
+}
+
+// notePause keeps what a refusal of a call as the App says of when to call again.
+func (a *App) notePause(ctx context.Context, err error) error {
+	var refused *refusal
+	if a.cfg.Pauses == nil || !errors.As(err, &refused) {
+		return err
+	}
+	c := a.condition(ctx, err)
+	if c == nil || c.Until.IsZero() {
+		return err
+	}
+	return errors.Join(err, a.cfg.Pauses.PauseApp(ctx, c.Until))
 }
 
 // token is an installation's token.

@@ -69,12 +69,14 @@ func (a *App) translate(ctx context.Context, err error) error {
 	}
 	condition := a.condition(ctx, err)
 	code, sentence := millrace.Unavailable, "GitHub could not be reached."
+	if condition != nil && condition.Code == millrace.WaitRateLimited {
+		code, sentence = millrace.LimitReached, "GitHub's rate limit is used up."
+	}
 	var refused *refusal
 	if errors.As(err, &refused) {
 		known, ok := refusals[refused.status]
 		switch {
-		case condition != nil && condition.Code == millrace.WaitRateLimited:
-			code, sentence = millrace.LimitReached, "GitHub's rate limit is used up."
+		case code == millrace.LimitReached:
 		case refused.ofToken && refused.status >= 400 && refused.status < 500: // 404 says nothing of a runner: the App may not ask
 			code, sentence = millrace.Forbidden, "The GitHub App may not act for this owner: it was uninstalled or suspended there, or its key is not GitHub's."
 		case ok:
@@ -135,6 +137,10 @@ func (a *App) condition(ctx context.Context, err error) *millrace.Condition {
 		default:
 			return &millrace.Condition{Code: millrace.WaitGitHubDown, Detail: "GitHub could not be reached."}
 		}
+	}
+	var p *pause
+	if errors.As(err, &p) {
+		return &millrace.Condition{Code: millrace.WaitRateLimited, Detail: p.Error(), Until: p.until}
 	}
 	var r *refusal
 	if !errors.As(err, &r) {

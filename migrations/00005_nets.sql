@@ -23,6 +23,8 @@ ALTER TABLE installations
 
 ALTER TABLE repositories ADD COLUMN polled_at timestamptz; -- when its jobs were last read at GitHub; NULL: at once
 
+-- VMs whose job is not known yet: what a pass looks for among all that ever were.
+CREATE INDEX vms_unmatched_idx ON vms (org_id, coalesce(gone_at, 'infinity')) WHERE ran_job IS NULL AND runner_id <> 0;
 CREATE INDEX vms_host_idx ON vms (org_id, host_id, placed_at DESC) WHERE online_at IS NOT NULL;
 
 -- How long from placed to online on the host, over its last VMs, in ms.
@@ -89,11 +91,26 @@ CREATE TABLE sweeps (
 );
 GRANT SELECT, INSERT, UPDATE ON sweeps TO millrace_system;
 
+-- Each call of an agent asks for it: in this language its plan is kept.
+-- +goose StatementBegin
+CREATE OR REPLACE FUNCTION host_credentials(host_id uuid)
+	RETURNS TABLE (org_id bigint, sign_key bytea, seal_key bytea, epoch bigint, sequence bigint, admin text)
+	LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 1 SET search_path = pg_catalog, public, pg_temp
+AS $$
+BEGIN
+	RETURN QUERY
+	SELECT h.org_id, h.sign_key, h.seal_key, h.epoch, CASE WHEN b.epoch = h.epoch THEN b.sequence ELSE 0 END, h.admin
+	FROM public.hosts h JOIN public.host_beats b ON (b.org_id, b.host_id) = (h.org_id, h.host_id)
+	WHERE h.host_id = host_credentials.host_id;
+END
+$$;
+-- +goose StatementEnd
+
 -- +goose Down
 DROP TABLE sweeps, redeliveries, incidents, job_durations;
 DROP INDEX job_facts_name_idx;
 ALTER TABLE hosts DROP COLUMN boot_n, DROP COLUMN boot_p50, DROP COLUMN boot_p90;
-DROP INDEX vms_host_idx;
+DROP INDEX vms_host_idx, vms_unmatched_idx;
 ALTER TABLE repositories DROP COLUMN polled_at;
 ALTER TABLE installations DROP COLUMN heard_at, DROP COLUMN missed_at, DROP COLUMN listed_at, DROP COLUMN quota_limit, DROP COLUMN quota_left, DROP COLUMN quota_reset;
 DROP INDEX jobs_repository_open_idx;

@@ -250,6 +250,8 @@ func (s *Sim) checkOrphans() {
 
 // checkEnd checks the books when all is over.
 func (s *Sim) checkEnd() {
+	s.mirror.dirty = true
+	s.mirror.read(s)
 	s.load.tidy()
 	s.checkOrphans()
 	var facts, jobs, over int

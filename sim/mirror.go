@@ -119,6 +119,7 @@ type mirror struct {
 	ofJob     map[millrace.JobID][]*vmRow
 	epochs    map[millrace.HostID]int64
 	incidents map[millrace.IncidentID]millrace.WaitCode // open
+	known     map[millrace.IncidentID]bool
 	trace     hash.Hash64
 	lines     []string // the last of them
 }
@@ -131,7 +132,7 @@ func newMirror(ctx context.Context, db Database) (*mirror, error) {
 	m := &mirror{
 		conn: conn, jobs: map[millrace.JobID]*jobRow{}, byGitHub: map[int64]*jobRow{}, vms: map[millrace.VMID]*vmRow{}, live: map[millrace.VMID]*vmRow{},
 		names: map[string]*vmRow{}, ofJob: map[millrace.JobID][]*vmRow{}, epochs: map[millrace.HostID]int64{},
-		incidents: map[millrace.IncidentID]millrace.WaitCode{}, trace: fnv.New64a(),
+		incidents: map[millrace.IncidentID]millrace.WaitCode{}, known: map[millrace.IncidentID]bool{}, trace: fnv.New64a(),
 	}
 	if _, err := conn.Exec(ctx, notes); err != nil {
 		conn.Close(ctx)
@@ -141,6 +142,28 @@ func newMirror(ctx context.Context, db Database) (*mirror, error) {
 }
 
 func (m *mirror) close() { m.conn.Close(context.Background()) }
+
+// analyze does what autovacuum does, when the day says so: tables this small are read whole, so that plans are the day's too.
+func (m *mirror) analyze(ctx context.Context) error {
+	_, err := m.conn.Exec(ctx, `ANALYZE`)
+	return err
+}
+
+// waste counts why VMs ended that never ran a job.
+func (m *mirror) waste(s *Sim) error {
+	rows, err := m.conn.Query(context.WithoutCancel(s.ctx), `
+		SELECT coalesce(nullif(retire_reason, ''), nullif(reason, ''), 'no reason'), count(*) FROM vms WHERE ran_job IS NULL AND state = 'gone' GROUP BY 1`)
+	if err != nil {
+		return err
+	}
+	var why string
+	var n int
+	_, err = pgx.ForEachRow(rows, []any{&why, &n}, func() error {
+		s.report.WastedBy[why] = n
+		return nil
+	})
+	return err
+}
 
 // settled waits until what a process that died left open in the database is gone: of those that live each has two
 // sessions, and none is in a transaction.
@@ -194,8 +217,11 @@ func (m *mirror) read(s *Sim) {
 		case "i":
 			m.note(s, "incident", text, state)
 			if state == "open" {
+				if !m.known[millrace.IncidentID(id)] {
+					s.report.Incidents[millrace.WaitCode(text)]++
+				}
+				m.known[millrace.IncidentID(id)] = true
 				m.incidents[millrace.IncidentID(id)] = millrace.WaitCode(text)
-				s.report.Incidents[millrace.WaitCode(text)]++
 			} else {
 				delete(m.incidents, millrace.IncidentID(id))
 			}

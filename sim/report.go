@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -31,6 +32,7 @@ type Report struct {
 	Internal        int // errors that nobody expects
 	FirstInternal   string
 	Conclusions     map[string]int
+	WastedBy        map[string]int // by reason
 	Incidents       map[millrace.WaitCode]int
 	Transitions     map[string]int
 	Steps           int
@@ -109,10 +111,13 @@ func (r *Report) Add(o Report) {
 	r.Points += o.Points
 	r.Took += o.Took
 	if r.Conclusions == nil {
-		r.Conclusions, r.Incidents = map[string]int{}, map[millrace.WaitCode]int{}
+		r.Conclusions, r.WastedBy, r.Incidents = map[string]int{}, map[string]int{}, map[millrace.WaitCode]int{}
 	}
 	for k, n := range o.Conclusions {
 		r.Conclusions[k] += n
+	}
+	for k, n := range o.WastedBy {
+		r.WastedBy[k] += n
 	}
 	for k, n := range o.Incidents {
 		r.Incidents[k] += n
@@ -155,6 +160,9 @@ func (r Report) String() string {
 	line("jobs", "%d, of which %d were run again and %d cancelled while queued; conclusions %v", r.Jobs, r.Reruns, r.CancelledQueued, r.Conclusions)
 	line("lost, doubled", "%d, %d", r.Lost, r.Doubled)
 	line("VMs", "%d, %d wasted (%.1f %%), %d stood for another job in the end", r.VMs, r.Wasted, 100*r.Waste(), r.Rebound)
+	for _, why := range slices.SortedFunc(maps.Keys(r.WastedBy), func(a, b string) int { return cmp.Or(r.WastedBy[b]-r.WastedBy[a], cmp.Compare(a, b)) }) {
+		line("", "%4d %s", r.WastedBy[why], why)
+	}
 	line("queued → known", "%s", r.Detect)
 	line("  its delivery lost or late", "%s", r.LostDetect)
 	line("queued → running", "%s", r.Wait)

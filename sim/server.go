@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -42,6 +43,8 @@ type server struct {
 	polls    map[millrace.HostID]*poll
 	onCommit func()
 	dying    bool
+	missed   bool // an announcement was lost
+	tasked   bool // the outbox may have tasks
 }
 
 // poll is a sync that is held until there is news for its host.
@@ -49,6 +52,8 @@ type poll struct {
 	host  *host
 	call  int
 	have  int64
+	list  []millrace.VM // of the version that the host has
+	stale bool          // an announcement that there is another was lost
 	reply func(client.SyncResponse)
 }
 
@@ -74,7 +79,7 @@ func (srv *server) boot() (err error) {
 	}
 	srv.app, err = github.New(github.Config{
 		APIURL: s.github.APIURL(), AppID: s.github.AppID(), PrivateKeyPEM: s.github.PrivateKeyPEM(), WebhookSecrets: []string{s.github.WebhookSecret()},
-		Transport: toGitHub{srv}, Now: func() time.Time { return s.now },
+		Transport: toGitHub{srv}, Now: func() time.Time { return s.now }, Pauses: srv.st,
 	})
 	if err != nil {
 		return err
@@ -82,20 +87,27 @@ func (srv *server) boot() (err error) {
 	srv.work = workers.New(workers.Config{Store: srv.st, GitHub: srv.app, Log: s.cfg.Log, SingleThreaded: true})
 	srv.handler = api.New(api.Config{Store: srv.st, Webhooks: srv.app, Runners: srv.work.Gate(), Log: s.cfg.Log, Now: func() time.Time { return s.now }})
 	srv.placer, srv.wakeAt, srv.polls, srv.onCommit, srv.dying, srv.up = workers.PlacerState{}, time.Time{}, map[millrace.HostID]*poll{}, nil, false, true
-	life := srv.life
 	// What a process does by itself from its start on.
 	for _, job := range workers.Schedule {
 		if job.Here != nil {
 			s.everyOf(srv, job.Every, func() { s.tolerate(job.Here(srv.work, s.ctx)) })
 		}
 	}
-	s.everyOf(srv, 10*time.Second, func() { // an announcement can be lost
+	srv.missed, srv.tasked = true, true     // while it was away
+	s.everyOf(srv, 10*time.Second, func() { // an announcement can be lost; when none was, there is nothing to find
+		if !srv.missed {
+			return
+		}
+		srv.missed = false
 		orgs, err := srv.st.OrgsWithDemand(s.ctx)
 		s.tolerate(err)
 		srv.step(workers.Announced{Orgs: orgs})
 	})
-	s.everyOf(srv, 5*time.Second, srv.relay)
-	_ = life
+	s.everyOf(srv, 5*time.Second, func() {
+		if srv.tasked {
+			srv.relay()
+		}
+	})
 	return nil
 }
 
@@ -139,9 +151,15 @@ func (srv *server) committed(topics []string) {
 		done()
 	}
 	s := srv.sim
-	s.mirror.dirty = true
+	s.mirror.dirty = s.mirror.dirty || len(topics) > 0 // whatever people or processes may care for is announced
+	tasked := slices.Contains(topics, store.TopicTasks())
 	for _, to := range s.servers {
-		if len(topics) == 0 || s.chance(s.cfg.Faults.LoseAnnouncement) {
+		to.tasked = to.tasked || tasked
+		if len(topics) == 0 {
+			continue
+		}
+		if s.chance(s.cfg.Faults.LoseAnnouncement) {
+			to.lost(topics)
 			continue
 		}
 		life := to.life
@@ -152,6 +170,16 @@ func (srv *server) committed(topics []string) {
 		})
 	}
 	srv.point()
+}
+
+// lost notes what a process was not told.
+func (srv *server) lost(topics []string) {
+	srv.missed = true
+	for _, topic := range topics {
+		if id, err := millrace.ParseHostID(topic); err == nil && srv.polls[id] != nil {
+			srv.polls[id].stale = true
+		}
+	}
 }
 
 // announced is what a process does about an announcement.
@@ -320,6 +348,7 @@ func (srv *server) relay() {
 		srv.onCommit = nil
 		s.must(err)
 		if n == 0 || err != nil {
+			srv.tasked = err != nil
 			return
 		}
 	}
@@ -429,26 +458,20 @@ func (t toGitHub) RoundTrip(r *http.Request) (resp *http.Response, err error) {
 // the list is another than the host has, when it changes, or after a heartbeat.
 func (srv *server) sync(p *poll, epoch int64, in client.SyncRequest) error {
 	s := srv.sim
-	creds, err := srv.st.HostCredentials(s.ctx, p.host.id)
-	if err != nil {
-		return err
-	}
-	if creds.Epoch != epoch {
-		return millrace.Errorf(millrace.Unauthenticated, "The request's epoch is not the host's present one.")
-	}
-	srv.st.Heard(creds.OrgID, creds.HostID, epoch, 0) // sequence numbers are the signed calls' own
 	observed, err := api.Observations(in.VMs)
 	if err != nil {
 		return err
 	}
-	version, vms, err := srv.st.Org(creds.OrgID).Observe(s.ctx, creds.HostID, epoch, observed)
+	version, vms, err := srv.st.Org(p.host.org.ID).Observe(s.ctx, p.host.id, epoch, observed)
 	if err != nil {
 		return err
 	}
+	srv.st.Heard(p.host.org.ID, p.host.id, epoch, 0) // sequence numbers are the signed calls' own
 	if version != p.have {
 		p.reply(orders(version, vms))
 		return nil
 	}
+	p.list = vms
 	srv.polls[p.host.id] = p
 	life := srv.life
 	s.after(millrace.Heartbeat, func() {
@@ -461,6 +484,11 @@ func (srv *server) sync(p *poll, epoch int64, in client.SyncRequest) error {
 
 // answer answers a held sync, if there is news or it is late.
 func (srv *server) answer(p *poll, late bool) {
+	if late && !p.stale { // it would read what it has
+		delete(srv.polls, p.host.id)
+		p.reply(orders(p.have, p.list))
+		return
+	}
 	version, vms, err := srv.st.Org(p.host.org.ID).Desired(srv.sim.ctx, p.host.id)
 	if err != nil {
 		srv.sim.tolerate(err)

@@ -22,9 +22,9 @@ type Config struct {
 	Database Database
 	Jobs     int           // about how many are queued; 0: 2,100
 	Day      time.Duration // in which they are queued; 0: 24 h
-	Orgs     int           // 0: 3
-	Hosts    int           // of each org; 0: 2
-	Repos    int           // of each org; 0: 12
+	Orgs     int           // 0: 2
+	Hosts    int           // of the first org, and one of each other; 0: 2
+	Repos    int           // of each org; 0: 8
 	Servers  int           // 0: 2
 	Slots    int           // of each org's plan; 0: 40
 	Skew     bool          // hosts' clocks are wrong by up to a day
@@ -158,9 +158,9 @@ func (c *Config) defaults() {
 		}
 	}
 	set(&c.Jobs, 2100)
-	set(&c.Orgs, 3)
+	set(&c.Orgs, 2)
 	set(&c.Hosts, 2)
-	set(&c.Repos, 12)
+	set(&c.Repos, 8)
 	set(&c.Servers, 2)
 	set(&c.Slots, 40)
 	if c.Day == 0 {
@@ -181,7 +181,7 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 	s := &Sim{
 		cfg: cfg, ctx: ctx, rand: rand.New(rand.NewPCG(cfg.Seed, 0x6d696c6c72616365)), start: epoch0, now: epoch0, byHost: map[millrace.HostID]*host{},
 	}
-	s.report = Report{Seed: cfg.Seed, Conclusions: map[string]int{}, Incidents: map[millrace.WaitCode]int{}, Transitions: map[string]int{}}
+	s.report = Report{Seed: cfg.Seed, Conclusions: map[string]int{}, WastedBy: map[string]int{}, Incidents: map[millrace.WaitCode]int{}, Transitions: map[string]int{}}
 	defer s.close()
 	if err := s.build(); err != nil {
 		return s.report, err
@@ -210,6 +210,7 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 	if s.failed == nil && cfg.MaxSteps == 0 {
 		s.checkEnd()
 	}
+	s.must(s.mirror.waste(s))
 	s.report.finish(s)
 	s.report.Took = time.Since(began)
 	return s.report, s.failed
@@ -243,8 +244,12 @@ func (s *Sim) build() (err error) {
 			return err
 		}
 	}
-	for _, o := range s.orgs {
-		for n := range s.cfg.Hosts {
+	for i, o := range s.orgs {
+		hosts := s.cfg.Hosts
+		if i > 0 {
+			hosts = 1
+		}
+		for n := range hosts {
 			if err := s.addHost(setup, o, n); err != nil {
 				return err
 			}
@@ -253,6 +258,7 @@ func (s *Sim) build() (err error) {
 	s.schedule()
 	s.load.plan()
 	s.faults.plan()
+	s.every(2*time.Hour, func() { s.must(s.mirror.analyze(s.ctx)) })
 	s.every(20*time.Second, s.github.Tidy)
 	s.every(30*time.Second, s.checkWaiting)
 	s.every(time.Minute, s.checkOrphans)
@@ -264,7 +270,7 @@ const githubSkew = 1300 * time.Millisecond
 
 func (s *Sim) addOrg(setup *store.Store, n int) error {
 	o := &org{login: fmt.Sprintf("org-%d", n), kind: millrace.Organization}
-	if n == 2 { // one of three is a personal account, whose runners register at repositories
+	if n == 1 { // the second is a personal account, whose runners register at repositories
 		o.kind = millrace.Personal
 	}
 	o.owner = s.github.AddOwner(o.login, o.kind)
@@ -295,7 +301,7 @@ func (s *Sim) quiet() bool {
 			return false
 		}
 	}
-	return len(s.load.open) == 0 && len(s.tasks) == 0 && s.github.Runners() == 0
+	return len(s.load.open) == 0 && len(s.tasks) == 0 && len(s.mirror.incidents) == 0 && s.github.Runners() == 0
 }
 
 func (s *Sim) leftovers() string {

@@ -82,6 +82,7 @@ func TestTwoServers(t *testing.T) {
 	for i, st := range stores {
 		app, err := github.New(github.Config{
 			APIURL: gh.APIURL(), AppID: gh.AppID(), PrivateKeyPEM: gh.PrivateKeyPEM(), WebhookSecrets: []string{gh.WebhookSecret()},
+			Pauses: st,
 		})
 		if err != nil {
 			t.Fatal(err)

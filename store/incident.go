@@ -152,21 +152,24 @@ func (s *Store) DueIncidents(ctx context.Context) (due []DueIncident, err error)
 		type row struct {
 			millrace.Incident
 			kind millrace.OwnerType
+			some string // a repository of a personal account, where runners register
 		}
 		rows, err := many(ctx, tx, func(r pgx.CollectableRow) (out row, err error) {
 			var closed *time.Time
 			i := &out.Incident
 			return out, r.Scan(&i.OrgID, &i.ID, &i.Code, &i.InstallationID, &i.Owner, &i.RepositoryID, &i.Repository, &i.Detail,
-				&i.OpenedAt, &i.SeenAt, &i.ProbeAt, &closed, &out.kind)
+				&i.OpenedAt, &i.SeenAt, &i.ProbeAt, &closed, &out.kind, &out.some)
 		}, `
-			SELECT `+incidentColumns+`, n.owner_type`+incidentFrom+`
+			SELECT `+incidentColumns+`, n.owner_type, coalesce(nullif(i.repository, ''), (
+				SELECT r.full_name FROM repositories r WHERE (r.org_id, r.installation_id) = (i.org_id, i.installation_id)
+				ORDER BY r.seen_at DESC, r.repository_id LIMIT 1), '')`+incidentFrom+`
 			WHERE i.closed_at IS NULL AND i.probe_at <= $1 ORDER BY i.probe_at, i.incident_id LIMIT 100 FOR UPDATE OF i SKIP LOCKED`, tx.now)
 		if err != nil || len(rows) == 0 {
 			return err
 		}
 		var b pgx.Batch
 		for _, r := range rows {
-			due = append(due, DueIncident{r.Incident, registersAt(r.InstallationID, r.Owner, r.kind, r.Repository)})
+			due = append(due, DueIncident{r.Incident, registersAt(r.InstallationID, r.Owner, r.kind, r.some)})
 			b.Queue(`UPDATE incidents SET probe_at = $3 WHERE (org_id, incident_id) = ($1, $2)`, r.OrgID, r.ID, tx.now.Add(r.Code.ProbeEvery()))
 		}
 		return tx.SendBatch(ctx, &b).Close()

@@ -55,7 +55,7 @@ func (s *Store) readPass(ctx context.Context, tx *Tx, org millrace.OrgID) (p mil
 		WITH ran AS (
 			SELECT v.vm_id, j.job_id
 			FROM vms v JOIN jobs j ON (j.org_id, j.installation_id, j.runner_id) = (v.org_id, v.installation_id, v.runner_id)
-			WHERE v.org_id = $1 AND v.ran_job IS NULL AND v.runner_id <> 0 AND (v.state <> 'gone' OR v.gone_at > $2::timestamptz - interval '1 hour')
+			WHERE v.org_id = $1 AND v.ran_job IS NULL AND v.runner_id <> 0 AND coalesce(v.gone_at, 'infinity') > $2::timestamptz - interval '1 hour'
 			ORDER BY v.vm_id FOR UPDATE OF v
 		)
 		UPDATE vms v SET ran_job = ran.job_id, changed_at = $2, jit_sealed = NULL,

@@ -28,13 +28,15 @@ type Poll struct {
 	OrgID        millrace.OrgID
 	RepositoryID int64
 	Target       millrace.RepositoryTarget
+	Open         bool // jobs of it are open here
 }
 
 // duePolls are the repositories whose poll is due at $1: a fifth of an installation's quota is kept for launches, and with
 // less than half of it left polls come four times as far apart.
 const duePolls = `
 	WITH due AS (
-	SELECT r.org_id, r.repository_id
+	SELECT r.org_id, r.repository_id,
+		EXISTS (SELECT FROM jobs j WHERE (j.org_id, j.repository_id) = (r.org_id, r.repository_id) AND j.status <> 'completed') AS open
 	FROM repositories r JOIN installations i ON (i.org_id, i.installation_id) = (r.org_id, r.installation_id)
 	WHERE NOT EXISTS (SELECT FROM incidents c WHERE (c.org_id, c.installation_id) = (i.org_id, i.installation_id) AND c.closed_at IS NULL AND c.code = ANY($2))
 		AND (i.quota_limit = 0 OR i.quota_reset <= $1 OR i.quota_left >= i.quota_limit / 5)
@@ -50,7 +52,7 @@ const duePolls = `
 	FOR NO KEY UPDATE OF r SKIP LOCKED
 	), taken AS (
 		UPDATE repositories r SET polled_at = $1 FROM due d WHERE (r.org_id, r.repository_id) = (d.org_id, d.repository_id)
-		RETURNING r.org_id, r.repository_id, r.installation_id, r.full_name
+		RETURNING r.org_id, r.repository_id, r.installation_id, r.full_name, d.open
 	)
 	SELECT * FROM taken ORDER BY org_id, repository_id`
 
@@ -94,7 +96,7 @@ func (s *Store) BeginPolls(ctx context.Context, limit int) (round PollRound, err
 		})
 		b.Queue(duePolls, tx.now, millrace.StopsCalls, activeFor, pollActive, silentAfter, missedFor, pollSilent, pollQuiet, limit).Query(func(rows pgx.Rows) (err error) {
 			round.Due, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (p Poll, err error) {
-				err = row.Scan(&p.OrgID, &p.RepositoryID, &p.Target.InstallationID, &p.Target.FullName)
+				err = row.Scan(&p.OrgID, &p.RepositoryID, &p.Target.InstallationID, &p.Target.FullName, &p.Open)
 				return p, err
 			})
 			return err

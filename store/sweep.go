@@ -22,8 +22,6 @@ const (
 type Sweep struct {
 	At    time.Time // it began
 	Since time.Time // deliveries before were swept
-	// NotBefore is when GitHub may be asked again; zero: now.
-	NotBefore time.Time
 }
 
 // BeginSweep says where a sweep begins.
@@ -31,8 +29,7 @@ func (s *Store) BeginSweep(ctx context.Context) (w Sweep, err error) {
 	err = s.systemTx(ctx, func(tx *Tx) error {
 		w = Sweep{At: tx.now, Since: tx.now.Add(-sweepFirst)}
 		var swept time.Time
-		var notBefore *time.Time
-		err := tx.QueryRow(ctx, `SELECT swept_at, not_before FROM sweeps WHERE name = $1`, deliveriesRow).Scan(&swept, &notBefore)
+		err := tx.QueryRow(ctx, `SELECT swept_at FROM sweeps WHERE name = $1`, deliveriesRow).Scan(&swept)
 		if millrace.CodeOf(friendly(err)) == millrace.NotFound {
 			return nil
 		}
@@ -40,9 +37,6 @@ func (s *Store) BeginSweep(ctx context.Context) (w Sweep, err error) {
 			return err
 		}
 		w.Since = swept.Add(-sweepOverlap)
-		if notBefore != nil && notBefore.After(tx.now) {
-			w.NotBefore = *notBefore
-		}
 		return nil
 	})
 	return w, err
@@ -60,8 +54,16 @@ func (s *Store) EndSweep(ctx context.Context, upTo time.Time) error {
 	})
 }
 
-// PauseSweeps keeps the App from asking GitHub for deliveries before a time, over restarts too.
-func (s *Store) PauseSweeps(ctx context.Context, until time.Time) error {
+// AppPause is until when GitHub has asked the App, as itself, not to call; zero when it may.
+func (s *Store) AppPause(ctx context.Context) (until time.Time, err error) {
+	err = s.systemTx(ctx, func(tx *Tx) error {
+		return tx.QueryRow(ctx, `SELECT coalesce(max(not_before), $2) FROM sweeps WHERE name = $1 AND not_before > $3`, deliveriesRow, time.Time{}, tx.now).Scan(&until)
+	})
+	return until, err
+}
+
+// PauseApp keeps every process from calling GitHub as the App itself before a time, over restarts too.
+func (s *Store) PauseApp(ctx context.Context, until time.Time) error {
 	return s.systemTx(ctx, func(tx *Tx) error {
 		_, err := tx.Exec(ctx, `
 			INSERT INTO sweeps (name, swept_at, not_before) VALUES ($1, $2, $3)

@@ -68,6 +68,9 @@ func (w *Workers) poll(ctx context.Context, p store.Poll) error {
 	if err != nil {
 		return err
 	}
+	if len(open.Jobs) == 0 && !p.Open && open.Quota.Plenty() {
+		return nil // most polls find nothing, and there is nothing to write
+	}
 	polled, err := w.store.JoinPoll(ctx, p, open)
 	if err != nil {
 		return err

@@ -19,7 +19,7 @@ const (
 // that a sweep that ends early, or a delivery whose next try is not due, is taken up again.
 func (w *Workers) sweepDeliveries(ctx context.Context) error {
 	sweep, err := w.store.BeginSweep(ctx)
-	if err != nil || !sweep.NotBefore.IsZero() {
+	if err != nil {
 		return err
 	}
 	upTo := sweep.At
@@ -28,11 +28,11 @@ func (w *Workers) sweepDeliveries(ctx context.Context) error {
 	for range maxSweepPages {
 		page, next, err := w.github.DeliveryTries(ctx, cursor)
 		if err != nil {
-			return w.pauseSweeps(ctx, err)
+			return err
 		}
 		oldest, err := w.redeliver(ctx, page, sweep, seen)
 		if err != nil {
-			return w.pauseSweeps(ctx, err)
+			return err
 		}
 		if !oldest.IsZero() && oldest.Before(upTo) {
 			upTo = oldest
@@ -43,14 +43,6 @@ func (w *Workers) sweepDeliveries(ctx context.Context) error {
 		cursor = next
 	}
 	return w.store.EndSweep(ctx, upTo)
-}
-
-// pauseSweeps keeps to the time that GitHub names in a refusal.
-func (w *Workers) pauseSweeps(ctx context.Context, err error) error {
-	if c := millrace.ConditionOf(err); c != nil && !c.Until.IsZero() {
-		return errors.Join(err, w.store.PauseSweeps(ctx, c.Until))
-	}
-	return err
 }
 
 // redeliver asks for the deliveries of a page that are due, and returns when the oldest of those that are not due yet was

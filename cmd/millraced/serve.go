@@ -69,6 +69,7 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger, listener, metrics 
 		AppID:          cfg.GitHubAppID,
 		PrivateKeyPEM:  []byte(cfg.GitHubPrivateKey),
 		WebhookSecrets: cfg.GitHubWebhookSecret,
+		Pauses:         st,
 	})
 	if err != nil {
 		return err
