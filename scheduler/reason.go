@@ -177,6 +177,12 @@ func noJIT(budget Budget, at time.Time) *verdict {
 // retry is why a job whose VMs did not come up gets no other one yet. When it does is in the estimate: a text that counts
 // down would be another one at each pass.
 func (p *placing) retry(j *millrace.Job) *verdict {
+	low, _, high := p.past.boot()
+	if j.Tries == 0 {
+		r := because(millrace.WaitForGitHub, "Its VM ran a job of which GitHub has not told yet. GitHub is being asked whether this one still waits.")
+		r.Estimate = &millrace.Estimate{From: p.now, To: j.RetryAt.Add(high), Basis: "GitHub's answer, or the end of the pause without one; then a VM boots"}
+		return &verdict{reason: r}
+	}
 	failure := "Its VM ended before it was online"
 	if j.Failure != "" {
 		failure += ": " + strings.TrimSuffix(j.Failure, ".")
@@ -186,7 +192,6 @@ func (p *placing) retry(j *millrace.Job) *verdict {
 	if j.Tries != 1 {
 		tries = fmt.Sprintf("%d failed tries", j.Tries)
 	}
-	low, _, high := p.past.boot()
 	r.Estimate = &millrace.Estimate{From: j.RetryAt.Add(low), To: j.RetryAt.Add(high), Basis: "the pause after " + tries + ", then a VM boots"}
 	return &verdict{reason: r}
 }

@@ -268,15 +268,26 @@ func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, obs
 	return version, desired, err
 }
 
-// failures are jobs whose VM came to nothing, and why.
-type failures struct{ jobs, reasons []string }
+// failures are jobs whose VM came to nothing, and why, and those whose VM ran a job of which we have not heard.
+type failures struct{ jobs, reasons, unclear []string }
+
+// unclearFor is how long a job whose VM has run some job is not placed again, unless it becomes known which job that was:
+// its own, as often as not, and what says so is lost. Its repository is polled within that time, and what the poll lists as
+// queued waits no longer.
+const unclearFor = 90 * time.Second
 
 // queueEnd follows up a VM's end, and notes the job of one that came to nothing.
 func (tx *Tx) queueEnd(b *pgx.Batch, before, v millrace.VM, failed *failures) {
 	if v.RanJob.IsZero() && v.RunnerID != 0 {
 		tx.queueTask(b, v.OrgID, millrace.RetireVM{OrgID: v.OrgID, VMID: v.ID})
 	}
-	if v.RetireReason != "" || before.State == millrace.VMStopping || !v.RanJob.IsZero() || !v.Stamps.Busy.IsZero() || v.RunnerRefused() {
+	switch {
+	case !v.RanJob.IsZero():
+		return
+	case !v.Stamps.Busy.IsZero():
+		failed.unclear = append(failed.unclear, v.ForJob.UUID())
+		return
+	case v.RetireReason != "" || before.State == millrace.VMStopping || v.RunnerRefused():
 		return
 	}
 	failed.jobs, failed.reasons = append(failed.jobs, v.ForJob.UUID()), append(failed.reasons, v.Reason)
@@ -286,6 +297,15 @@ func (tx *Tx) queueEnd(b *pgx.Batch, before, v millrace.VM, failed *failures) {
 // same, by another VM or after a message that is still on its way, is seen from its status. Rows are locked in the order
 // of [inLockOrder].
 func (tx *Tx) queueFailures(b *pgx.Batch, org millrace.OrgID, failed failures) {
+	if len(failed.unclear) > 0 {
+		b.Queue(`
+			WITH unclear AS (
+				SELECT job_id FROM jobs WHERE org_id = $1 AND job_id = ANY($2::text[]::uuid[]) AND status = 'queued' AND retry_at IS NULL
+				ORDER BY repository_id, installation_id, github_job_id, run_attempt FOR NO KEY UPDATE
+			)
+			UPDATE jobs j SET retry_at = $3 FROM unclear u WHERE (j.org_id, j.job_id) = ($1, u.job_id)`,
+			org, failed.unclear, tx.now.Add(unclearFor))
+	}
 	if len(failed.jobs) == 0 {
 		return
 	}

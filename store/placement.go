@@ -53,10 +53,16 @@ func (s *Store) readPass(ctx context.Context, tx *Tx, org millrace.OrgID) (p mil
 	// GitHub picked the runner: tie each VM to the job that its runner was seen with, whatever it was launched for.
 	b.Queue(`
 		WITH ran AS (
-			SELECT v.vm_id, j.job_id
+			SELECT v.vm_id, v.for_job, j.job_id
 			FROM vms v JOIN jobs j ON (j.org_id, j.installation_id, j.runner_id) = (v.org_id, v.installation_id, v.runner_id)
 			WHERE v.org_id = $1 AND v.ran_job IS NULL AND v.runner_id <> 0 AND coalesce(v.gone_at, 'infinity') > $2::timestamptz - interval '1 hour'
 			ORDER BY v.vm_id FOR UPDATE OF v
+		), clear AS (
+			SELECT j.job_id FROM jobs j JOIN ran ON ran.for_job = j.job_id
+			WHERE j.org_id = $1 AND j.status = 'queued' AND j.tries = 0 AND j.retry_at IS NOT NULL
+			ORDER BY j.repository_id, j.installation_id, j.github_job_id, j.run_attempt FOR NO KEY UPDATE OF j
+		), cleared AS (
+			UPDATE jobs j SET retry_at = NULL FROM clear c WHERE (j.org_id, j.job_id) = ($1, c.job_id)
 		)
 		UPDATE vms v SET ran_job = ran.job_id, changed_at = $2, jit_sealed = NULL,
 			busy_at = coalesce(v.busy_at, $2),

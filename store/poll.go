@@ -184,6 +184,7 @@ func (s *Store) joinRead(ctx context.Context, tx *Tx, p Poll, events []millrace.
 		runner    int64
 		confirmed *time.Time
 		denials   int
+		unclear   bool
 	}
 	have := map[key]known{}
 	ids := make([]int64, 0, len(events))
@@ -191,14 +192,14 @@ func (s *Store) joinRead(ctx context.Context, tx *Tx, p Poll, events []millrace.
 		ids = append(ids, e.Job.GitHubID)
 	}
 	rows, err := tx.Query(ctx, `
-		SELECT github_job_id, run_attempt, status::text, runner_id, confirmed_at, denials FROM jobs
+		SELECT github_job_id, run_attempt, status::text, runner_id, confirmed_at, denials, tries = 0 AND retry_at IS NOT NULL FROM jobs
 		WHERE (org_id, installation_id) = ($1, $2) AND github_job_id = ANY($3)`, p.OrgID, p.Target.InstallationID, ids)
 	if err != nil {
 		return polled, err
 	}
 	var k key
 	var row known
-	if _, err := pgx.ForEachRow(rows, []any{&k.id, &k.attempt, &row.status, &row.runner, &row.confirmed, &row.denials}, func() error {
+	if _, err := pgx.ForEachRow(rows, []any{&k.id, &k.attempt, &row.status, &row.runner, &row.confirmed, &row.denials, &row.unclear}, func() error {
 		have[k] = row
 		return nil
 	}); err != nil {
@@ -219,12 +220,14 @@ func (s *Store) joinRead(ctx context.Context, tx *Tx, p Poll, events []millrace.
 			}
 		case news:
 			continue // not ours
+		case before.unclear && job.Status == millrace.JobQueued:
+			tx.announceDemand(org.ID)
 		case job.Status == millrace.JobCompleted || before.confirmed != nil && before.denials == 0 && tx.now.Sub(*before.confirmed) < 5*time.Minute:
 			continue
 		}
 		if job.Status != millrace.JobCompleted {
 			b.Queue(`
-				UPDATE jobs SET confirmed_at = $5, denials = 0, denied_at = NULL
+				UPDATE jobs SET confirmed_at = $5, denials = 0, denied_at = NULL, retry_at = CASE WHEN tries > 0 THEN retry_at END
 				WHERE (org_id, installation_id, github_job_id, run_attempt) = ($1, $2, $3, $4)`,
 				org.ID, job.InstallationID, job.GitHubID, job.RunAttempt, tx.now)
 		}
