@@ -3,13 +3,15 @@ package scheduler
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/millrace-ci/millrace"
 )
 
 // Cover matches VMs to queued jobs: a queued job is covered by at most one VM, the one that stands for it. GitHub picks
 // the runner, so a VM's job may have been run by another VM, or be over; such a VM now stands for a queued job that
-// nothing covers, if its runner would be given that job, and is retired otherwise. A VM whose runner is yet to be
+// nothing covers, if its runner would be given that job, and is retired otherwise. One that is at work on a job of which
+// nobody has told yet most likely runs one of those: it stands for that until it is known. A VM whose runner is yet to be
 // registered while GitHub registers none for its job is retired too. It returns the queued jobs that still need a VM.
 func Cover(p millrace.Pass) (d millrace.Decision, uncovered []*millrace.Job) {
 	return cover(p, stopped(p))
@@ -21,7 +23,7 @@ func cover(p millrace.Pass, stops stops) (d millrace.Decision, uncovered []*mill
 		needed[p.Jobs[i].ID] = &p.Jobs[i]
 	}
 	covered := make(map[millrace.JobID]bool, len(p.VMs))
-	var surplus []*millrace.VM
+	var surplus, atWork []*millrace.VM
 	for i := range p.VMs {
 		v := &p.VMs[i]
 		j := needed[v.ForJob]
@@ -34,8 +36,12 @@ func cover(p millrace.Pass, stops stops) (d millrace.Decision, uncovered []*mill
 			// A lost VM and one that is being unregistered cover too: their job may have another VM only once it is
 			// certain that this one can't take it.
 			covered[v.ForJob] = true
-		case v.State == millrace.VMBusy || v.State == millrace.VMLost || v.RetireReason != "":
-			// GitHub gave it a job that we haven't heard of yet; or it can't be told anything; or it is retired already.
+		case v.State == millrace.VMLost || v.RetireReason != "":
+			// It can't be told anything, or is retired already.
+		case v.State == millrace.VMBusy:
+			if p.Now.Sub(v.Stamps.Busy) < unheardFor {
+				atWork = append(atWork, v)
+			}
 		default:
 			surplus = append(surplus, v)
 		}
@@ -46,7 +52,7 @@ func cover(p millrace.Pass, stops stops) (d millrace.Decision, uncovered []*mill
 			open = append(open, &p.Jobs[i])
 		}
 	}
-	if len(surplus) == 0 {
+	if len(surplus) == 0 && len(atWork) == 0 {
 		return d, open
 	}
 	kinds := byKind(open, perRepository(p.Installations), stops)
@@ -64,6 +70,12 @@ func cover(p millrace.Pass, stops stops) (d millrace.Decision, uncovered []*mill
 		d.Cover = append(d.Cover, millrace.Binding{VMID: v.ID, JobID: j.ID, Wait: wait})
 		covered[j.ID] = true
 	}
+	for _, v := range atWork {
+		if j := kinds.take(v); j != nil {
+			d.Cover = append(d.Cover, millrace.Binding{VMID: v.ID, JobID: j.ID, Wait: booting("A VM is at work on it, it seems; GitHub is about to say so.", nil)})
+			covered[j.ID] = true
+		}
+	}
 	for _, j := range open {
 		if !covered[j.ID] {
 			uncovered = append(uncovered, j)
@@ -71,6 +83,9 @@ func cover(p millrace.Pass, stops stops) (d millrace.Decision, uncovered []*mill
 	}
 	return d, uncovered
 }
+
+// unheardFor is how long a job may run without anybody having told of it: within that time polls find it.
+const unheardFor = 2 * time.Minute
 
 // unregistered reports whether v's runner is yet to be registered.
 func unregistered(v *millrace.VM) bool {
