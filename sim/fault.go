@@ -18,6 +18,7 @@ type Faults struct {
 	// Of a VM.
 	BootFails float64
 	BootHangs float64
+	QuitsIdle float64 // its runner ends without having had a job
 
 	// Of processes and machines. A server may die at each point where a transaction begins or ends and where GitHub is
 	// called; KillAt instead is the one such point of the day at which whoever comes there dies.
@@ -92,14 +93,9 @@ func (f *faultDay) plan() {
 	cfg := s.cfg.Faults
 	for range cfg.Windows {
 		for _, t := range troubles {
-			from := s.start.Add(time.Hour/4 + s.within(s.cfg.Day))
-			f.windows = append(f.windows, window{t, s.orgs[s.rand.IntN(len(s.orgs))].login, from, from.Add(s.between(t.min, t.max))})
+			from := time.Hour/4 + s.within(s.cfg.Day)
+			f.open(t.name, s.orgs[s.rand.IntN(len(s.orgs))].login, from, from+s.between(t.min, t.max))
 		}
-	}
-	for _, w := range f.windows {
-		f.last = latest(f.last, w.to)
-		s.after(w.from.Sub(s.now), f.set)
-		s.after(w.to.Sub(s.now), f.set)
 	}
 	f.set()
 	at := func(n int, do func(*host)) {
@@ -115,6 +111,17 @@ func (f *faultDay) plan() {
 		s.report.Partitions++
 	})
 	at(cfg.SlowHosts, func(h *host) { h.slow = s.now.Add(s.between(10*time.Minute, time.Hour)) })
+}
+
+// open plans one window of trouble.
+func (f *faultDay) open(name, owner string, from, to time.Duration) {
+	s := f.sim
+	i := slices.IndexFunc(troubles, func(t trouble) bool { return t.name == name })
+	w := window{troubles[i], owner, s.start.Add(from), s.start.Add(to)}
+	f.windows = append(f.windows, w)
+	f.last = latest(f.last, w.to)
+	s.after(from, f.set)
+	s.after(to, f.set)
 }
 
 // set makes GitHub's faults those of the windows that are open now.

@@ -106,6 +106,7 @@ func (h *host) crash(back time.Duration) {
 	}
 	s := h.sim
 	s.report.HostCrashes++
+	s.faults.last = latest(s.faults.last, s.now.Add(back))
 	h.up = false
 	h.life++
 	for _, m := range h.machines {
@@ -342,6 +343,12 @@ func (m *machine) connect() {
 			code = 7
 		}
 		h.step(agent.VMExit{Ref: m.ref, Code: &code, Reason: err.Error()})
+		h.later(100*time.Millisecond, func() { m.end("") })
+		return
+	}
+	if s.chance(s.cfg.Faults.QuitsIdle) {
+		code := 0
+		h.step(agent.VMExit{Ref: m.ref, Code: &code})
 		h.later(100*time.Millisecond, func() { m.end("") })
 		return
 	}

@@ -190,7 +190,7 @@ func (s *Sim) checkMove(before, after *vmRow) {
 	}
 	if j := s.mirror.jobs[after.forJob]; j != nil {
 		if r := s.load.all[j.github]; r != nil && r.covered == after.id && !r.cancelled.IsZero() {
-			s.report.cancels = append(s.report.cancels, s.now.Sub(r.cancelled))
+			s.report.Cancels = append(s.report.Cancels, s.now.Sub(r.cancelled))
 		}
 	}
 }

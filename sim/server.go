@@ -235,15 +235,15 @@ func (srv *server) do(f func()) (alive bool) {
 		if !srv.dying {
 			panic(p)
 		}
-		srv.die()
+		srv.die(s.between(500*time.Millisecond, 3*time.Second))
 		alive = false
 	}()
 	f()
 	return true
 }
 
-// die ends the process: its memory is gone, its connections break, and it is started again a little later.
-func (srv *server) die() {
+// die ends the process: its memory is gone, its connections break, and it is started again after a while.
+func (srv *server) die(back time.Duration) {
 	s := srv.sim
 	s.report.ServerCrashes++
 	srv.up = false
@@ -258,7 +258,7 @@ func (srv *server) die() {
 			h.fail(p.call, s.network())
 		}
 	}
-	s.after(s.between(500*time.Millisecond, 3*time.Second), func() { s.must(srv.boot()) })
+	s.after(back, func() { s.must(srv.boot()) })
 }
 
 // alive is the number of processes that are up.
@@ -424,6 +424,9 @@ func (s *Sim) send(out githubtest.Outgoing) {
 		}
 		if status == http.StatusOK {
 			s.report.Delivered++
+			s.undelivered[out.GUID] = false
+		} else if _, tried := s.undelivered[out.GUID]; !tried {
+			s.undelivered[out.GUID] = true
 		}
 		s.github.Answered(out.DeliveryID, status, s.now.Sub(began))
 	})

@@ -29,13 +29,18 @@ type Config struct {
 	Slots    int           // of each org's plan; 0: 40
 	Skew     bool          // hosts' clocks are wrong by up to a day
 	Faults   Faults
-	Quiet    bool // no bursts, cancels, re-runs or odd labels: jobs come evenly
+	Quiet    bool    // one job a push, evenly over the day, all of one label
+	Cancels  float64 // the share of jobs that are cancelled within four minutes; 0: 0.04, on a quiet day none
+	Short    bool    // jobs take seconds
 	// Off are tasks of the schedule that are not done: with a net away, a test shows what it is for.
 	Off []string
 	Log *slog.Logger // of the servers; nil: none
 	Key *rsa.PrivateKey
 	// MaxSteps ends the day early: at that step of the loop.
 	MaxSteps int
+
+	script      func(*Sim) // what else happens
+	cancelAfter time.Duration
 }
 
 // Sim is a day under way.
@@ -58,6 +63,8 @@ type Sim struct {
 	mirror  *mirror
 	load    *load
 	faults  *faultDay
+
+	undelivered map[string]bool // by GUID: none of its tries was answered with success
 
 	running *server // whose code runs now
 	failed  error
@@ -163,6 +170,12 @@ func (c *Config) defaults() {
 	set(&c.Repos, 8)
 	set(&c.Servers, 2)
 	set(&c.Slots, 40)
+	if c.Cancels == 0 && !c.Quiet {
+		c.Cancels = 0.04
+	}
+	if c.cancelAfter == 0 {
+		c.cancelAfter = 4 * time.Minute
+	}
 	if c.Day == 0 {
 		c.Day = 24 * time.Hour
 	}
@@ -179,7 +192,7 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 	cfg.defaults()
 	began := time.Now()
 	s := &Sim{
-		cfg: cfg, ctx: ctx, rand: rand.New(rand.NewPCG(cfg.Seed, 0x6d696c6c72616365)), start: epoch0, now: epoch0, byHost: map[millrace.HostID]*host{},
+		cfg: cfg, ctx: ctx, rand: rand.New(rand.NewPCG(cfg.Seed, 0x6d696c6c72616365)), start: epoch0, now: epoch0, byHost: map[millrace.HostID]*host{}, undelivered: map[string]bool{},
 	}
 	s.report = Report{Seed: cfg.Seed, Conclusions: map[string]int{}, WastedBy: map[string]int{}, Incidents: map[millrace.WaitCode]int{}, Transitions: map[string]int{}}
 	defer s.close()
@@ -213,6 +226,9 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 	s.must(s.mirror.waste(s))
 	s.report.finish(s)
 	s.report.Took = time.Since(began)
+	if s.failed != nil {
+		s.report.Failed = s.failed.Error()
+	}
 	return s.report, s.failed
 }
 
@@ -258,6 +274,9 @@ func (s *Sim) build() (err error) {
 	s.schedule()
 	s.load.plan()
 	s.faults.plan()
+	if s.cfg.script != nil {
+		s.cfg.script(s)
+	}
 	s.every(2*time.Hour, func() { s.must(s.mirror.analyze(s.ctx)) })
 	s.every(20*time.Second, s.github.Tidy)
 	s.every(30*time.Second, s.checkWaiting)
