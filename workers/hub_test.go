@@ -137,10 +137,11 @@ func (h *hub) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	rec := httptest.NewRecorder()
 	h.ServeHTTP(rec, r)
+	answer := rec.Result()
 	if h.quota > 0 {
-		rec.Header().Set("X-RateLimit-Remaining", strconv.Itoa(h.quota))
+		answer.Header.Set("X-RateLimit-Remaining", strconv.Itoa(h.quota))
 	}
-	return rec.Result(), nil
+	return answer, nil
 }
 
 func (h *hub) must(err error) {
@@ -257,6 +258,14 @@ func (h *hub) launch(repo ...string) millrace.VM {
 		h.t.Fatalf("%d VMs placed; the job waits for %+v", placed.VMs, h.job(job).Wait)
 	}
 	return *h.job(job).VM
+}
+
+// githubID is GitHub's id of the job that a VM is meant for.
+func (h *hub) githubID(v millrace.VM) int64 {
+	h.t.Helper()
+	row, err := h.org.Job(h.t.Context(), v.ForJob)
+	h.must(err)
+	return row.GitHubID
 }
 
 // target is where runners of calm/engine register.

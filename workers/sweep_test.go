@@ -17,58 +17,53 @@ const (
 // What failed is delivered again, once, and taken in; what can't fare better is not.
 func TestSweepRedelivers(t *testing.T) {
 	t.Parallel()
-	for name, c := range map[string]struct {
-		status int
-		want   int
-	}{
-		"an error of ours":      {http.StatusInternalServerError, 1},
-		"a restart of ours":     {http.StatusBadGateway, 1},
-		"a wrong signature":     {http.StatusUnauthorized, 1}, // while secrets rotate
-		"no answer":             {0, 1},
-		"taken in":              {http.StatusOK, 0},
-		"for no org":            {http.StatusAccepted, 0},
-		"not to be read":        {http.StatusBadRequest, 0},
-		"larger than we'd take": {http.StatusRequestEntityTooLarge, 0},
+	h := newHub(t)
+	jobs := map[int64]bool{} // whether they are delivered again
+	for status, again := range map[int]bool{
+		http.StatusInternalServerError:   true,
+		http.StatusBadGateway:            true, // a restart of ours
+		http.StatusUnauthorized:          true, // while secrets rotate
+		0:                                true, // no answer
+		http.StatusAccepted:              false,
+		http.StatusBadRequest:            false, // it can't be read
+		http.StatusRequestEntityTooLarge: false,
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			h := newHub(t)
-			job := h.queue()
-			h.answer(c.status)
-			h.pass(time.Minute)
-			h.do(millrace.SweepDeliveries{})
-			if n := h.answer(http.StatusOK); n != c.want || c.want == 1 && h.job(job) == nil {
-				t.Errorf("%d delivered again, want %d; the job is %v", n, c.want, h.job(job))
-			}
-			h.pass(2 * time.Minute)
-			h.do(millrace.SweepDeliveries{})
-			if n := h.answer(http.StatusOK); n != 0 {
-				t.Errorf("%d delivered once more", n)
-			}
-		})
+		jobs[h.queue()] = again
+		h.answer(status)
+	}
+	h.pass(time.Minute)
+	h.do(millrace.SweepDeliveries{})
+	if n := h.answer(http.StatusOK); n != 4 {
+		t.Errorf("%d delivered again", n)
+	}
+	for job, again := range jobs {
+		if (h.job(job) != nil) != again {
+			t.Errorf("job %d: %+v", job, h.job(job))
+		}
+	}
+	h.pass(2 * time.Minute)
+	h.do(millrace.SweepDeliveries{})
+	if n := h.answer(http.StatusOK); n != 0 {
+		t.Errorf("%d delivered once more", n)
 	}
 }
 
 // A delivery that GitHub sent twice is one: if either try was taken in, whichever was first, nothing is repeated.
 func TestSweepKnowsTriesOfOneDelivery(t *testing.T) {
 	t.Parallel()
-	for name, statuses := range map[string][2]int{"first": {http.StatusOK, http.StatusBadGateway}, "second": {http.StatusBadGateway, http.StatusOK}} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			h := newHub(t)
-			h.faults(githubtest.Faults{Duplicate: 1})
-			h.queue()
-			tries := h.sent
-			for i, status := range statuses {
-				h.sent = tries[i : i+1]
-				h.answer(status)
-			}
-			h.pass(time.Minute)
-			h.do(millrace.SweepDeliveries{})
-			if n := len(h.sent); n != 0 {
-				t.Errorf("%d delivered again", n)
-			}
-		})
+	h := newHub(t)
+	h.faults(githubtest.Faults{Duplicate: 1})
+	h.queue()
+	h.queue()
+	tries := h.sent
+	for i, status := range []int{http.StatusOK, http.StatusBadGateway, http.StatusBadGateway, http.StatusOK} {
+		h.sent = tries[i : i+1]
+		h.answer(status)
+	}
+	h.pass(time.Minute)
+	h.do(millrace.SweepDeliveries{})
+	if n := len(h.sent); n != 0 {
+		t.Errorf("%d delivered again", n)
 	}
 }
 
@@ -147,9 +142,9 @@ func TestSweepBacksOff(t *testing.T) {
 		want        int
 	}{
 		{20 * time.Second, 5 * time.Minute, 3}, // at 0:20, 1:20 and 3:20
-		{time.Minute, 2 * time.Hour, 5},        // at 7, 15, 31, 63, 123 min, or so
+		{2 * time.Minute, 2 * time.Hour, 5},    // at 7, 15, 31, 63, 123 min, or so
 		{time.Hour, 3 * 24 * time.Hour, 70},
-		{time.Hour, 8 * 24 * time.Hour, 0},
+		{3 * time.Hour, 9 * 24 * time.Hour, 0},
 	} {
 		if n := tries(c.pace, c.until); n < c.want-1 || n > c.want+1 || c.want == 0 && n > 0 {
 			t.Errorf("until %s: %d tries, want %d", c.until, n, c.want)
@@ -160,61 +155,52 @@ func TestSweepBacksOff(t *testing.T) {
 // A registration without its VM goes a minute after the VM, unless it runs a job; any other stays.
 func TestSweepRunners(t *testing.T) {
 	t.Parallel()
-	for name, c := range map[string]struct {
-		left func(*hub) int64 // makes a registration
-		gone bool             // in the end
-	}{
-		"its VM ended, and the task that follows was lost": {func(h *hub) int64 {
-			v := h.register(h.launch())
-			h.observe(v, millrace.VMGone)
-			return v.RunnerID
-		}, true},
-		"its VM was not wanted any more before the answer came": {func(h *hub) int64 {
-			v := h.launch()
-			config, err := h.app.CreateJIT(h.t.Context(), h.target(), v.RunnerName, v.Labels)
-			h.must(err)
-			h.cancel(h.jobs()[0].GitHubID)
-			h.answer(http.StatusOK)
-			h.place()
-			return config.RunnerID
-		}, true},
-		"it runs a job that we haven't heard of": {func(h *hub) int64 {
-			v := h.connect(h.launch())
-			h.faults(githubtest.Faults{Drop: 1})
-			h.PickUp(v.RunnerID)
-			h.observe(v, millrace.VMGone)
-			return v.RunnerID
-		}, false},
-		"its VM boots": {func(h *hub) int64 { return h.register(h.launch()).RunnerID }, false},
-		"its VM is placed, and the answer is on its way": {func(h *hub) int64 {
-			v := h.launch()
-			config, err := h.app.CreateJIT(h.t.Context(), h.target(), v.RunnerName, v.Labels)
-			h.must(err)
-			return config.RunnerID
-		}, false},
-		"its VM's host is silent": {func(h *hub) int64 {
-			v := h.connect(h.launch())
-			h.silence(time.Minute)
-			h.do(millrace.FindLostHosts{})
-			return v.RunnerID
-		}, false},
-		"it is somebody else's": {func(h *hub) int64 { return h.RegisterRunner("calm", "millrace-vm-of-nobody", []string{"millrace"}).RunnerID }, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			h := newHub(t)
-			runner := c.left(h)
-			h.pass(59 * time.Second)
-			h.do(millrace.SweepRunners{})
-			if !h.Registered(runner) {
-				t.Error("it is gone before its time")
-			}
-			h.pass(time.Second)
-			h.do(millrace.SweepRunners{})
-			if h.Registered(runner) == c.gone {
-				t.Errorf("after a minute it is registered: %v", !c.gone)
-			}
-			h.wantOpen("")
-		})
+	h := newHub(t)
+	created := func(v millrace.VM) int64 { // and the answer not saved
+		config, err := h.app.CreateJIT(t.Context(), h.target(), v.RunnerName, v.Labels)
+		h.must(err)
+		return config.RunnerID
 	}
+	left := map[string]int64{}
+	unwanted := h.launch()
+	left["its VM was not wanted any more before the answer came"] = created(unwanted)
+	h.cancel(h.githubID(unwanted))
+	h.answer(http.StatusOK)
+	h.place()
+	ended := h.register(h.launch())
+	h.observe(ended, millrace.VMGone)
+	left["its VM ended, and the task that follows was lost"] = ended.RunnerID
+	busy := h.connect(h.launch())
+	h.faults(githubtest.Faults{Drop: 1})
+	h.PickUp(busy.RunnerID)
+	h.faults(githubtest.Faults{})
+	h.observe(busy, millrace.VMGone)
+	kept := map[string]int64{
+		"it runs a job that we haven't heard of":         busy.RunnerID,
+		"its VM boots":                                   h.register(h.launch()).RunnerID,
+		"its VM is placed, and the answer is on its way": created(h.launch()),
+		"it is somebody else's":                          h.RegisterRunner("calm", "millrace-vm-of-nobody", []string{"millrace"}).RunnerID,
+	}
+	sweep := func() {
+		h.silence(59 * time.Second) // and the VMs of the host are lost
+		h.do(millrace.FindLostHosts{}, millrace.SweepRunners{})
+		for name, id := range kept {
+			if !h.Registered(id) {
+				t.Errorf("%s: it is removed", name)
+			}
+		}
+	}
+	sweep()
+	for name, id := range left {
+		if !h.Registered(id) {
+			t.Errorf("%s: it is removed before its time", name)
+		}
+	}
+	sweep()
+	for name, id := range left {
+		if h.Registered(id) {
+			t.Errorf("%s: it is still registered", name)
+		}
+	}
+	h.wantOpen("")
 }
