@@ -200,6 +200,25 @@ func TestDeniedJobs(t *testing.T) {
 	}
 }
 
+// One answer that denies a job means nothing, also when GitHub can't be asked again for long.
+func TestJobDeniedOnce(t *testing.T) {
+	t.Parallel()
+	h := newHub(t)
+	job := h.queue()
+	h.told(job)
+	h.poll(2 * time.Minute)
+	h.faults(githubtest.Faults{StaleS: 24 * 60 * 60})
+	h.poll(time.Minute)
+	if n := len(h.calls(time.Time{}, "GET /repos/calm/engine/actions/jobs/")); n != 1 {
+		t.Fatalf("GitHub was asked %d times", n)
+	}
+	h.cut = true
+	h.poll(15 * time.Minute)
+	if h.do(millrace.GiveUpJobs{}); h.job(job).Status != millrace.JobQueued {
+		t.Error("it is given up")
+	}
+}
+
 // A job that waits is given up after GitHub's limit of a day, unless GitHub says that it still waits.
 func TestGiveUpJobs(t *testing.T) {
 	t.Parallel()
