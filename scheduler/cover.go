@@ -12,7 +12,8 @@ import (
 // the runner, so a VM's job may have been run by another VM, or be over; such a VM now stands for a queued job that
 // nothing covers, if its runner would be given that job, and is retired otherwise. One that is at work on a job of which
 // nobody has told yet most likely runs one of those: it stands for that until it is known. A VM whose runner is yet to be
-// registered while GitHub registers none for its job is retired too. It returns the queued jobs that still need a VM.
+// registered while GitHub registers none for its job is retired too, and so is one whose job GitHub gives to no runner. It
+// returns the queued jobs that still need a VM.
 func Cover(p millrace.Pass) (d millrace.Decision, uncovered []*millrace.Job) {
 	return cover(p, stopped(p))
 }
@@ -30,8 +31,8 @@ func cover(p millrace.Pass, stops stops) (d millrace.Decision, uncovered []*mill
 		switch {
 		case !v.RanJob.IsZero() || v.State == millrace.VMStopping:
 			// It has its job, or none ever.
-		case j != nil && unregistered(v) && v.RetireReason == "" && stops.halt(j) != nil:
-			d.Retire = append(d.Retire, millrace.Retirement{VMID: v.ID, Reason: "Its job can't start: " + stops.halt(j).title + "."})
+		case j != nil && v.RetireReason == "" && stops.of(j).bars(v):
+			d.Retire = append(d.Retire, millrace.Retirement{VMID: v.ID, Reason: "Its job can't start: " + stops.of(j).title + "."})
 		case j != nil:
 			// A lost VM and one that is being unregistered cover too: their job may have another VM only once it is
 			// certain that this one can't take it.
@@ -101,11 +102,11 @@ func perRepository(list []millrace.InstallationBudget) map[int64]bool {
 	return m
 }
 
-// kind is all of a job that a runner must suit; repository is 0 where runners register at the organisation. halted jobs'
-// runners can't be registered now.
+// kind is all of a job that a runner must suit; repository is 0 where runners register at the organisation. stop is what stops
+// them; nil when nothing does.
 type kind struct {
 	installation, repository int64
-	halted                   bool
+	stop                     *stop
 	zone                     millrace.Zone
 	arch                     millrace.Arch
 	size                     millrace.Size
@@ -130,7 +131,7 @@ func byKind(jobs []*millrace.Job, perRepository map[int64]bool, stops stops) (li
 	known := map[kind]*ofKind{}
 	for i, j := range jobs {
 		k := kind{installation: j.InstallationID, zone: j.Zone, arch: j.Demand.Arch, size: j.Demand.Size, labels: strings.ToLower(strings.Join(j.Labels, ","))}
-		k.halted = stops.halt(j) != nil
+		k.stop = stops.of(j)
 		if perRepository[j.InstallationID] {
 			k.repository = j.RepositoryID
 		}
@@ -167,7 +168,7 @@ func (of *ofKind) suits(v *millrace.VM) bool {
 	if v.InstallationID != of.installation || v.Zone != of.zone || of.repository != 0 && v.RepositoryID != of.repository {
 		return false
 	}
-	if of.halted && unregistered(v) {
+	if of.stop.bars(v) {
 		return false
 	}
 	if v.Size != of.size || of.arch != millrace.ArchAny && v.Arch != of.arch {

@@ -360,21 +360,29 @@ func (m *machine) connect() {
 // listen is the runner's poll: GitHub hears it every 25 s.
 func (m *machine) listen() {
 	m.host.later(25*time.Second, func() {
-		if m.dead {
-			return
-		}
-		err := m.host.sim.github.Alive(m.runner)
-		switch {
-		case errors.Is(err, githubtest.ErrCancelled) && m.busy != 0:
-			m.finish("cancelled")
-		case err != nil && m.busy == 0:
-			code := 1
-			m.host.step(agent.VMExit{Ref: m.ref, Code: &code, Reason: err.Error()})
-			m.host.later(100*time.Millisecond, func() { m.end("") })
-		default:
+		if m.hear() {
 			m.listen()
 		}
 	})
+}
+
+// hear is what the runner hears of GitHub; false when that ends it.
+func (m *machine) hear() bool {
+	if m.dead {
+		return false
+	}
+	err := m.host.sim.github.Alive(m.runner)
+	switch {
+	case errors.Is(err, githubtest.ErrCancelled) && m.busy > 0:
+		m.finish("cancelled")
+	case err != nil && m.busy == 0:
+		code := 1
+		m.host.step(agent.VMExit{Ref: m.ref, Code: &code, Reason: err.Error()})
+		m.host.later(100*time.Millisecond, func() { m.end("") })
+	default:
+		return true
+	}
+	return false
 }
 
 // assigned hears from GitHub that a runner was given a job.

@@ -196,6 +196,15 @@ func (l *load) cancel(r *request) {
 		s.report.CancelledQueued++
 	}
 	s.github.Cancel(r.id)
+	for _, h := range s.hosts { // whichever runner has it hears of it at once
+		if h.org == r.org {
+			for ref := range sortedRefs(h.machines) {
+				if m := h.machines[ref]; m.online {
+					h.later(s.between(50*time.Millisecond, 1500*time.Millisecond), func() { m.hear() })
+				}
+			}
+		}
+	}
 }
 
 // sent sees each delivery that GitHub sends on its way.

@@ -102,7 +102,7 @@ func Scenarios() []Scenario { //nolint:funlen // a table
 			}
 			return nil
 		}, ""},
-		{"19 labels of others", day(time.Hour, 400, Faults{}), starts(10 * time.Minute), ""},
+		{"19 labels of others", day(time.Hour, 400, Faults{}), starts(time.Hour), ""},
 		{"20 runners of the organisation are taken by other repositories", with(day(4*time.Minute, 120, Faults{}), func(c *Config) { c.Repos, c.Quiet, c.Slots = 20, true, 400 }), func(r Report) error {
 			if r.Rebound == 0 {
 				return fmt.Errorf("no runner was taken by another job")
@@ -115,6 +115,7 @@ func Scenarios() []Scenario { //nolint:funlen // a table
 		condition("IP allow list", millrace.WaitIPAllowList),
 		condition("runner version too old", millrace.WaitRunnerVersion),
 		condition("runner group full", millrace.WaitRunnerGroupFull),
+		condition("runner group excludes a repository", millrace.WaitRunnerGroup),
 		condition("API down", millrace.WaitGitHubDown),
 		{"23 a host has no disk left", with(quiet(time.Hour, 60, Faults{}), func(c *Config) { c.Faults.BootFails = 0.7 }), starts(45 * time.Minute), ""},
 		{"24 hosts lose power, registrations are left over", with(day(time.Hour, 80, faults(githubtest.Faults{JITReplyLost: 0.3})), func(c *Config) { c.Faults.PowerCuts = 3 }), starts(45 * time.Minute), "runners.sweep"},
@@ -126,7 +127,7 @@ func Scenarios() []Scenario { //nolint:funlen // a table
 // LostWebhooks is how soon a lost delivery is found, with 200 repositories that have jobs.
 func LostWebhooks() Scenario {
 	return Scenario{"lost deliveries of 200 active repositories", Config{
-		Day: time.Hour, Jobs: 600, Orgs: 1, Hosts: 1, Repos: 200, Servers: 1, Slots: 60, Quiet: true, Faults: Faults{GitHub: githubtest.Faults{Drop: 0.3}},
+		Day: time.Hour, Jobs: 600, Orgs: 1, Hosts: 1, Repos: 200, Servers: 1, Slots: 60, Quiet: true, Short: true, Faults: Faults{GitHub: githubtest.Faults{Drop: 0.3}},
 		script: func(s *Sim) { // each has had a job
 			s.must(s.github.SetFaults(githubtest.Faults{}))
 			for _, repo := range s.orgs[0].repos {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -208,7 +209,7 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 		if e.at.After(end) && s.quiet() {
 			break
 		}
-		if e.at.After(end.Add(drain)) {
+		if e.at.After(latest(end, s.faults.last).Add(drain)) {
 			s.violated("I14", "%s after the last fault jobs are left: %s", drain, s.leftovers())
 			break
 		}
@@ -308,6 +309,9 @@ func (s *Sim) addOrg(setup *store.Store, n int) error {
 // quiet reports whether all is done.
 func (s *Sim) quiet() bool {
 	if s.faults.active(s.now) || s.load.left > 0 {
+		return false
+	}
+	if slices.ContainsFunc(s.servers, func(srv *server) bool { return srv.tasked }) {
 		return false
 	}
 	for _, j := range s.mirror.jobs {

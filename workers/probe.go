@@ -10,15 +10,19 @@ import (
 
 // probeIncidents looks whether the conditions of open incidents still hold, and closes those that don't.
 func (w *Workers) probeIncidents(ctx context.Context) error {
-	due, err := w.store.DueIncidents(ctx)
+	due, now, err := w.store.DueIncidents(ctx)
 	if err != nil {
 		return err
 	}
 	var failed error
 	for _, i := range due {
 		over, err := w.isOver(ctx, i)
-		if c := millrace.ConditionOf(err); c != nil {
-			err = w.store.OpenIncident(ctx, i.InstallationID, i.RepositoryID, i.Repository, *c)
+		switch c := millrace.ConditionOf(err); {
+		case c == nil:
+		case c.Code == i.Code:
+			err = w.store.OpenIncident(ctx, i.InstallationID, i.RepositoryID, i.Repository, *c) // it still holds
+		default: // another one is in the way
+			err = w.github.note(ctx, i.InstallationID, now, err)
 		}
 		if err == nil && over {
 			err = w.store.CloseIncidents(ctx, i.InstallationID, i.RepositoryID, i.Code)
@@ -41,7 +45,19 @@ func (w *Workers) isOver(ctx context.Context, i store.DueIncident) (bool, error)
 		return err == nil && installation.SuspendedAt.IsZero(), err
 	case millrace.WaitGitHubDown:
 		_, err := w.direct.Installation(ctx, i.InstallationID)
-		return err == nil, err
+		if millrace.CodeOf(err) == millrace.Unavailable {
+			return false, err
+		}
+		return true, nil // it answers, whatever
+	case millrace.WaitRunnerGroup:
+		if i.RepositoryID == 0 {
+			break
+		}
+		admits, err := w.direct.GroupAdmits(ctx, i.Target, i.Through)
+		if millrace.CodeOf(err) == millrace.NotFound {
+			return true, nil // there is nothing left to stop
+		}
+		return admits, err
 	default:
 	}
 	// Only a registration proves that runners may be registered. This one is never connected to, and removed at once.
