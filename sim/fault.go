@@ -63,7 +63,9 @@ var troubles = []trouble{
 	{"permission missing", 5 * time.Minute, 30 * time.Minute, true, func(f *githubtest.Faults, o string) { f.PermissionMissing = append(f.PermissionMissing, o) }},
 	{"IP allow list", 5 * time.Minute, 30 * time.Minute, true, func(f *githubtest.Faults, o string) { f.IPAllowList = append(f.IPAllowList, o) }},
 	{"runner group full", 5 * time.Minute, 30 * time.Minute, false, func(f *githubtest.Faults, o string) { f.GroupFull = append(f.GroupFull, o) }},
-	{"runner group excludes a repository", 10 * time.Minute, 40 * time.Minute, false, func(f *githubtest.Faults, o string) { f.RunnerGroupExcludes = append(f.RunnerGroupExcludes, o+"/repo-0") }},
+	{"runner group excludes a repository", 10 * time.Minute, 40 * time.Minute, false, func(f *githubtest.Faults, o string) {
+		f.RunnerGroupExcludes = append(f.RunnerGroupExcludes, o+"/repo-0")
+	}},
 	{"runner version too old", 5 * time.Minute, 30 * time.Minute, false, func(f *githubtest.Faults, o string) { f.RunnerVersionTooOld = append(f.RunnerVersionTooOld, o) }},
 	{"API down", 5 * time.Minute, 40 * time.Minute, true, func(f *githubtest.Faults, _ string) { f.API5xx = 1 }},
 	{"API half down", 10 * time.Minute, 60 * time.Minute, true, func(f *githubtest.Faults, _ string) { f.API5xx = 0.5 }},

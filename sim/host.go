@@ -68,8 +68,8 @@ func (s *Sim) addHost(setup *store.Store, o *org, n int) error {
 	if n%2 == 1 {
 		h.facts.Arch = millrace.ARM64
 	}
-	if s.cfg.Skew {
-		h.skew = s.within(48*time.Hour) - 24*time.Hour
+	if skew := s.within(48*time.Hour) - 24*time.Hour; s.cfg.Skew { // drawn in any case: a day is the same with and without
+		h.skew = skew
 	}
 	secret, err := setup.Org(o.ID).CreateEnrollmentToken(s.ctx, millrace.Actor{Kind: millrace.ActorSystem}, 1, time.Hour)
 	if err != nil {

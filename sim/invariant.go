@@ -31,15 +31,13 @@ import (
 func (s *Sim) checkStep() { s.mirror.read(s) }
 
 // detectWithin is when a job must be known, whatever happened to its deliveries: its repository is polled every minute, or
-// every ten when it had no job for hours, and one that is new is listed within the hour; and a call or two may fail.
+// every ten when it had no job for hours, and one that is new is listed within ten; and a call or two may fail.
 func detectWithin(r *request) time.Duration {
 	switch {
 	case r.active:
 		return 5 * time.Minute
-	case r.known:
-		return 45 * time.Minute
 	default:
-		return 150 * time.Minute
+		return 45 * time.Minute
 	}
 }
 

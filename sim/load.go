@@ -28,8 +28,7 @@ type request struct {
 	org       *org
 	repo      string
 	name      string
-	known     bool // its repository had a job that was found here
-	active    bool // and lately
+	active    bool // its repository had a job that was found here, lately
 	foreign   bool // not our label
 	ours      bool // a label that is ours and that some host can run
 	runs      time.Duration
@@ -157,9 +156,8 @@ func (l *load) queue(o *org, repo string, jobs int) {
 func (l *load) add(r *request) {
 	s := l.sim
 	r.queued = s.now
-	var found time.Time
-	found, r.known = l.known[r.repository()]
-	r.active = r.known && s.now.Sub(found) < 5*time.Hour
+	known, ok := l.known[r.repository()]
+	r.active = ok && s.now.Sub(known) < 5*time.Hour
 	r.runs = 3 * time.Second
 	if !s.cfg.Short {
 		r.runs = min(time.Duration(s.logNormal(150, 0.9)*float64(time.Second)), time.Hour)

@@ -2,7 +2,6 @@ package sim
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -175,16 +174,10 @@ func detected(d time.Duration) func(Report) error {
 	}
 }
 
-// Run runs the scenario on a database of the cluster, with some nets away. The error is what did not hold.
-func (sc Scenario) Run(ctx context.Context, seed uint64, cluster *Cluster, off ...string) (r Report, err error) {
+// Run runs the scenario on an empty database, with some nets away. The error is what did not hold.
+func (sc Scenario) Run(ctx context.Context, seed uint64, db Database, off ...string) (r Report, err error) {
 	c := sc.Config
-	c.Seed, c.Off = seed, off
-	db, drop, err := cluster.New(ctx)
-	if err != nil {
-		return r, err
-	}
-	defer func() { err = errors.Join(err, drop()) }()
-	c.Database = db
+	c.Seed, c.Database, c.Off = seed, db, off
 	if r, err = Run(ctx, c); err == nil {
 		err = sc.Claim(r)
 	}

@@ -30,7 +30,7 @@ type Config struct {
 	Slots    int           // of each org's plan; 0: 40
 	Skew     bool          // hosts' clocks are wrong by up to a day
 	Faults   Faults
-	Quiet    bool    // one job a push, evenly over the day, all of one label
+	Quiet    bool    // one job a push, evenly over the day, all of one label; no repository is new
 	Cancels  float64 // the share of jobs that are cancelled within four minutes; 0: 0.04, on a quiet day none
 	Short    bool    // jobs take seconds
 	// Off are tasks of the schedule that are not done: with a net away, a test shows what it is for.
@@ -296,6 +296,9 @@ func (s *Sim) addOrg(setup *store.Store, n int) error {
 	o.owner = s.github.AddOwner(o.login, o.kind)
 	for r := range s.cfg.Repos {
 		o.repos = append(o.repos, fmt.Sprintf("repo-%d", r))
+		if s.cfg.Quiet || r%4 != 3 { // the others are made during the day
+			s.github.AddRepository(o.login, o.repos[r], r == 1)
+		}
 	}
 	var err error
 	o.Org, _, err = setup.CreateOrg(s.ctx, store.NewOrg{

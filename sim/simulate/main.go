@@ -30,6 +30,7 @@ var (
 	scenario = flag.String("scenario", "", "run the scenarios whose name has this in it, and not days")
 	seeds    = flag.Int("seeds", 10, "how many seeds to run")
 	jobs     = flag.Int("jobs", 0, "about how many jobs a day has (default 2,100)")
+	length   = flag.Duration("day", 0, "how long a day is (default 24h)")
 	parallel = flag.Int("parallel", runtime.NumCPU(), "how many days are run at a time")
 	trace    = flag.Int("trace", 20, "how many of the last lines of the trace of a day that failed are printed")
 	verbose  = flag.Bool("v", false, "with -seed: print what the servers log")
@@ -100,7 +101,7 @@ func day(ctx context.Context) (report sim.Report, err error) {
 	if *verbose {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
-	return sim.Run(ctx, sim.Config{Seed: *seed, Database: db, Jobs: *jobs, Faults: sim.WorstDay(), Skew: true, Key: key, Log: log})
+	return sim.Run(ctx, sim.Config{Seed: *seed, Database: db, Jobs: *jobs, Day: *length, Faults: sim.WorstDay(), Skew: true, Key: key, Log: log})
 }
 
 // scenarios runs short days with one thing wrong.
@@ -114,12 +115,17 @@ func scenarios(ctx context.Context) (failed error) {
 		if !strings.Contains(sc.Name, *scenario) {
 			continue
 		}
-		report, err := sc.Run(ctx, max(1, *seed), cluster)
+		db, drop, err := cluster.New(ctx)
+		if err != nil {
+			return err
+		}
+		report, err := sc.Run(ctx, max(1, *seed), db)
 		fmt.Printf("%s\n", sc.Name)
 		show(ctx, report)
 		if err != nil {
 			failed = errors.Join(failed, fmt.Errorf("%s: %w", sc.Name, err))
 		}
+		failed = errors.Join(failed, drop())
 	}
 	return failed
 }
@@ -179,7 +185,7 @@ func child(ctx context.Context, n uint64, core int) (report sim.Report, err erro
 	if err != nil {
 		return report, err
 	}
-	args := []string{self, "-seed", strconv.FormatUint(n, 10), "-jobs", strconv.Itoa(*jobs), "-json"}
+	args := []string{self, "-seed", strconv.FormatUint(n, 10), "-jobs", strconv.Itoa(*jobs), "-day", length.String(), "-json"}
 	if taskset, err := exec.LookPath("taskset"); err == nil && core < runtime.NumCPU() {
 		args = append([]string{taskset, "-c", strconv.Itoa(core)}, args...)
 	}
