@@ -57,6 +57,9 @@ type trouble struct {
 	apply func(f *githubtest.Faults, owner string)
 }
 
+// retryAfter is for how many seconds GitHub asks not to be called, when it does.
+const retryAfter = 60
+
 var troubles = []trouble{
 	{"self-hosted runners disabled", 5 * time.Minute, 30 * time.Minute, false, func(f *githubtest.Faults, o string) { f.SelfHostedDisabled = append(f.SelfHostedDisabled, o) }},
 	{"app suspended", 5 * time.Minute, 30 * time.Minute, true, func(f *githubtest.Faults, o string) { f.Suspended = append(f.Suspended, o) }},
@@ -69,7 +72,7 @@ var troubles = []trouble{
 	{"runner version too old", 5 * time.Minute, 30 * time.Minute, false, func(f *githubtest.Faults, o string) { f.RunnerVersionTooOld = append(f.RunnerVersionTooOld, o) }},
 	{"API down", 5 * time.Minute, 40 * time.Minute, true, func(f *githubtest.Faults, _ string) { f.API5xx = 1 }},
 	{"API half down", 10 * time.Minute, 60 * time.Minute, true, func(f *githubtest.Faults, _ string) { f.API5xx = 0.5 }},
-	{"secondary limit", 5 * time.Minute, 20 * time.Minute, true, func(f *githubtest.Faults, _ string) { f.SecondaryLimit, f.RetryAfterS = 0.05, 60 }},
+	{"secondary limit", 5 * time.Minute, 20 * time.Minute, true, func(f *githubtest.Faults, _ string) { f.SecondaryLimit, f.RetryAfterS = 0.05, retryAfter }},
 	{"stale reads", 10 * time.Minute, 90 * time.Minute, false, func(f *githubtest.Faults, _ string) { f.StaleS = 60 }},
 	{"hooks off", 30 * time.Minute, 3 * time.Hour, false, func(f *githubtest.Faults, _ string) { f.HooksOff = true }},
 }

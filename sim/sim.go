@@ -6,6 +6,7 @@ import (
 	"crypto/rsa"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
@@ -37,6 +38,8 @@ type Config struct {
 	Off []string
 	Log *slog.Logger // of the servers; nil: none
 	Key *rsa.PrivateKey
+	// Trace takes each line of the trace: when, and what changed in the database.
+	Trace io.Writer
 	// MaxSteps ends the day early: at that step of the loop.
 	MaxSteps int
 
@@ -65,6 +68,7 @@ type Sim struct {
 	load    *load
 	faults  *faultDay
 
+	deaths      []time.Time     // of servers
 	undelivered map[string]bool // by GUID: none of its tries was answered with success
 
 	running *server // whose code runs now
@@ -348,6 +352,9 @@ func (s *Sim) leftovers() string {
 				break
 			}
 		}
+	}
+	for _, r := range s.github.RegisteredRunners() {
+		fmt.Fprintf(&example, "; runner %s of %s is registered since %s, busy: %t", r.Name, r.Owner, r.RegisteredAt, r.Busy)
 	}
 	return fmt.Sprintf("%d at GitHub, %d here, %d VMs, %d tasks, %d runners%s", len(s.load.open), jobs, vms, len(s.tasks), s.github.Runners(), example.String())
 }

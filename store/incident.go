@@ -149,7 +149,8 @@ type DueIncident struct {
 }
 
 // DueIncidents are the open incidents whose time to be probed has come, at most 100, and that time; each is due again after
-// its code's pause, whatever becomes of the probe.
+// its code's pause, whatever becomes of the probe. While GitHub has asked not to be called for an installation, none of its
+// is due.
 func (s *Store) DueIncidents(ctx context.Context) (due []DueIncident, at time.Time, err error) {
 	err = s.systemTx(ctx, func(tx *Tx) error {
 		at = tx.now
@@ -170,7 +171,9 @@ func (s *Store) DueIncidents(ctx context.Context) (due []DueIncident, at time.Ti
 					WHERE (r.org_id, r.installation_id) = (i.org_id, i.installation_id) AND i.repository_id IN (0, r.repository_id)
 					ORDER BY r.seen_at DESC, r.repository_id LIMIT 1
 				) r ON true
-			WHERE i.closed_at IS NULL AND i.probe_at <= $1 ORDER BY i.probe_at, i.incident_id LIMIT 100 FOR UPDATE OF i SKIP LOCKED`, tx.now)
+			WHERE i.closed_at IS NULL AND i.probe_at <= $1
+				AND NOT EXISTS (SELECT FROM incidents l WHERE (l.org_id, l.installation_id, l.code) = (i.org_id, i.installation_id, $2) AND l.closed_at IS NULL AND l.probe_at > $1)
+			ORDER BY i.probe_at, i.incident_id LIMIT 100 FOR UPDATE OF i SKIP LOCKED`, tx.now, millrace.WaitRateLimited)
 		if err != nil || len(rows) == 0 {
 			return err
 		}

@@ -15,9 +15,15 @@ func (w *Workers) probeIncidents(ctx context.Context) error {
 		return err
 	}
 	var failed error
+	paused := map[int64]bool{} // installations for which GitHub has just asked not to be called
 	for _, i := range due {
+		if paused[i.InstallationID] {
+			continue
+		}
 		over, err := w.isOver(ctx, i)
-		switch c := millrace.ConditionOf(err); {
+		c := millrace.ConditionOf(err)
+		paused[i.InstallationID] = c != nil && c.Code == millrace.WaitRateLimited
+		switch {
 		case c == nil:
 		case c.Code == i.Code:
 			err = w.store.OpenIncident(ctx, i.InstallationID, i.RepositoryID, i.Repository, *c) // it still holds
@@ -76,4 +82,6 @@ func (w *Workers) isOver(ctx context.Context, i store.DueIncident) (bool, error)
 }
 
 // probeName is the name that a probe registers under: no VM's.
-func probeName(id millrace.IncidentID) string { return "millrace-probe-" + id.String()[len("inc_"):] }
+func probeName(id millrace.IncidentID) string { return probePrefix + id.String()[len("inc_"):] }
+
+const probePrefix = "millrace-probe-"

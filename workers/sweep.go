@@ -3,6 +3,7 @@ package workers
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/millrace-ci/millrace"
@@ -118,6 +119,11 @@ func (w *Workers) sweepTarget(ctx context.Context, t store.RunnersToSweep) error
 	orphans, err := w.store.OrphanRunners(ctx, t.OrgID, runners)
 	if err != nil {
 		return err
+	}
+	for _, r := range runners {
+		if strings.HasPrefix(r.Name, probePrefix) { // nobody connects to it; one whose removal failed, or whose answer was lost
+			orphans = append(orphans, r)
+		}
 	}
 	for _, r := range orphans {
 		if err := w.github.DeleteRunner(ctx, t.Target, r.ID); err != nil && millrace.CodeOf(err) != millrace.Conflict {

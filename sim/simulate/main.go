@@ -4,6 +4,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
@@ -32,7 +33,9 @@ var (
 	jobs     = flag.Int("jobs", 0, "about how many jobs a day has (default 2,100)")
 	length   = flag.Duration("day", 0, "how long a day is (default 24h)")
 	parallel = flag.Int("parallel", runtime.NumCPU(), "how many days are run at a time")
-	trace    = flag.Int("trace", 20, "how many of the last lines of the trace of a day that failed are printed")
+	skew     = flag.Bool("skew", true, "hosts' clocks are wrong by up to a day: the day is the same either way")
+	tail     = flag.Int("tail", 20, "how many of the last lines of the trace of a day that failed are printed")
+	trace    = flag.String("trace", "", "with -seed: write the trace to this file")
 	verbose  = flag.Bool("v", false, "with -seed: print what the servers log")
 	asJSON   = flag.Bool("json", false, "with -seed: print the report as JSON")
 	profile  = flag.String("cpuprofile", "", "with -seed: write a CPU profile to this file")
@@ -101,7 +104,18 @@ func day(ctx context.Context) (report sim.Report, err error) {
 	if *verbose {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
-	return sim.Run(ctx, sim.Config{Seed: *seed, Database: db, Jobs: *jobs, Day: *length, Faults: sim.WorstDay(), Skew: true, Key: key, Log: log})
+	cfg := sim.Config{Seed: *seed, Database: db, Jobs: *jobs, Day: *length, Faults: sim.WorstDay(), Skew: *skew, Key: key, Log: log}
+	if *trace != "" {
+		f, err := os.Create(*trace)
+		if err != nil {
+			return report, err
+		}
+		defer f.Close()
+		buffered := bufio.NewWriter(f)
+		defer func() { err = errors.Join(err, buffered.Flush()) }()
+		cfg.Trace = buffered
+	}
+	return sim.Run(ctx, cfg)
 }
 
 // scenarios runs short days with one thing wrong.
@@ -206,7 +220,7 @@ func show(ctx context.Context, report sim.Report) {
 		return
 	}
 	fmt.Printf("  FAILED: %s\n  again: SEED=%d make sim, at commit %s\n", report.Failed, report.Seed, commit(ctx))
-	for _, l := range report.Lines[max(0, len(report.Lines)-*trace):] {
+	for _, l := range report.Lines[max(0, len(report.Lines)-*tail):] {
 		fmt.Print("  ", l)
 	}
 }
