@@ -78,12 +78,14 @@ func (w *world) readBooks(ctx context.Context) (*books, error) {
 				SELECT j.job_id FROM jobs j LEFT JOIN job_facts f ON (f.org_id, f.job_id) = (j.org_id, j.job_id)
 				WHERE j.org_id = $1 GROUP BY j.job_id HAVING count(f.job_id) <> 1) AS wrong`,
 			[]any{load},
-			[]any{&b.factless}, func() {},
+			[]any{&b.factless},
+			func() {},
 		},
 		{
 			`SELECT vm_id::text, state, coalesce(ran_job::text, ''), runner_id FROM vms WHERE org_id = $1`,
 			[]any{main},
-			[]any{&vm.ID, &vm.State, &vm.RanJob, &vm.Runner}, func() { b.vms = append(b.vms, vm) },
+			[]any{&vm.ID, &vm.State, &vm.RanJob, &vm.Runner},
+			func() { b.vms = append(b.vms, vm) },
 		},
 		{`SELECT guid FROM deliveries`, nil, []any{&text}, func() { b.guids[text] = true }},
 	} {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -105,10 +106,7 @@ func (w *world) startGitHub() error {
 		return err
 	}
 	w.front = newFront(w.urls)
-	frontURL, err := w.listen(listener, w.front)
-	if err != nil {
-		return err
-	}
+	frontURL := w.listen(listener, w.front)
 	forge, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -127,16 +125,16 @@ func (w *world) startGitHub() error {
 		return errors.Join(err, forge.Close())
 	}
 	w.stops = append(w.stops, func() error { w.github.Close(); return nil })
-	_, err = w.listen(forge, w.github)
-	return err
+	w.listen(forge, w.github)
+	return nil
 }
 
 // listen serves until the world stops.
-func (w *world) listen(listener net.Listener, handler http.Handler) (url string, err error) {
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute, ErrorLog: nil}
+func (w *world) listen(listener net.Listener, handler http.Handler) (url string) {
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
 	go server.Serve(listener) //nolint:errcheck // Close ends it
 	w.stops = append(w.stops, server.Close)
-	return "http://" + listener.Addr().String(), nil
+	return "http://" + listener.Addr().String()
 }
 
 // serve is one replica.
@@ -266,21 +264,29 @@ func (w *world) stop() error {
 	return err
 }
 
-// processesOf lists the processes whose command line or working directory names dir, and ends them.
+// processesOf lists the processes of programs that we start whose command line or working directory names dir, and ends
+// them.
 func processesOf(dir string) (found []string) {
+	self, _ := os.Executable()
 	procs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, proc := range procs {
 		cmdline, _ := os.ReadFile(filepath.Join(proc, "cmdline"))
 		cwd, _ := os.Readlink(filepath.Join(proc, "cwd"))
+		exe, _ := os.Readlink(filepath.Join(proc, "exe"))
 		pid, err := strconv.Atoi(filepath.Base(proc))
 		if err != nil || !bytes.Contains(cmdline, []byte(dir)) && !strings.HasPrefix(cwd, dir) {
 			continue
+		}
+		if exe != self && !ours.MatchString(exe) {
+			continue // somebody reads a log
 		}
 		found = append(found, filepath.Base(proc)+" "+strings.ReplaceAll(string(cmdline), "\x00", " "))
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 	return found
 }
+
+var ours = regexp.MustCompile(`/(millraced|millrace-agent|postgres|qemu-[^/]*)$`)
 
 // freeAddresses are n addresses outside the range from which the kernel takes ports of outgoing connections: a server that
 // was killed must find its port free.
