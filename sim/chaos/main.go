@@ -82,12 +82,13 @@ func run(ctx context.Context, o options) (err error) {
 	fmt.Printf("seed %d, faults for %v, driver %s\n", o.seed, o.length, o.driver)
 	w, err := start(ctx, dir, o)
 	defer func() {
-		err = errors.Join(err, w.stop())
-		if err == nil && !o.keep {
-			err = os.RemoveAll(dir)
-		} else {
+		stopped := w.stop()
+		interrupted := errors.Is(err, context.Canceled) && stopped == nil
+		if err = errors.Join(err, stopped); o.keep || err != nil && !interrupted {
 			fmt.Println("logs are in", dir)
+			return
 		}
+		err = errors.Join(err, os.RemoveAll(dir))
 	}()
 	if err != nil {
 		return err

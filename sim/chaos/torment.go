@@ -129,7 +129,7 @@ func (w *world) harmServer(ctx context.Context, i int, chance *rand.Rand) {
 
 func (w *world) harmAgent(ctx context.Context, chance *rand.Rand) {
 	f := &w.figures
-	kill, d := chance.IntN(2) == 0, between(chance, time.Second, 15*time.Second)
+	kill, d := len(f.agentKills) <= f.agentStops, between(chance, time.Second, 15*time.Second) // in turn
 	if chance.IntN(4) == 0 {
 		d = between(chance, 32*time.Second, 40*time.Second) // longer than a host may be silent
 	}
