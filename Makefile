@@ -25,6 +25,9 @@ e2e: deps ## Run the whole-system tests alone: a real VM, a real browser
 bench: deps ## Print the figures of docs/figures.md; fails when one misses its goal
 	@go run ./sim/bench
 
+chaos: deps ## Kill servers, agent and Postgres at work, then balance the books; ARGS="-for 4m -seed 1"
+	@go run ./sim/chaos $(ARGS)
+
 generate: ## Make the generated files anew: templ, CSS and JS, OpenAPI, schema
 	go tool templ generate
 	cd frontend && npm ci --no-audit --no-fund && npm run build
@@ -49,4 +52,4 @@ build: deps ## Build the three programs into bin/
 clean: ## Remove what dev and build left here
 	rm -rf bin .data
 
-.PHONY: help deps dev test e2e bench generate verify lint fmt build clean
+.PHONY: help deps dev test e2e bench chaos generate verify lint fmt build clean

@@ -29,6 +29,7 @@ type Options struct {
 // Server is a running Postgres.
 type Server struct {
 	bin, data, sockets string
+	log, options       string
 	run                func(name string, args ...string) *exec.Cmd
 }
 
@@ -115,14 +116,30 @@ func (s *Server) start(ctx context.Context, dir string, o Options) error {
 	for k, v := range settings {
 		fmt.Fprintf(&options, " -c %s=%s", k, v)
 	}
-	log := filepath.Join(dir, "postgres.log")
-	start := s.run("pg_ctl", "start", "-w", "-t", "60", "-D", s.data, "-l", log, "-o", options.String())
+	s.log, s.options = filepath.Join(dir, "postgres.log"), options.String()
+	return s.Restart(ctx)
+}
+
+// Restart starts a server that died, as it was and where it was: its URLs stay the same. It fails while processes of the
+// dead one are left.
+func (s *Server) Restart(ctx context.Context) error {
+	start := s.run("pg_ctl", "start", "-w", "-t", "60", "-D", s.data, "-l", s.log, "-o", s.options)
 	// The server would inherit a pipe and hold it open for ever: no output is taken, the log has it.
 	if err := start.Run(); err != nil {
-		content, _ := os.ReadFile(log)
+		content, _ := os.ReadFile(s.log)
 		return fmt.Errorf("starting Postgres in %s: %w\n%s", s.data, err, tail(content, 2000))
 	}
 	return ctx.Err()
+}
+
+// PID is the postmaster's process, whose children are all others.
+func (s *Server) PID() (int, error) {
+	content, err := os.ReadFile(filepath.Join(s.data, "postmaster.pid"))
+	if err != nil {
+		return 0, err
+	}
+	first, _, _ := strings.Cut(string(content), "\n")
+	return strconv.Atoi(first)
 }
 
 // URL is the database's URL as the given role.

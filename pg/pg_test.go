@@ -3,7 +3,9 @@ package pg_test
 import (
 	"context"
 	"os"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -57,4 +59,45 @@ func TestStartTakesOver(t *testing.T) {
 	if _, err := os.Stat(dir + "/data/postmaster.pid"); err == nil {
 		t.Error("a server is left")
 	}
+}
+
+// A server that was killed comes back where it was, with what it had committed.
+func TestRestart(t *testing.T) {
+	t.Parallel()
+	s, err := pg.Start(t.Context(), pg.Options{Dir: t.TempDir(), Fsync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	exec := func(sql string) {
+		t.Helper()
+		conn, err := pgx.Connect(t.Context(), s.URL("postgres", "postgres"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close(context.WithoutCancel(t.Context()))
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Error(err)
+		}
+	}
+	exec("CREATE TABLE kept (x int)")
+	pid, err := s.PID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(30 * time.Second)
+	for err = s.Restart(t.Context()); err != nil && time.Now().Before(deadline); { // its children go by themselves
+		err = s.Restart(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	exec("INSERT INTO kept VALUES (1)")
 }

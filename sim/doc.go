@@ -16,4 +16,6 @@
 //	host.go     a host with its agent, and its machines
 //	mirror.go   what the database says, change by change: the trace
 //	invariant.go  what must hold after every step
+//
+// Real processes that are killed at work are sim/chaos; figures of speed are sim/bench.
 package sim

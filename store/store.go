@@ -9,11 +9,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
+	"net"
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -123,6 +126,21 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	return s, nil
 }
+
+// Away reports whether an error says that Postgres can't be reached or won't talk now, as while it is restarted: it may be
+// back soon. What a person must correct (a password, a database's name) is another matter.
+func Away(err error) bool {
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) {
+		return strings.HasPrefix(refused.Code, "57P0") || strings.HasPrefix(refused.Code, "08") || refused.Code == tooManyConnections
+	}
+	var connecting *pgconn.ConnectError
+	var network net.Error
+	return errors.As(err, &connecting) || errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+}
+
+// tooManyConnections is Postgres's error code: those of a process that was killed end in their own time.
+const tooManyConnections = "53300"
 
 // openBlobs opens a blob store. That of a directory writes its files where they belong, and not in the temporary directory
 // first: this may be on another file system, or missing.

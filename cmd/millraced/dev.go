@@ -153,7 +153,14 @@ func dev(ctx context.Context, o devOptions, stdout, stderr io.Writer) (err error
 		}
 		return nil
 	})
-	group.Go(func() error { return serve(serving, cfg, log, listener, metrics) })
+	group.Go(func() error {
+		st, err := openStore(serving, cfg, log)
+		if err != nil {
+			return err
+		}
+		defer st.Close()
+		return serve(serving, cfg, st, log, listener, metrics)
+	})
 	group.Go(func() error {
 		defer stopServing()
 		seeded, err := seed(ctx, cfg, github)

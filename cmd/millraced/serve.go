@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -34,6 +35,12 @@ func newServeCmd(environ []string) *cobra.Command {
 				return err
 			}
 			log := slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil))
+			// Only then listen: a balancer's connection is better refused than left waiting.
+			st, err := openStore(cmd.Context(), cfg, log)
+			if err != nil {
+				return err
+			}
+			defer st.Close()
 			listener, err := net.Listen("tcp", cfg.Listen)
 			if err != nil {
 				return err
@@ -42,28 +49,42 @@ func newServeCmd(environ []string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), cfg, log, listener, metrics)
+			return serve(cmd.Context(), cfg, st, log, listener, metrics)
 		},
 	}
 }
+
+// openStore opens the store, and waits for a Postgres that is away: ending instead would leave the rest to the service
+// manager, and systemd gives up after five starts within ten seconds.
+func openStore(ctx context.Context, cfg Config, log *slog.Logger) (*store.Store, error) {
+	for {
+		st, err := store.Open(ctx, store.Config{
+			AppURL:    cfg.DatabaseURL,
+			SystemURL: cfg.DatabaseSystemURL,
+			BlobURL:   cfg.BlobURL,
+			Prefixes:  cfg.LabelPrefixes,
+			Log:       log,
+		})
+		if !store.Away(err) {
+			return st, err
+		}
+		log.Warn("Postgres is away; trying again", "error", err)
+		select {
+		case <-time.After(retryDatabase):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w while Postgres is away: %w", ctx.Err(), err)
+		}
+	}
+}
+
+// retryDatabase is how long to wait before Postgres is tried again.
+const retryDatabase = 200 * time.Millisecond
 
 // drain is how long requests that are under way may take to end at shutdown.
 const drain = 10 * time.Second
 
 // serve runs one replica of the control plane until ctx ends or a part of it fails. It closes both listeners.
-func serve(ctx context.Context, cfg Config, log *slog.Logger, listener, metrics net.Listener) error {
-	st, err := store.Open(ctx, store.Config{
-		AppURL:    cfg.DatabaseURL,
-		SystemURL: cfg.DatabaseSystemURL,
-		BlobURL:   cfg.BlobURL,
-		Prefixes:  cfg.LabelPrefixes,
-		Log:       log,
-	})
-	if err != nil {
-		return err
-	}
-	defer st.Close()
-
+func serve(ctx context.Context, cfg Config, st *store.Store, log *slog.Logger, listener, metrics net.Listener) error {
 	app, err := github.New(github.Config{
 		APIURL:         cfg.GitHubAPIURL,
 		AppID:          cfg.GitHubAppID,

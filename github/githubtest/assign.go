@@ -117,7 +117,7 @@ func (g *GitHub) Tidy() {
 	for _, j := range slices.Clone(g.open) {
 		switch {
 		case j.Status == "in_progress": // one without a runner was loaded, and waits for Resume
-			if j.runner != nil && now.Sub(j.runner.seen) > silentAtMost {
+			if j.runner != nil && now.Sub(j.runner.seen) > g.cfg.LosesJobAfter {
 				g.lose(j)
 			}
 		case now.Sub(j.CreatedAt) > queuedAtMost:

@@ -8,6 +8,7 @@
 package githubtest
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
@@ -35,6 +36,8 @@ type Config struct {
 	Rand       *mathrand.Rand   // all that is left to chance: who gets a job, GUIDs, tokens, faults; nil: random
 	Key        *rsa.PrivateKey  // the App's; nil: a new one
 	Client     *http.Client     // delivers webhooks; nil: one with GitHub's time-out of 10 s
+	// LosesJobAfter is how long a runner that runs a job may be silent until the job is lost; 0: GitHub's ten minutes.
+	LosesJobAfter time.Duration
 
 	// Send takes over the deliveries, whatever WebhookURL says, for a loop that owns time: the stand-in then posts
 	// nothing, starts no goroutine and writes no StateFile. Whoever sends a delivery later tells [GitHub.Answered]; whoever owns time calls
@@ -115,6 +118,7 @@ func New(cfg Config) (*GitHub, error) {
 	if cfg.RunnerURL == "" {
 		cfg.RunnerURL = cfg.URL
 	}
+	cfg.LosesJobAfter = cmp.Or(cfg.LosesJobAfter, silentAtMost)
 	if cfg.Rand == nil {
 		var seed [32]byte
 		rand.Read(seed[:])

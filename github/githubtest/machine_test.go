@@ -35,14 +35,18 @@ type loop struct {
 	assigned [][2]int64 // runner, job
 }
 
-func newLoop(t testing.TB, seed uint64) *loop {
+func newLoop(t testing.TB, seed uint64, change ...func(*githubtest.Config)) *loop {
 	t.Helper()
 	l := &loop{clock: time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)}
-	gh, err := githubtest.New(githubtest.Config{
+	cfg := githubtest.Config{
 		URL: site, Key: sharedKey(), Now: func() time.Time { return l.clock }, Rand: mathrand.New(mathrand.NewPCG(seed, 0)),
 		Send:     func(o githubtest.Outgoing) { l.out = append(l.out, o) },
 		Assigned: func(runner, job int64) { l.assigned = append(l.assigned, [2]int64{runner, job}) },
-	})
+	}
+	for _, change := range change {
+		change(&cfg)
+	}
+	gh, err := githubtest.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,6 +193,22 @@ func TestALoopsClock(t *testing.T) {
 	l.pass(24 * time.Hour)
 	if s := l.state(old); s.Conclusion != "cancelled" || l.Runners() != 0 {
 		t.Errorf("after a day: %+v, %d runners", s, l.Runners())
+	}
+}
+
+// TestLosesJobAfter: who can't wait ten minutes has silent runners lose their jobs sooner.
+func TestLosesJobAfter(t *testing.T) {
+	t.Parallel()
+	l := newLoop(t, 1, func(c *githubtest.Config) { c.LosesJobAfter = 2 * time.Minute })
+	job := l.queue("x")
+	l.PickUp(l.runner("silent", "x"))
+	l.pass(2 * time.Minute)
+	if s := l.state(job); s.Status != "in_progress" {
+		t.Errorf("after two minutes: %+v", s)
+	}
+	l.pass(10 * time.Second)
+	if s := l.state(job); s.Conclusion != "failure" {
+		t.Errorf("later: %+v", s)
 	}
 }
 
