@@ -130,7 +130,8 @@ type mirror struct {
 	incidents map[millrace.IncidentID]millrace.WaitCode // open
 	known     map[millrace.IncidentID]bool
 	trace     hash.Hash64
-	lines     []string // the last of them
+	noted     []string // of this step
+	lines     []string // the last of the trace
 }
 
 func newMirror(ctx context.Context, db Database) (*mirror, error) {
@@ -224,7 +225,7 @@ func (m *mirror) read(s *Sim) {
 		case "h":
 			m.epochs[millrace.HostID(id)] = other
 		case "i":
-			m.note(s, "incident", text, state)
+			m.note("incident", text, state)
 			if state == "open" {
 				if !m.known[millrace.IncidentID(id)] {
 					s.report.Incidents[millrace.WaitCode(text)]++
@@ -238,23 +239,30 @@ func (m *mirror) read(s *Sim) {
 		return nil
 	})
 	s.must(err)
+	m.write(s)
 }
 
-// note adds a line to the trace: when, and what.
-func (m *mirror) note(s *Sim, words ...any) {
+// note adds a line to the trace: what changed.
+func (m *mirror) note(words ...any) { m.noted = append(m.noted, fmt.Sprintln(words...)) }
+
+// write writes what was noted of a step. The rows of one statement change in an order that is the planner's.
+func (m *mirror) write(s *Sim) {
+	slices.Sort(m.noted)
 	var at [8]byte
 	binary.LittleEndian.PutUint64(at[:], uint64(s.now.Sub(s.start)))
-	line := fmt.Sprintln(words...)
-	m.trace.Write(at[:])
-	m.trace.Write([]byte(line))
-	line = fmt.Sprintf("%12s %s", s.now.Sub(s.start).Round(time.Millisecond), line)
-	m.lines = append(m.lines, line)
-	if s.cfg.Trace != nil {
-		_, err := io.WriteString(s.cfg.Trace, line)
-		s.must(err)
+	for _, line := range m.noted {
+		m.trace.Write(at[:])
+		m.trace.Write([]byte(line))
+		line = fmt.Sprintf("%12s %s", s.now.Sub(s.start).Round(time.Millisecond), line)
+		m.lines = append(m.lines, line)
+		if s.cfg.Trace != nil {
+			_, err := io.WriteString(s.cfg.Trace, line)
+			s.must(err)
+		}
 	}
+	m.noted = m.noted[:0]
 	if len(m.lines) > 400 {
-		m.lines = m.lines[200:]
+		m.lines = m.lines[len(m.lines)-200:]
 	}
 }
 
@@ -270,13 +278,13 @@ func (m *mirror) job(s *Sim, j jobRow) {
 		m.jobs[j.id], m.byGitHub[j.github] = old, old
 		s.load.detected(j.github)
 	}
-	m.note(s, "job", j.github, j.status, j.wait, j.runner)
+	m.note("job", j.github, j.status, j.wait, j.runner)
 }
 
 func (m *mirror) vm(s *Sim, v vmRow) {
 	old, known := m.vms[v.id]
 	v.changed = s.now
-	m.note(s, "vm", v.name, v.state, v.runner, m.number(v.forJob), m.number(v.ranJob))
+	m.note("vm", v.name, v.state, v.runner, m.number(v.forJob), m.number(v.ranJob))
 	if !known {
 		v.placed = s.now
 		old = &v

@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/millrace-ci/millrace"
@@ -62,7 +63,7 @@ func Scenarios() []Scenario { //nolint:funlen // a table
 		}, "deliveries.sweep"},
 		{"2 jobs take each other's runners, a hundred a minute", with(day(2*time.Minute, 200, Faults{}), func(c *Config) { c.Short, c.Quiet, c.Slots = true, true, 400 }), starts(3 * time.Minute), ""},
 		{"3 what GitHub says of jobs is a minute old", day(time.Hour, 100, faults(githubtest.Faults{StaleS: 60, Drop: 0.3, Reorder: 0.3, DelayMaxS: 300})), starts(10 * time.Minute), ""},
-		{"4 three of ten VMs never come up, three of ten registrations fail", with(quiet(time.Hour, 100, faults(githubtest.Faults{API5xx: 0.3})), func(c *Config) { c.Faults.BootFails = 0.3 }), starts(30 * time.Minute), ""},
+		{"4 three of ten VMs never come up, three of ten registrations fail", with(quiet(time.Hour, 100, faults(githubtest.Faults{API5xx: 0.3})), func(c *Config) { c.Faults.BootFails = 0.3 }), starts(4 * time.Minute), ""},
 		{"5 one job is queued while five complete", with(day(20*time.Minute, 200, faults(githubtest.Faults{Reorder: 1, DelayMaxS: 5})), func(c *Config) { c.Short = true }), starts(5 * time.Minute), ""},
 		{"6 a finished run is run again", day(time.Hour, 250, faults(githubtest.Faults{Drop: 0.3})), func(r Report) error {
 			if r.Reruns == 0 {
@@ -89,7 +90,12 @@ func Scenarios() []Scenario { //nolint:funlen // a table
 		{"15 secondary rate limits", day(time.Hour, 80, faults(githubtest.Faults{SecondaryLimit: 0.02, RetryAfterS: retryAfter})), starts(30 * time.Minute), ""},
 		{"16 a host dies for good with its VMs", with(day(time.Hour, 60, Faults{}), func(c *Config) {
 			c.Hosts, c.Quiet = 3, true
-			c.script = func(s *Sim) { s.after(20*time.Minute, func() { s.hosts[0].crash(90 * time.Minute) }) }
+			c.script = func(s *Sim) {
+				s.after(20*time.Minute, func() { s.load.queue(s.orgs[0], "repo-0", 12) })
+				s.after(20*time.Minute+time.Second, func() { // while their VMs boot
+					slices.MaxFunc(s.hosts, func(a, b *host) int { return len(a.machines) - len(b.machines) }).crash(90 * time.Minute)
+				})
+			}
 		}), starts(15 * time.Minute), "hosts.find_lost"},
 		{"17 deliveries come doubled and out of order", day(time.Hour, 100, faults(githubtest.Faults{Duplicate: 0.5, Reorder: 1, DelayMaxS: 600})), starts(5 * time.Minute), ""},
 		{"18 a job is cancelled while it waits", with(quiet(time.Hour, 150, Faults{}), func(c *Config) { c.Cancels, c.cancelAfter = 1, 4*time.Second }), func(r Report) error {
@@ -117,7 +123,9 @@ func Scenarios() []Scenario { //nolint:funlen // a table
 		condition("runner group excludes a repository", millrace.WaitRunnerGroup),
 		condition("API down", millrace.WaitGitHubDown),
 		{"23 a host has no disk left", with(quiet(time.Hour, 60, Faults{}), func(c *Config) { c.Faults.BootFails = 0.7 }), starts(45 * time.Minute), ""},
-		{"24 hosts lose power, registrations are left over", with(day(time.Hour, 80, faults(githubtest.Faults{JITReplyLost: 0.3})), func(c *Config) { c.Faults.PowerCuts = 3 }), starts(45 * time.Minute), "runners.sweep"},
+		{"24 hosts lose power, registrations are left over", with(quiet(time.Hour, 100, faults(githubtest.Faults{JITReplyLost: 0.5})), func(c *Config) {
+			c.Faults.PowerCuts, c.Cancels, c.cancelAfter = 3, 0.7, 4*time.Second
+		}), starts(45 * time.Minute), "runners.sweep"},
 		LostWebhooks(),
 		HooksOff(),
 	}

@@ -28,7 +28,7 @@ import (
 
 var (
 	seed     = flag.Uint64("seed", 0, "run this seed alone; 0: as many as -seeds says, from 1 on")
-	scenario = flag.String("scenario", "", "run the scenarios whose name has this in it, and not days")
+	scenario = flag.String("scenario", "", "run the scenarios whose name begins so, or all of them, and not days")
 	seeds    = flag.Int("seeds", 10, "how many seeds to run")
 	jobs     = flag.Int("jobs", 0, "about how many jobs a day has (default 2,100)")
 	length   = flag.Duration("day", 0, "how long a day is (default 24h)")
@@ -126,7 +126,7 @@ func scenarios(ctx context.Context) (failed error) {
 	}
 	defer func() { failed = errors.Join(failed, cluster.Stop()) }()
 	for _, sc := range sim.Scenarios() {
-		if !strings.Contains(sc.Name, *scenario) {
+		if !strings.HasPrefix(sc.Name, strings.TrimSuffix(*scenario, "all")) {
 			continue
 		}
 		db, drop, err := cluster.New(ctx)
