@@ -132,43 +132,15 @@ func ran(row store.JobRow, now time.Time) (time.Duration, bool) {
 	return now.Sub(start), true
 }
 
-// waitNote is why a job that waits has no VM yet, or how far its VM is.
-func waitNote(row store.JobRow) (code, text string) {
-	switch {
-	case row.Status != millrace.JobQueued:
-		return "", ""
-	case row.VM != nil && row.VM.State.Live():
-		switch row.VM.State {
-		case millrace.VMPending:
-			return "", "A VM is placed; its host is about to start it."
-		case millrace.VMBooting:
-			return "", "Its VM is booting."
-		case millrace.VMOnline, millrace.VMBusy:
-			return "", "Its VM is online; GitHub is about to hand it the job."
-		case millrace.VMLost:
-			return "", "The host of its VM went silent. The job gets another VM as soon as this one is unregistered."
-		case millrace.VMStopping, millrace.VMGone:
-		}
-	case row.Wait.Code != "":
-		return string(row.Wait.Code), row.Wait.Text
-	}
-	if row.Failure != "" {
-		return string(millrace.WaitRetry), "Its last VM did not come up: " + row.Failure
-	}
-	return "", "It is about to be placed."
-}
+// waiting is why a job waits: the same as the API says.
+func waiting(row store.JobRow) millrace.WaitReason { return row.Waiting(row.VM) }
 
-// remedies say where to turn for a reason to wait; the reason itself has the numbers.
-var remedies = map[millrace.WaitCode]string{
-	millrace.WaitPlanLimit:        "It starts when one of the org's VMs ends. More slots need a larger plan.",
-	millrace.WaitNoHost:           "Add a host with these labels, or change runs-on in the workflow.",
-	millrace.WaitNoCapacity:       "It starts when a VM on one of the hosts ends. More hosts shorten the wait.",
-	millrace.WaitHostUnavailable:  "Bring a host back: start its agent, or enable it.",
-	millrace.WaitLabelUnparseable: "Correct runs-on in the workflow and run it again.",
-	millrace.WaitTooBig:           "Ask for a smaller size in runs-on, or add a larger host.",
-	millrace.WaitRateLimited:      "GitHub limits how fast runners are registered; it goes on by itself.",
-	millrace.WaitSuspended:        "An owner of the GitHub account can install or unsuspend the app.",
-	millrace.WaitRetry:            "It is tried again by itself; the host's log says more.",
+// noEstimate says why it is not known when a job that waits for w starts.
+func noEstimate(w millrace.WaitReason) string {
+	if why, never := strings.CutPrefix(w.Code.Basis(), "None"); never {
+		return "No estimate" + why
+	}
+	return "No estimate: nothing is known yet that it could rest on."
 }
 
 // jobView is what a job's page shows.

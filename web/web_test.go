@@ -191,7 +191,7 @@ func TestWithoutJavaScript(t *testing.T) {
 	running := w.busy()
 	b := w.member()
 	_, page := w.get(b, "/o/calm/jobs")
-	contains(t, page, "Running", "Success", "Failed", "Cancelled", "no_free_capacity", "All 8 vCPUs", "Its VM is booting.", `method="get"`, "millrace-2cpu-4gb",
+	contains(t, page, "Running", "Success", "Failed", "Cancelled", "no_free_capacity", "No host has room", "A VM boots for it", `method="get"`, "millrace-2cpu-4gb",
 		"Calm Research", ">9 min 28 s<", `rel="noreferrer"`)
 	if strings.Contains(page, "<noscript") {
 		t.Error("the page excuses itself to those without JavaScript")
