@@ -75,6 +75,9 @@ func TestWaitsAreTheAPIs(t *testing.T) {
 		return job
 	}
 	for i, code := range millrace.WaitCodes {
+		if code == millrace.WaitBooting {
+			continue // needs the VM, below
+		}
 		w.pass(time.Minute)
 		w.queue()
 		reason := millrace.WaitReason{Code: code, Text: "It waits for “" + string(code) + "”, <9> & more.", Remedy: "Ask <somebody>."}
