@@ -47,8 +47,12 @@ func (s *server) jobs(w http.ResponseWriter, r *http.Request, v visit) error {
 	if view.Counts, err = org.JobCounts(r.Context()); err != nil {
 		return err
 	}
+	f, err := s.frame(r, v, "Jobs", "jobs")
+	if err != nil {
+		return err
+	}
 	if partial(r) {
-		return render(w, r, http.StatusOK, jobList(view))
+		return render(w, r, http.StatusOK, ui.Part(f, jobList(view)))
 	}
 	if view.Repositories, err = org.Repositories(r.Context()); err != nil {
 		return err
@@ -56,7 +60,7 @@ func (s *server) jobs(w http.ResponseWriter, r *http.Request, v visit) error {
 	if view.Repository != "" && !slices.Contains(view.Repositories, view.Repository) {
 		view.Repositories = append(view.Repositories, view.Repository)
 	}
-	return render(w, r, http.StatusOK, jobsPage(v.frame("Jobs", "jobs"), view))
+	return render(w, r, http.StatusOK, jobsPage(f, view))
 }
 
 // here is the path with its query: what the live part is fetched from.
@@ -175,10 +179,14 @@ func (s *server) job(w http.ResponseWriter, r *http.Request, v visit) error {
 		view.Cut = total > int64(len(console))
 		view.Log = plain(console, view.Cut)
 	}
-	if partial(r) {
-		return render(w, r, http.StatusOK, jobBody(view))
+	f, err := s.frame(r, v, view.Row.Name, "jobs")
+	if err != nil {
+		return err
 	}
-	return render(w, r, http.StatusOK, jobPage(v.frame(view.Row.Name, "jobs"), view))
+	if partial(r) {
+		return render(w, r, http.StatusOK, ui.Part(f, jobBody(view)))
+	}
+	return render(w, r, http.StatusOK, jobPage(f, view))
 }
 
 // trigger says when the page fetches itself anew. A log grows without an announcement.
