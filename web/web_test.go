@@ -100,7 +100,7 @@ func TestOtherOrgsPagesLookMissing(t *testing.T) {
 	theirs := jobs.Jobs[0].ID.String()
 	b := w.member()
 	_, missing := w.get(b, "/o/nowhere/jobs")
-	for _, path := range []string{"/o/other", "/o/other/", "/o/other/jobs", "/o/other/jobs/" + theirs, "/o/other/hosts", "/o/other/usage", "/o/other/events", "/o/calm/jobs/" + theirs, "/o/calm/jobs/x", "/nothing"} {
+	for _, path := range []string{"/o/other", "/o/other/", "/o/other/jobs", "/o/other/jobs/" + theirs, "/o/other/hosts", "/o/other/incidents", "/o/other/usage", "/o/other/events", "/o/calm/jobs/" + theirs, "/o/calm/jobs/x", "/nothing"} {
 		res, page := w.get(b, path)
 		if res.StatusCode != http.StatusNotFound {
 			t.Errorf("%s: %s", path, res.Status)
@@ -124,7 +124,7 @@ func TestHeaders(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	b := w.member()
-	for _, path := range []string{"/", "/o/calm/jobs", "/o/calm/hosts", "/nothing"} {
+	for _, path := range []string{"/", "/o/calm/jobs", "/o/calm/hosts", "/o/calm/incidents", "/nothing"} {
 		res, page := w.get(b, path)
 		h := res.Header
 		contains(t, h.Get("Content-Security-Policy"), "default-src 'none'", "script-src 'self';", "style-src 'self';", "frame-ancestors 'none'", "base-uri 'none'")
