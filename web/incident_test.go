@@ -70,9 +70,9 @@ func TestIncidents(t *testing.T) {
 	lacks(t, page, "No incidents", "bg-bad-soft")
 	page = text(page)
 	contains(t, page, "Incidents 2 open",
-		"Self-hosted runners are disabled in this GitHub organisation self_hosted_disabled_by_org Stops all repositories of calm Queued jobs Since 18 Mar 2026, 12:02:34 UTC · 3 min ago; GitHub last said so 3 min ago What to do "+
+		"Self-hosted runners are disabled in this GitHub organisation self_hosted_disabled_by_org Stops all repositories of calm Queued jobs Since 18 Mar 2026, 12:02:34 UTC 3 min ago; last seen 3 min ago What to do "+
 			millrace.WaitSelfHostedDisabled.Remedy()+" GitHub said “ Repository level self-hosted runners are disabled. ”",
-		"runner_group_excludes_repo Stops calm/app Queued jobs Since 18 Mar 2026, 12:01:34 UTC · 4 min ago",
+		"runner_group_excludes_repo Stops calm/app Queued jobs Since 18 Mar 2026, 12:01:34 UTC 4 min ago",
 		"GitHub's API does not answer github_api_down all repositories of calm 18 Mar 2026, 12:00:00 UTC 18 Mar 2026, 12:01:34 UTC 1 min 34 s 503 Service Unavailable")
 	order := []string{"self_hosted_disabled_by_org", "runner_group_excludes_repo", "github_api_down"}
 	for i := range len(order) - 1 {

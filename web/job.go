@@ -139,6 +139,14 @@ func ran(row store.JobRow, now time.Time) (time.Duration, bool) {
 // waiting is why a job waits: the same as the API says.
 func waiting(row store.JobRow) millrace.WaitReason { return row.Waiting(row.VM) }
 
+// brief is what a job waits for in a few words, and when it is likely to start.
+func brief(w millrace.WaitReason, now time.Time) string {
+	if w.Estimate == nil {
+		return w.Code.Title()
+	}
+	return w.Code.Title() + ", starts " + w.Estimate.In(now)
+}
+
 // noEstimate says why it is not known when a job that waits for w starts.
 func noEstimate(w millrace.WaitReason) string {
 	if why, never := strings.CutPrefix(w.Code.Basis(), "None"); never {

@@ -68,7 +68,7 @@ func TestWaitsAreTheAPIs(t *testing.T) {
 		contains(t, list, string(job.Wait.Code)+" "+job.Wait.Code.Title())
 		if e := job.Wait.Estimate; e != nil {
 			contains(t, page, e.In(w.now())+" From: "+e.Basis)
-			contains(t, list, "· starts "+e.In(w.now()))
+			contains(t, list, job.Wait.Code.Title()+", starts "+e.In(w.now()))
 		} else {
 			contains(t, page, "No estimate")
 		}
