@@ -27,6 +27,7 @@ func scanIncident(row pgx.CollectableRow) (i millrace.Incident, err error) {
 // IncidentFilter narrows a list of incidents. Its zero value is all incidents, newest first.
 type IncidentFilter struct {
 	Open   bool // only those that hold now
+	Closed bool // only those that are over
 	Cursor string
 	Limit  int // 1 to 100; 0 is 50
 }
@@ -44,6 +45,9 @@ func (o Org) Incidents(ctx context.Context, f IncidentFilter) (page IncidentPage
 	w.and(`i.org_id = ?`, o.id)
 	if f.Open {
 		w.and(`i.closed_at IS NULL`)
+	}
+	if f.Closed {
+		w.and(`i.closed_at IS NOT NULL`)
 	}
 	if f.Cursor != "" {
 		at, id, err := parseCursor(f.Cursor)

@@ -109,6 +109,25 @@ func TestPagesInABrowser(t *testing.T) {
 	visit("job-done", full.URL+"/o/calm/jobs/"+done.Jobs[0].ID.String())
 	visit("job-queued", full.URL+"/o/calm/jobs/"+queued.Jobs[0].ID.String())
 	visit("hosts", full.URL+"/o/calm/hosts")
+	visit("incidents-none", full.URL+"/o/calm/incidents")
+	full.incident(millrace.WaitGitHubDown, 0, "", "503 Service Unavailable")
+	full.over(millrace.WaitGitHubDown, 0)
+	full.incident(millrace.WaitRunnerGroup, 7, "calm/"+strings.Repeat("long-repository-", 6), "")
+	full.pass(94 * time.Second)
+	full.incident(millrace.WaitSelfHostedDisabled, 0, "", "Repository level self-hosted runners are disabled on this repository.")
+	full.pass(7 * time.Minute)
+	full.over(millrace.WaitRunnerGroup, 7)
+	full.incident(millrace.WaitRunnerGroup, 8, "calm/site", strings.Repeat("said-", 60))
+	full.pass(20 * time.Second)
+	full.queue()
+	full.place(millrace.Host{}, millrace.WaitReason{
+		Code: millrace.WaitRunnerGroup, Text: "The runner group excludes the repository (calm/site), since 18 Mar 2026, 12:10 UTC.",
+		Estimate: &millrace.Estimate{From: full.now().Add(2 * time.Minute), To: full.now().Add(5 * time.Minute), Basis: "the last 50 runs of calm/site's jobs"},
+	})
+	visit("incidents", full.URL+"/o/calm/incidents")
+	visit("jobs-incidents", full.URL+"/o/calm/jobs")
+	visit("job-incidents", full.URL+"/o/calm/jobs/"+full.newest().ID.String())
+	visit("hosts-incidents", full.URL+"/o/calm/hosts")
 	visit("usage", full.URL+"/o/calm/usage?by=user&window=14d")
 	visit("missing", full.URL+"/o/calm/nothing")
 	signIn(empty) // cookies are the host's, whatever its port: this is another session

@@ -8,6 +8,7 @@ import (
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/store"
+	"github.com/millrace-ci/millrace/web/ui"
 )
 
 // hostsView is what the hosts page shows.
@@ -53,10 +54,14 @@ func (s *server) showHosts(w http.ResponseWriter, r *http.Request, v visit, toke
 	if view.Hosts, err = s.Store.Org(v.Org.OrgID).Hosts(r.Context()); err != nil {
 		return err
 	}
-	if partial(r) {
-		return render(w, r, http.StatusOK, hostList(view))
+	f, err := s.frame(r, v, "Hosts", "hosts")
+	if err != nil {
+		return err
 	}
-	return render(w, r, http.StatusOK, hostsPage(v.frame("Hosts", "hosts"), view))
+	if partial(r) {
+		return render(w, r, http.StatusOK, ui.Part(f, hostList(view)))
+	}
+	return render(w, r, http.StatusOK, hostsPage(f, view))
 }
 
 // here is what the live part is fetched from.

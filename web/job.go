@@ -47,8 +47,12 @@ func (s *server) jobs(w http.ResponseWriter, r *http.Request, v visit) error {
 	if view.Counts, err = org.JobCounts(r.Context()); err != nil {
 		return err
 	}
+	f, err := s.frame(r, v, "Jobs", "jobs")
+	if err != nil {
+		return err
+	}
 	if partial(r) {
-		return render(w, r, http.StatusOK, jobList(view))
+		return render(w, r, http.StatusOK, ui.Part(f, jobList(view)))
 	}
 	if view.Repositories, err = org.Repositories(r.Context()); err != nil {
 		return err
@@ -56,7 +60,7 @@ func (s *server) jobs(w http.ResponseWriter, r *http.Request, v visit) error {
 	if view.Repository != "" && !slices.Contains(view.Repositories, view.Repository) {
 		view.Repositories = append(view.Repositories, view.Repository)
 	}
-	return render(w, r, http.StatusOK, jobsPage(v.frame("Jobs", "jobs"), view))
+	return render(w, r, http.StatusOK, jobsPage(f, view))
 }
 
 // here is the path with its query: what the live part is fetched from.
@@ -132,43 +136,23 @@ func ran(row store.JobRow, now time.Time) (time.Duration, bool) {
 	return now.Sub(start), true
 }
 
-// waitNote is why a job that waits has no VM yet, or how far its VM is.
-func waitNote(row store.JobRow) (code, text string) {
-	switch {
-	case row.Status != millrace.JobQueued:
-		return "", ""
-	case row.VM != nil && row.VM.State.Live():
-		switch row.VM.State {
-		case millrace.VMPending:
-			return "", "A VM is placed; its host is about to start it."
-		case millrace.VMBooting:
-			return "", "Its VM is booting."
-		case millrace.VMOnline, millrace.VMBusy:
-			return "", "Its VM is online; GitHub is about to hand it the job."
-		case millrace.VMLost:
-			return "", "The host of its VM went silent. The job gets another VM as soon as this one is unregistered."
-		case millrace.VMStopping, millrace.VMGone:
-		}
-	case row.Wait.Code != "":
-		return string(row.Wait.Code), row.Wait.Text
+// waiting is why a job waits: the same as the API says.
+func waiting(row store.JobRow) millrace.WaitReason { return row.Waiting(row.VM) }
+
+// brief is what a job waits for in a few words, and when it is likely to start.
+func brief(w millrace.WaitReason, now time.Time) string {
+	if w.Estimate == nil {
+		return w.Code.Title()
 	}
-	if row.Failure != "" {
-		return string(millrace.WaitRetry), "Its last VM did not come up: " + row.Failure
-	}
-	return "", "It is about to be placed."
+	return w.Code.Title() + ", starts " + w.Estimate.In(now)
 }
 
-// remedies say where to turn for a reason to wait; the reason itself has the numbers.
-var remedies = map[millrace.WaitCode]string{
-	millrace.WaitPlanLimit:        "It starts when one of the org's VMs ends. More slots need a larger plan.",
-	millrace.WaitNoHost:           "Add a host with these labels, or change runs-on in the workflow.",
-	millrace.WaitNoCapacity:       "It starts when a VM on one of the hosts ends. More hosts shorten the wait.",
-	millrace.WaitHostUnavailable:  "Bring a host back: start its agent, or enable it.",
-	millrace.WaitLabelUnparseable: "Correct runs-on in the workflow and run it again.",
-	millrace.WaitTooBig:           "Ask for a smaller size in runs-on, or add a larger host.",
-	millrace.WaitRateLimited:      "GitHub limits how fast runners are registered; it goes on by itself.",
-	millrace.WaitSuspended:        "An owner of the GitHub account can install or unsuspend the app.",
-	millrace.WaitRetry:            "It is tried again by itself; the host's log says more.",
+// noEstimate says why it is not known when a job that waits for w starts.
+func noEstimate(w millrace.WaitReason) string {
+	if why, never := strings.CutPrefix(w.Code.Basis(), "None"); never {
+		return "No estimate" + why
+	}
+	return "No estimate: nothing is known yet that it could rest on."
 }
 
 // jobView is what a job's page shows.
@@ -203,10 +187,14 @@ func (s *server) job(w http.ResponseWriter, r *http.Request, v visit) error {
 		view.Cut = total > int64(len(console))
 		view.Log = plain(console, view.Cut)
 	}
-	if partial(r) {
-		return render(w, r, http.StatusOK, jobBody(view))
+	f, err := s.frame(r, v, view.Row.Name, "jobs")
+	if err != nil {
+		return err
 	}
-	return render(w, r, http.StatusOK, jobPage(v.frame(view.Row.Name, "jobs"), view))
+	if partial(r) {
+		return render(w, r, http.StatusOK, ui.Part(f, jobBody(view)))
+	}
+	return render(w, r, http.StatusOK, jobPage(f, view))
 }
 
 // trigger says when the page fetches itself anew. A log grows without an announcement.

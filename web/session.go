@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/store"
 	"github.com/millrace-ci/millrace/web/ui"
 )
 
@@ -17,8 +18,16 @@ type visit struct {
 	Org     millrace.Membership
 }
 
-func (v visit) frame(title, section string) ui.Frame {
-	return ui.Frame{Title: title, Org: v.Org, Orgs: v.Orgs, User: v.Session.User, Section: section}
+// frame is the frame of a page of the org; it shows the org's open incidents.
+func (s *server) frame(r *http.Request, v visit, title, section string) (f ui.Frame, err error) {
+	open, err := s.Store.Org(v.Org.OrgID).Incidents(r.Context(), store.IncidentFilter{Open: true, Limit: 100})
+	if err != nil {
+		return f, err
+	}
+	return ui.Frame{
+		Title: title, Org: v.Org, Orgs: v.Orgs, User: v.Session.User, Section: section,
+		Incidents: open.Incidents, MoreIncidents: open.Next != "",
+	}, nil
 }
 
 // org serves a page of an org to its members. Everyone else finds nothing there.

@@ -48,10 +48,14 @@ func (s *server) usage(w http.ResponseWriter, r *http.Request, v visit) error {
 		return err
 	}
 	view.PerDay, view.Total = everyDay(days, view.From, to), sum(days)
-	if partial(r) {
-		return render(w, r, http.StatusOK, usageBody(view))
+	f, err := s.frame(r, v, "Usage", "usage")
+	if err != nil {
+		return err
 	}
-	return render(w, r, http.StatusOK, usagePage(v.frame("Usage", "usage"), view))
+	if partial(r) {
+		return render(w, r, http.StatusOK, ui.Part(f, usageBody(view)))
+	}
+	return render(w, r, http.StatusOK, usagePage(f, view))
 }
 
 func readUsage(r *http.Request) (v usageView, err error) {

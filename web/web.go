@@ -51,6 +51,7 @@ func New(cfg Config) http.Handler {
 	mux.Handle("GET /o/{org}/jobs/{job}", s.org(s.job))
 	mux.Handle("GET /o/{org}/hosts", s.org(s.hosts))
 	mux.Handle("POST /o/{org}/hosts/enrollment-tokens", s.org(s.makeEnrollmentToken))
+	mux.Handle("GET /o/{org}/incidents", s.org(s.incidents))
 	mux.Handle("GET /o/{org}/usage", s.org(s.usage))
 	mux.Handle("GET /o/{org}/events", s.org(s.events))
 	mux.Handle("GET /o/{org}", s.page(s.toJobs))

@@ -100,7 +100,7 @@ func TestOtherOrgsPagesLookMissing(t *testing.T) {
 	theirs := jobs.Jobs[0].ID.String()
 	b := w.member()
 	_, missing := w.get(b, "/o/nowhere/jobs")
-	for _, path := range []string{"/o/other", "/o/other/", "/o/other/jobs", "/o/other/jobs/" + theirs, "/o/other/hosts", "/o/other/usage", "/o/other/events", "/o/calm/jobs/" + theirs, "/o/calm/jobs/x", "/nothing"} {
+	for _, path := range []string{"/o/other", "/o/other/", "/o/other/jobs", "/o/other/jobs/" + theirs, "/o/other/hosts", "/o/other/incidents", "/o/other/usage", "/o/other/events", "/o/calm/jobs/" + theirs, "/o/calm/jobs/x", "/nothing"} {
 		res, page := w.get(b, path)
 		if res.StatusCode != http.StatusNotFound {
 			t.Errorf("%s: %s", path, res.Status)
@@ -124,7 +124,7 @@ func TestHeaders(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	b := w.member()
-	for _, path := range []string{"/", "/o/calm/jobs", "/o/calm/hosts", "/nothing"} {
+	for _, path := range []string{"/", "/o/calm/jobs", "/o/calm/hosts", "/o/calm/incidents", "/nothing"} {
 		res, page := w.get(b, path)
 		h := res.Header
 		contains(t, h.Get("Content-Security-Policy"), "default-src 'none'", "script-src 'self';", "style-src 'self';", "frame-ancestors 'none'", "base-uri 'none'")
@@ -191,7 +191,7 @@ func TestWithoutJavaScript(t *testing.T) {
 	running := w.busy()
 	b := w.member()
 	_, page := w.get(b, "/o/calm/jobs")
-	contains(t, page, "Running", "Success", "Failed", "Cancelled", "no_free_capacity", "All 8 vCPUs", "Its VM is booting.", `method="get"`, "millrace-2cpu-4gb",
+	contains(t, page, "Running", "Success", "Failed", "Cancelled", "no_free_capacity", "No host has room", "A VM boots for it", `method="get"`, "millrace-2cpu-4gb",
 		"Calm Research", ">9 min 28 s<", `rel="noreferrer"`)
 	if strings.Contains(page, "<noscript") {
 		t.Error("the page excuses itself to those without JavaScript")

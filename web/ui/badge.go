@@ -70,6 +70,7 @@ const (
 	IconSlash   Icon = "M8 2.2a5.8 5.8 0 1 0 0 11.6A5.8 5.8 0 1 0 8 2.2M4 12 12 4"
 	IconPause   Icon = "M5.8 4v8M10.2 4v8"
 	IconSpinner Icon = "M8 2.2a5.8 5.8 0 1 1-5.5 4"
+	IconAlert   Icon = "M8 2.6 1.9 13.4h12.2L8 2.6M8 6.6v3.2M8 11.6v.1"
 	IconOut     Icon = "M6 3.5H3.5v9h9V10M9 3h4v4M13 3 7.5 8.5"
 )
 

@@ -120,4 +120,28 @@ type Frame struct {
 	Orgs    []millrace.Membership // those to switch to
 	User    millrace.User         // zero when nobody is signed in
 	Section string                // the navigation's current entry
+
+	Incidents     []millrace.Incident // the org's open ones, newest first
+	MoreIncidents bool                // there are more than these
 }
+
+// bannerShows is how many incidents the banner names.
+const bannerShows = 3
+
+// banner are the incidents to be named on top of the page: those where jobs and hosts are looked at.
+func (f Frame) banner() []millrace.Incident {
+	if f.Section != "jobs" && f.Section != "hosts" {
+		return nil
+	}
+	return f.Incidents[:min(bannerShows, len(f.Incidents))]
+}
+
+func (f Frame) incidentCount() string {
+	n := Count(len(f.Incidents))
+	if f.MoreIncidents {
+		n += "+"
+	}
+	return n
+}
+
+func (f Frame) incidentsPath() string { return "/o/" + f.Org.Slug + "/incidents" }
