@@ -25,6 +25,13 @@ e2e: deps ## Run the whole-system tests alone: a real VM, a real browser
 bench: deps ## Print the figures of docs/figures.md; fails when one misses its goal
 	@go run ./sim/bench
 
+sim: deps ## Simulate days on which everything goes wrong, then the scenarios that have figures; SEED=n for one day
+	@go build -o bin/simulate ./sim/simulate
+	@$(if $(SEED),GOMAXPROCS=1 bin/simulate -seed $(SEED) $(ARGS),bin/simulate $(ARGS) && bin/simulate -scenario lost && bin/simulate -scenario hooks && bin/simulate -scenario 18)
+
+sim-mutants: deps ## Put bugs into the code: the simulator must catch each
+	@go run ./sim/mutants $(ARGS)
+
 chaos: deps ## Kill servers, agent and Postgres at work, then balance the books; ARGS="-for 4m -seed 1"
 	@go run ./sim/chaos $(ARGS)
 
@@ -52,4 +59,4 @@ build: deps ## Build the three programs into bin/
 clean: ## Remove what dev and build left here
 	rm -rf bin .data
 
-.PHONY: help deps dev test e2e bench chaos generate verify lint fmt build clean
+.PHONY: help deps dev test e2e bench sim sim-mutants chaos generate verify lint fmt build clean

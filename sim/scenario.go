@@ -85,7 +85,7 @@ func Scenarios() []Scenario { //nolint:funlen // a table
 			c.Servers, c.Faults.ServerCrash, c.Faults.AgentKills = 2, 0.002, 6
 		}), starts(20 * time.Minute), ""},
 		{"11 the runner dies with its job", quiet(time.Hour, 80, faults(githubtest.Faults{CrashAfterAssign: 0.2})), starts(5 * time.Minute), ""},
-		{"12 the runner succeeds at once without a job", with(quiet(time.Hour, 80, Faults{}), func(c *Config) { c.Faults.QuitsIdle = 0.3 }), starts(20 * time.Minute), ""},
+		{"12 the runner succeeds at once without a job", with(quiet(time.Hour, 80, Faults{}), func(c *Config) { c.Faults.QuitsIdle = 0.3 }), starts(3 * time.Minute), ""},
 		{"13, 14 a runner is online and is never given a job", quiet(time.Hour, 80, faults(githubtest.Faults{NeverAssign: 0.2})), starts(20 * time.Minute), "vms.watch"},
 		{"15 secondary rate limits", day(time.Hour, 80, faults(githubtest.Faults{SecondaryLimit: 0.02, RetryAfterS: retryAfter})), starts(30 * time.Minute), ""},
 		{"16 a host dies for good with its VMs", with(day(time.Hour, 60, Faults{}), func(c *Config) {
@@ -96,7 +96,7 @@ func Scenarios() []Scenario { //nolint:funlen // a table
 					slices.MaxFunc(s.hosts, func(a, b *host) int { return len(a.machines) - len(b.machines) }).crash(90 * time.Minute)
 				})
 			}
-		}), starts(15 * time.Minute), "hosts.find_lost"},
+		}), starts(2 * time.Minute), "hosts.find_lost"},
 		{"17 deliveries come doubled and out of order", day(time.Hour, 100, faults(githubtest.Faults{Duplicate: 0.5, Reorder: 1, DelayMaxS: 600})), starts(5 * time.Minute), ""},
 		{"18 a job is cancelled while it waits", with(quiet(time.Hour, 150, Faults{}), func(c *Config) { c.Cancels, c.cancelAfter = 1, 4*time.Second }), func(r Report) error {
 			switch {

@@ -17,7 +17,7 @@ func database(t *testing.T) sim.Database {
 }
 
 // Each failure mode seen in the wild, alone.
-func TestScenarios(t *testing.T) {
+func TestSimScenarios(t *testing.T) {
 	t.Parallel()
 	for _, sc := range sim.Scenarios() {
 		t.Run(sc.Name, func(t *testing.T) {
@@ -31,7 +31,7 @@ func TestScenarios(t *testing.T) {
 }
 
 // A net that is away is missed: without it a scenario fails.
-func TestNets(t *testing.T) {
+func TestSimNets(t *testing.T) {
 	t.Parallel()
 	tried := map[string]bool{}
 	for _, sc := range sim.Scenarios() {
@@ -56,7 +56,7 @@ func TestNets(t *testing.T) {
 }
 
 // Some days on which everything goes wrong; make sim runs whole ones, and more.
-func TestWorstDays(t *testing.T) {
+func TestSimWorstDays(t *testing.T) {
 	t.Parallel()
 	for _, seed := range []uint64{1, 2} {
 		t.Run("", func(t *testing.T) {
@@ -73,7 +73,7 @@ func TestWorstDays(t *testing.T) {
 }
 
 // A seed is a day: the same again, and the same whatever hosts think what time it is.
-func TestReplay(t *testing.T) {
+func TestSimReplay(t *testing.T) {
 	t.Parallel()
 	worst := sim.WorstDay()
 	immortal := worst
@@ -99,7 +99,7 @@ func TestReplay(t *testing.T) {
 }
 
 // A server may die at any point: it dies at one after the other of a short day, and each such day must end well.
-func TestDiesAnywhere(t *testing.T) {
+func TestSimDiesAnywhere(t *testing.T) {
 	t.Parallel()
 	day := func(at int) sim.Report {
 		r, err := sim.Run(t.Context(), sim.Config{

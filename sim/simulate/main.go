@@ -29,6 +29,7 @@ import (
 var (
 	seed     = flag.Uint64("seed", 0, "run this seed alone; 0: as many as -seeds says, from 1 on")
 	scenario = flag.String("scenario", "", "run the scenarios whose name begins so, or all of them, and not days")
+	off      = flag.String("off", "", "with -scenario: the net that is away, by its task, such as repositories.poll")
 	seeds    = flag.Int("seeds", 10, "how many seeds to run")
 	jobs     = flag.Int("jobs", 0, "about how many jobs a day has (default 2,100)")
 	length   = flag.Duration("day", 0, "how long a day is (default 24h)")
@@ -133,7 +134,7 @@ func scenarios(ctx context.Context) (failed error) {
 		if err != nil {
 			return err
 		}
-		report, err := sc.Run(ctx, max(1, *seed), db)
+		report, err := sc.Run(ctx, max(1, *seed), db, *off)
 		fmt.Printf("%s\n", sc.Name)
 		show(ctx, report)
 		if err != nil {
