@@ -59,6 +59,9 @@ type Runners interface {
 	DeleteRunner(ctx context.Context, at RunnerTarget, id int64) error
 	// ListRunners lists all runners that are registered there.
 	ListRunners(ctx context.Context, at RunnerTarget) ([]Runner, error)
+	// GroupAdmits reports whether the group of the runners that [Runners.CreateJIT] registers there may be used by a
+	// repository of that owner: GitHub gives its jobs to none of them otherwise, and says so nowhere else.
+	GroupAdmits(ctx context.Context, at RunnerTarget, r Repository) (bool, error)
 }
 
 // Repositories is what GitHub knows of repositories and their jobs. Any of its errors may hold a [Condition].

@@ -22,6 +22,15 @@ type RetireVM struct {
 // Kind is the task's name.
 func (RetireVM) Kind() string { return "vm.retire" }
 
+// CheckRunnerGroup looks whether the runner group is why GitHub gave the runner that was meant for a job none.
+type CheckRunnerGroup struct {
+	OrgID OrgID `json:"org_id"`
+	JobID JobID `json:"job_id"`
+}
+
+// Kind is the task's name.
+func (CheckRunnerGroup) Kind() string { return "runner_group.check" }
+
 // KeepPartitions makes the partitions of the coming two months and drops those past retention.
 type KeepPartitions struct{}
 

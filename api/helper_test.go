@@ -167,6 +167,10 @@ func (r *runners) ListRunners(context.Context, millrace.RunnerTarget) ([]millrac
 	return nil, nil
 }
 
+func (r *runners) GroupAdmits(context.Context, millrace.RunnerTarget, millrace.Repository) (bool, error) {
+	return true, nil
+}
+
 func (r *runners) FindRunner(_ context.Context, _ millrace.RunnerTarget, name string) (millrace.Runner, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -25,6 +25,7 @@ type (
 		Runs         []run                 `json:"workflow_runs"`
 		Jobs         []*github.WorkflowJob `json:"jobs"`
 		Repositories []*github.Repository  `json:"repositories"`
+		Groups       []runnerGroup         `json:"runner_groups"`
 	}
 )
 

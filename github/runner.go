@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 
 	"github.com/millrace-ci/millrace"
 )
@@ -27,6 +28,11 @@ type (
 		Name   string `json:"name"`
 		Status string `json:"status"`
 		Busy   bool   `json:"busy"`
+	}
+	// https://docs.github.com/en/rest/actions/self-hosted-runner-groups
+	runnerGroup struct {
+		ID     int64 `json:"id"`
+		Public *bool `json:"allows_public_repositories"`
 	}
 )
 
@@ -103,4 +109,26 @@ func (a *App) DeleteRunner(ctx context.Context, at millrace.RunnerTarget, id int
 		return millrace.Errorf(millrace.Unavailable, "GitHub answered %d and did not say that runner %d is gone.", got.status, id)
 	}
 	return fmt.Errorf("removing runner %d: %w", id, err)
+}
+
+// GroupAdmits reports whether our runners' group may be used by a repository (GET …/runner-groups?visible_to_repository=, its
+// name without the owner). GitHub does not document whether that leaves out groups that admit no public repository, which is
+// the default: so it is looked at, too. Runners of a repository of its own are in no group that could exclude it.
+func (a *App) GroupAdmits(ctx context.Context, at millrace.RunnerTarget, r millrace.Repository) (admits bool, err error) {
+	if at.Repository != "" {
+		return true, nil
+	}
+	_, name, _ := strings.Cut(r.FullName, "/")
+	_, err = a.pages(ctx, at.InstallationID, "orgs/"+url.PathEscape(at.Owner)+"/actions/runner-groups", "visible_to_repository="+url.QueryEscape(name)+"&", maxPages, func(l listing) int {
+		for _, g := range l.Groups {
+			if g.ID == defaultGroup && (r.Private || g.Public == nil || *g.Public) {
+				admits = true
+			}
+		}
+		return len(l.Groups)
+	})
+	if err != nil {
+		return false, fmt.Errorf("listing the runner groups of %s: %w", r.FullName, err)
+	}
+	return admits, nil
 }

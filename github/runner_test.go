@@ -392,3 +392,57 @@ func response(rec *httptest.ResponseRecorder, r *http.Request) *http.Response {
 	resp.Request = r
 	return resp
 }
+
+func TestGroupAdmits(t *testing.T) {
+	t.Parallel()
+	const ours, other, private = `{"id":1,"allows_public_repositories":true}`, `{"id":2,"allows_public_repositories":true}`, `{"id":1,"allows_public_repositories":false}`
+	for name, c := range map[string]struct {
+		groups string
+		public bool
+		want   bool
+	}{
+		"our runners' group":              {ours, true, true},
+		"none":                            {``, false, false},
+		"others only":                     {other, false, false},
+		"among others":                    {other + "," + ours, false, true},
+		"a group for private ones, one":   {private, false, true},
+		"a group for private ones, not":   {private, true, false},
+		"a server that knows no such bit": {`{"id":1}`, true, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			total := strings.Count(c.groups, `"id"`)
+			f := newFar(t, map[string]http.HandlerFunc{
+				"GET /orgs/calm/actions/runner-groups": says(http.StatusOK, fmt.Sprintf(`{"total_count":%d,"runner_groups":[%s]}`, total, c.groups)),
+			})
+			got, err := f.App.GroupAdmits(t.Context(), f.org(), millrace.Repository{FullName: "calm/engine", Private: !c.public})
+			if err != nil || got != c.want {
+				t.Errorf("%v, %v", got, err)
+			}
+			if calls := f.asked(); len(calls) != 1 || calls[0] != "GET /orgs/calm/actions/runner-groups?visible_to_repository=engine&per_page=100&page=1" {
+				t.Errorf("asked %q", calls)
+			}
+		})
+	}
+	t.Run("a repository's own runners", func(t *testing.T) {
+		t.Parallel()
+		f := newFar(t, nil)
+		at := f.org()
+		at.Repository = "engine"
+		if got, err := f.App.GroupAdmits(t.Context(), at, millrace.Repository{FullName: "calm/engine"}); err != nil || !got || len(f.asked()) != 0 {
+			t.Errorf("%v, %v", got, err)
+		}
+	})
+	t.Run("the stand-in", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t)
+		if err := w.SetFaults(githubtest.Faults{RunnerGroupExcludes: []string{"calm/engine"}}); err != nil {
+			t.Fatal(err)
+		}
+		for repo, want := range map[string]bool{"calm/engine": false, "calm/website": true} {
+			if got, err := w.App.GroupAdmits(t.Context(), w.at(), millrace.Repository{FullName: repo}); err != nil || got != want {
+				t.Errorf("%s: %v, %v", repo, got, err)
+			}
+		}
+	})
+}

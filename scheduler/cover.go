@@ -3,14 +3,17 @@ package scheduler
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/millrace-ci/millrace"
 )
 
 // Cover matches VMs to queued jobs: a queued job is covered by at most one VM, the one that stands for it. GitHub picks
 // the runner, so a VM's job may have been run by another VM, or be over; such a VM now stands for a queued job that
-// nothing covers, if its runner would be given that job, and is retired otherwise. A VM whose runner is yet to be
-// registered while GitHub registers none for its job is retired too. It returns the queued jobs that still need a VM.
+// nothing covers, if its runner would be given that job, and is retired otherwise. One that is at work on a job of which
+// nobody has told yet most likely runs one of those: it stands for that until it is known. A VM whose runner is yet to be
+// registered while GitHub registers none for its job is retired too, and so is one whose job GitHub gives to no runner. It
+// returns the queued jobs that still need a VM.
 func Cover(p millrace.Pass) (d millrace.Decision, uncovered []*millrace.Job) {
 	return cover(p, stopped(p))
 }
@@ -21,21 +24,25 @@ func cover(p millrace.Pass, stops stops) (d millrace.Decision, uncovered []*mill
 		needed[p.Jobs[i].ID] = &p.Jobs[i]
 	}
 	covered := make(map[millrace.JobID]bool, len(p.VMs))
-	var surplus []*millrace.VM
+	var surplus, atWork []*millrace.VM
 	for i := range p.VMs {
 		v := &p.VMs[i]
 		j := needed[v.ForJob]
 		switch {
 		case !v.RanJob.IsZero() || v.State == millrace.VMStopping:
 			// It has its job, or none ever.
-		case j != nil && unregistered(v) && v.RetireReason == "" && stops.halt(j) != nil:
-			d.Retire = append(d.Retire, millrace.Retirement{VMID: v.ID, Reason: "Its job can't start: " + stops.halt(j).title + "."})
+		case j != nil && v.RetireReason == "" && stops.of(j).bars(v):
+			d.Retire = append(d.Retire, millrace.Retirement{VMID: v.ID, Reason: "Its job can't start: " + stops.of(j).title + "."})
 		case j != nil:
 			// A lost VM and one that is being unregistered cover too: their job may have another VM only once it is
 			// certain that this one can't take it.
 			covered[v.ForJob] = true
-		case v.State == millrace.VMBusy || v.State == millrace.VMLost || v.RetireReason != "":
-			// GitHub gave it a job that we haven't heard of yet; or it can't be told anything; or it is retired already.
+		case v.State == millrace.VMLost || v.RetireReason != "":
+			// It can't be told anything, or is retired already.
+		case v.State == millrace.VMBusy:
+			if p.Now.Sub(v.Stamps.Busy) < unheardFor {
+				atWork = append(atWork, v)
+			}
 		default:
 			surplus = append(surplus, v)
 		}
@@ -46,7 +53,7 @@ func cover(p millrace.Pass, stops stops) (d millrace.Decision, uncovered []*mill
 			open = append(open, &p.Jobs[i])
 		}
 	}
-	if len(surplus) == 0 {
+	if len(surplus) == 0 && len(atWork) == 0 {
 		return d, open
 	}
 	kinds := byKind(open, perRepository(p.Installations), stops)
@@ -64,6 +71,12 @@ func cover(p millrace.Pass, stops stops) (d millrace.Decision, uncovered []*mill
 		d.Cover = append(d.Cover, millrace.Binding{VMID: v.ID, JobID: j.ID, Wait: wait})
 		covered[j.ID] = true
 	}
+	for _, v := range atWork {
+		if j := kinds.take(v); j != nil {
+			d.Cover = append(d.Cover, millrace.Binding{VMID: v.ID, JobID: j.ID, Wait: booting("A VM is at work on it, it seems; GitHub is about to say so.", nil)})
+			covered[j.ID] = true
+		}
+	}
 	for _, j := range open {
 		if !covered[j.ID] {
 			uncovered = append(uncovered, j)
@@ -71,6 +84,9 @@ func cover(p millrace.Pass, stops stops) (d millrace.Decision, uncovered []*mill
 	}
 	return d, uncovered
 }
+
+// unheardFor is how long a job may run without anybody having told of it: within that time polls find it.
+const unheardFor = 2 * time.Minute
 
 // unregistered reports whether v's runner is yet to be registered.
 func unregistered(v *millrace.VM) bool {
@@ -86,11 +102,11 @@ func perRepository(list []millrace.InstallationBudget) map[int64]bool {
 	return m
 }
 
-// kind is all of a job that a runner must suit; repository is 0 where runners register at the organisation. halted jobs'
-// runners can't be registered now.
+// kind is all of a job that a runner must suit; repository is 0 where runners register at the organisation. stop is what stops
+// them; nil when nothing does.
 type kind struct {
 	installation, repository int64
-	halted                   bool
+	stop                     *stop
 	zone                     millrace.Zone
 	arch                     millrace.Arch
 	size                     millrace.Size
@@ -115,7 +131,7 @@ func byKind(jobs []*millrace.Job, perRepository map[int64]bool, stops stops) (li
 	known := map[kind]*ofKind{}
 	for i, j := range jobs {
 		k := kind{installation: j.InstallationID, zone: j.Zone, arch: j.Demand.Arch, size: j.Demand.Size, labels: strings.ToLower(strings.Join(j.Labels, ","))}
-		k.halted = stops.halt(j) != nil
+		k.stop = stops.of(j)
 		if perRepository[j.InstallationID] {
 			k.repository = j.RepositoryID
 		}
@@ -152,7 +168,7 @@ func (of *ofKind) suits(v *millrace.VM) bool {
 	if v.InstallationID != of.installation || v.Zone != of.zone || of.repository != 0 && v.RepositoryID != of.repository {
 		return false
 	}
-	if of.halted && unregistered(v) {
+	if of.stop.bars(v) {
 		return false
 	}
 	if v.Size != of.size || of.arch != millrace.ArchAny && v.Arch != of.arch {

@@ -210,6 +210,24 @@ func TestIncidents(t *testing.T) {
 			}
 		}
 	})
+	t.Run("no runner is kept for a repository that the runner group excludes", func(t *testing.T) {
+		t.Parallel()
+		excluded := disabled
+		excluded.Code = millrace.WaitRunnerGroup
+		for _, own := range []millrace.Job{mine, job(src, 5, "millrace")} { // its own VM, and one that could stand for it
+			v := vmFor(src, own, h)
+			v.RunnerID, v.State = 9, millrace.VMOnline
+			p := pass(8, []millrace.Job{mine}, []millrace.Host{h}, v)
+			p.Incidents = []millrace.Incident{excluded}
+			if d := scheduler.Decide(p); len(d.Retire) != 1 || len(d.Cover)+len(d.Place) != 0 || d.Wait[mine.ID].Code != millrace.WaitRunnerGroup {
+				t.Errorf("%+v", d)
+			}
+			p.Jobs = append(p.Jobs, other)
+			if d := scheduler.Decide(p); len(d.Cover)+len(d.Place) != 1 {
+				t.Errorf("another repository's job: %+v", d)
+			}
+		}
+	})
 	t.Run("a rate limit says when GitHub is asked again", func(t *testing.T) {
 		t.Parallel()
 		p := pass(8, []millrace.Job{mine, other}, []millrace.Host{h})

@@ -293,7 +293,8 @@ func TestDecideProperties(t *testing.T) {
 			i := slices.IndexFunc(p.VMs, func(v millrace.VM) bool { return v.ID == r.VMID })
 			v := p.VMs[i]
 			j, queued := jobs[v.ForJob]
-			if !v.RanJob.IsZero() || v.State == millrace.VMBusy || v.State == millrace.VMLost || r.Reason == "" || queued && (v.RunnerID != 0 || v.State == millrace.VMOnline || !halted(p, j)) {
+			if !v.RanJob.IsZero() || v.State == millrace.VMBusy || v.State == millrace.VMLost || r.Reason == "" || queued && !halted(p, j) ||
+				queued && (v.RunnerID != 0 || v.State == millrace.VMOnline) && !shunned(p, j) {
 				t.Fatalf("retired %+v: %s", v, r.Reason)
 			}
 		}
@@ -325,6 +326,13 @@ func halted(p millrace.Pass, j millrace.Job) bool {
 		return i.Code == millrace.WaitRateLimited || i.Code == millrace.WaitGitHubDown
 	})
 	return holding(p, j) != nil
+}
+
+// shunned reports whether GitHub gives j to no runner.
+func shunned(p millrace.Pass, j millrace.Job) bool {
+	return slices.ContainsFunc(p.Incidents, func(i millrace.Incident) bool {
+		return i.Code == millrace.WaitRunnerGroup && i.RepositoryID == j.RepositoryID
+	})
 }
 
 func drawPass(t *rapid.T) millrace.Pass {

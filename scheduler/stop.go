@@ -14,6 +14,7 @@ type stop struct {
 	verdict verdict
 	title   string
 	halts   bool // no runner can be registered; otherwise only a later try can
+	shuns   bool // GitHub gives its jobs to no runner that is registered either
 }
 
 // stops are the incidents of each installation, the one that counts first.
@@ -27,6 +28,7 @@ func stopped(p millrace.Pass) stops {
 			Incident: i, title: i.Code.Title(),
 			verdict: verdict{reason: millrace.WaitReason{Code: i.Code, Text: i.Text(), Remedy: i.Remedy()}},
 			halts:   i.Code != millrace.WaitRateLimited && i.Code != millrace.WaitGitHubDown,
+			shuns:   i.Code == millrace.WaitRunnerGroup && i.RepositoryID != 0,
 		})
 	}
 	for _, i := range p.Incidents {
@@ -49,7 +51,7 @@ func stopped(p millrace.Pass) stops {
 	return all
 }
 
-// of is the stop that j waits for; nil when nothing stops it.
+// of is the stop that j waits for; nil when nothing stops it. What halts comes before what only delays.
 func (s stops) of(j *millrace.Job) *stop {
 	for _, stop := range s[j.InstallationID] {
 		if stop.Stops(j.InstallationID, j.RepositoryID) {
@@ -59,13 +61,9 @@ func (s stops) of(j *millrace.Job) *stop {
 	return nil
 }
 
-// halt is the stop because of which no runner can be registered for j; nil when there is none. What halts comes before
-// what only delays.
-func (s stops) halt(j *millrace.Job) *stop {
-	if stop := s.of(j); stop != nil && stop.halts {
-		return stop
-	}
-	return nil
+// bars reports whether s keeps v, which runs nothing, from running the job that s stops.
+func (s *stop) bars(v *millrace.VM) bool {
+	return s != nil && s.halts && (unregistered(v) || s.shuns && v.State != millrace.VMBusy && v.State != millrace.VMLost)
 }
 
 // asksAgain is when GitHub is asked again, if it is known and to come; GitHub names such a time for its rate limits only.

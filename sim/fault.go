@@ -18,6 +18,7 @@ type Faults struct {
 	// Of a VM.
 	BootFails float64
 	BootHangs float64
+	QuitsIdle float64 // its runner ends without having had a job
 
 	// Of processes and machines. A server may die at each point where a transaction begins or ends and where GitHub is
 	// called; KillAt instead is the one such point of the day at which whoever comes there dies.
@@ -56,16 +57,22 @@ type trouble struct {
 	apply func(f *githubtest.Faults, owner string)
 }
 
+// retryAfter is for how many seconds GitHub asks not to be called, when it does.
+const retryAfter = 60
+
 var troubles = []trouble{
 	{"self-hosted runners disabled", 5 * time.Minute, 30 * time.Minute, false, func(f *githubtest.Faults, o string) { f.SelfHostedDisabled = append(f.SelfHostedDisabled, o) }},
 	{"app suspended", 5 * time.Minute, 30 * time.Minute, true, func(f *githubtest.Faults, o string) { f.Suspended = append(f.Suspended, o) }},
 	{"permission missing", 5 * time.Minute, 30 * time.Minute, true, func(f *githubtest.Faults, o string) { f.PermissionMissing = append(f.PermissionMissing, o) }},
 	{"IP allow list", 5 * time.Minute, 30 * time.Minute, true, func(f *githubtest.Faults, o string) { f.IPAllowList = append(f.IPAllowList, o) }},
 	{"runner group full", 5 * time.Minute, 30 * time.Minute, false, func(f *githubtest.Faults, o string) { f.GroupFull = append(f.GroupFull, o) }},
+	{"runner group excludes a repository", 10 * time.Minute, 40 * time.Minute, false, func(f *githubtest.Faults, o string) {
+		f.RunnerGroupExcludes = append(f.RunnerGroupExcludes, o+"/repo-0")
+	}},
 	{"runner version too old", 5 * time.Minute, 30 * time.Minute, false, func(f *githubtest.Faults, o string) { f.RunnerVersionTooOld = append(f.RunnerVersionTooOld, o) }},
 	{"API down", 5 * time.Minute, 40 * time.Minute, true, func(f *githubtest.Faults, _ string) { f.API5xx = 1 }},
 	{"API half down", 10 * time.Minute, 60 * time.Minute, true, func(f *githubtest.Faults, _ string) { f.API5xx = 0.5 }},
-	{"secondary limit", 5 * time.Minute, 20 * time.Minute, true, func(f *githubtest.Faults, _ string) { f.SecondaryLimit, f.RetryAfterS = 0.05, 60 }},
+	{"secondary limit", 5 * time.Minute, 20 * time.Minute, true, func(f *githubtest.Faults, _ string) { f.SecondaryLimit, f.RetryAfterS = 0.05, retryAfter }},
 	{"stale reads", 10 * time.Minute, 90 * time.Minute, false, func(f *githubtest.Faults, _ string) { f.StaleS = 60 }},
 	{"hooks off", 30 * time.Minute, 3 * time.Hour, false, func(f *githubtest.Faults, _ string) { f.HooksOff = true }},
 }
@@ -92,14 +99,9 @@ func (f *faultDay) plan() {
 	cfg := s.cfg.Faults
 	for range cfg.Windows {
 		for _, t := range troubles {
-			from := s.start.Add(time.Hour/4 + s.within(s.cfg.Day))
-			f.windows = append(f.windows, window{t, s.orgs[s.rand.IntN(len(s.orgs))].login, from, from.Add(s.between(t.min, t.max))})
+			from := time.Hour/4 + s.within(s.cfg.Day)
+			f.open(t.name, s.orgs[s.rand.IntN(len(s.orgs))].login, from, from+s.between(t.min, t.max))
 		}
-	}
-	for _, w := range f.windows {
-		f.last = latest(f.last, w.to)
-		s.after(w.from.Sub(s.now), f.set)
-		s.after(w.to.Sub(s.now), f.set)
 	}
 	f.set()
 	at := func(n int, do func(*host)) {
@@ -115,6 +117,17 @@ func (f *faultDay) plan() {
 		s.report.Partitions++
 	})
 	at(cfg.SlowHosts, func(h *host) { h.slow = s.now.Add(s.between(10*time.Minute, time.Hour)) })
+}
+
+// open plans one window of trouble.
+func (f *faultDay) open(name, owner string, from, to time.Duration) {
+	s := f.sim
+	i := slices.IndexFunc(troubles, func(t trouble) bool { return t.name == name })
+	w := window{troubles[i], owner, s.start.Add(from), s.start.Add(to)}
+	f.windows = append(f.windows, w)
+	f.last = latest(f.last, w.to)
+	s.after(from, f.set)
+	s.after(to, f.set)
 }
 
 // set makes GitHub's faults those of the windows that are open now.

@@ -68,8 +68,8 @@ func (s *Sim) addHost(setup *store.Store, o *org, n int) error {
 	if n%2 == 1 {
 		h.facts.Arch = millrace.ARM64
 	}
-	if s.cfg.Skew {
-		h.skew = s.within(48*time.Hour) - 24*time.Hour
+	if skew := s.within(48*time.Hour) - 24*time.Hour; s.cfg.Skew { // drawn in any case: a day is the same with and without
+		h.skew = skew
 	}
 	secret, err := setup.Org(o.ID).CreateEnrollmentToken(s.ctx, millrace.Actor{Kind: millrace.ActorSystem}, 1, time.Hour)
 	if err != nil {
@@ -106,6 +106,7 @@ func (h *host) crash(back time.Duration) {
 	}
 	s := h.sim
 	s.report.HostCrashes++
+	s.faults.last = latest(s.faults.last, s.now.Add(back))
 	h.up = false
 	h.life++
 	for _, m := range h.machines {
@@ -345,6 +346,12 @@ func (m *machine) connect() {
 		h.later(100*time.Millisecond, func() { m.end("") })
 		return
 	}
+	if s.chance(s.cfg.Faults.QuitsIdle) {
+		code := 0
+		h.step(agent.VMExit{Ref: m.ref, Code: &code})
+		h.later(100*time.Millisecond, func() { m.end("") })
+		return
+	}
 	m.online = true
 	h.step(agent.VMReached{Ref: m.ref, State: millrace.VMOnline})
 	m.listen()
@@ -353,21 +360,29 @@ func (m *machine) connect() {
 // listen is the runner's poll: GitHub hears it every 25 s.
 func (m *machine) listen() {
 	m.host.later(25*time.Second, func() {
-		if m.dead {
-			return
-		}
-		err := m.host.sim.github.Alive(m.runner)
-		switch {
-		case errors.Is(err, githubtest.ErrCancelled) && m.busy != 0:
-			m.finish("cancelled")
-		case err != nil && m.busy == 0:
-			code := 1
-			m.host.step(agent.VMExit{Ref: m.ref, Code: &code, Reason: err.Error()})
-			m.host.later(100*time.Millisecond, func() { m.end("") })
-		default:
+		if m.hear() {
 			m.listen()
 		}
 	})
+}
+
+// hear is what the runner hears of GitHub; false when that ends it.
+func (m *machine) hear() bool {
+	if m.dead {
+		return false
+	}
+	err := m.host.sim.github.Alive(m.runner)
+	switch {
+	case errors.Is(err, githubtest.ErrCancelled) && m.busy > 0:
+		m.finish("cancelled")
+	case err != nil && m.busy == 0:
+		code := 1
+		m.host.step(agent.VMExit{Ref: m.ref, Code: &code, Reason: err.Error()})
+		m.host.later(100*time.Millisecond, func() { m.end("") })
+	default:
+		return true
+	}
+	return false
 }
 
 // assigned hears from GitHub that a runner was given a job.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/millrace-ci/millrace"
@@ -27,8 +28,8 @@ type request struct {
 	org       *org
 	repo      string
 	name      string
-	known     bool // its repository had a job that was found here
-	active    bool // and lately
+	active    bool // its repository had a job that was found here, lately
+	foreign   bool // not our label
 	ours      bool // a label that is ours and that some host can run
 	runs      time.Duration
 	fails     bool
@@ -119,7 +120,12 @@ var sizes = []struct {
 func (l *load) push(jobs int) {
 	s := l.sim
 	o := s.orgs[s.rand.IntN(len(s.orgs))]
-	repo := o.repos[s.rand.IntN(len(o.repos))]
+	l.queue(o, o.repos[s.rand.IntN(len(o.repos))], jobs)
+}
+
+// queue queues a run of so many jobs.
+func (l *load) queue(o *org, repo string, jobs int) {
+	s := l.sim
 	var run int64
 	for n := range jobs {
 		pick, size := s.rand.Float64(), 0
@@ -138,7 +144,7 @@ func (l *load) push(jobs int) {
 			s.must(err)
 			return
 		}
-		r := &request{id: id, org: o, repo: repo, name: name, ours: sizes[size].fits}
+		r := &request{id: id, org: o, repo: repo, name: name, ours: sizes[size].fits, foreign: !strings.HasPrefix(sizes[size].label, "millrace")}
 		if run == 0 {
 			state, _ := s.github.Job(id)
 			run = state.RunID
@@ -150,10 +156,12 @@ func (l *load) push(jobs int) {
 func (l *load) add(r *request) {
 	s := l.sim
 	r.queued = s.now
-	var found time.Time
-	found, r.known = l.known[r.repository()]
-	r.active = r.known && s.now.Sub(found) < 5*time.Hour
-	r.runs = min(time.Duration(s.logNormal(150, 0.9)*float64(time.Second)), time.Hour)
+	known, ok := l.known[r.repository()]
+	r.active = ok && s.now.Sub(known) < 5*time.Hour
+	r.runs = 3 * time.Second
+	if !s.cfg.Short {
+		r.runs = min(time.Duration(s.logNormal(150, 0.9)*float64(time.Second)), time.Hour)
+	}
 	r.fails = s.chance(0.08)
 	l.open[r.id], l.all[r.id] = r, r
 	l.order = append(l.order, r.id)
@@ -163,8 +171,8 @@ func (l *load) add(r *request) {
 	switch {
 	case !r.ours: // somebody sees that it waits in vain
 		s.after(s.between(10*time.Minute, time.Hour), func() { l.cancel(r) })
-	case !s.cfg.Quiet && s.chance(0.04):
-		s.after(s.within(4*time.Minute), func() { l.cancel(r) })
+	case s.chance(s.cfg.Cancels):
+		s.after(s.within(s.cfg.cancelAfter), func() { l.cancel(r) })
 	}
 }
 
@@ -186,6 +194,15 @@ func (l *load) cancel(r *request) {
 		s.report.CancelledQueued++
 	}
 	s.github.Cancel(r.id)
+	for _, h := range s.hosts { // whichever runner has it hears of it at once
+		if h.org == r.org {
+			for ref := range sortedRefs(h.machines) {
+				if m := h.machines[ref]; m.online {
+					h.later(s.between(50*time.Millisecond, 1500*time.Millisecond), func() { m.hear() })
+				}
+			}
+		}
+	}
 }
 
 // sent sees each delivery that GitHub sends on its way.
@@ -279,7 +296,7 @@ func (l *load) started(id int64, m *machine) {
 		s.violated("I2", "job %d runs for a second time", id)
 	}
 	r.startedAt = s.now
-	s.report.waits = append(s.report.waits, s.now.Sub(r.queued))
+	s.report.Waits = append(s.report.Waits, s.now.Sub(r.queued))
 	if r.org != m.host.org {
 		s.violated("I10", "job %d of %s runs on %s", id, r.org.login, m.host.name)
 	}
@@ -291,10 +308,13 @@ func (l *load) detected(id int64) {
 	if r == nil {
 		return
 	}
+	if r.foreign {
+		l.sim.violated("labels", "job %d has no label of ours, and was taken", id)
+	}
 	l.known[r.repository()] = l.sim.now
 	d := l.sim.now.Sub(r.queued)
-	l.sim.report.detects = append(l.sim.report.detects, d)
+	l.sim.report.Detects = append(l.sim.report.Detects, d)
 	if r.sentAt.IsZero() && r.active {
-		l.sim.report.lostDetects = append(l.sim.report.lostDetects, d)
+		l.sim.report.LostDetects = append(l.sim.report.LostDetects, d)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash"
 	"hash/fnv"
+	"io"
 	"slices"
 	"time"
 
@@ -72,6 +73,14 @@ BEGIN
 	END LOOP;
 	EXECUTE format('ALTER DATABASE %I SET enable_seqscan = off', current_database());
 END $$;
+CREATE FUNCTION sim_table() RETURNS event_trigger LANGUAGE plpgsql AS $$
+DECLARE r record;
+BEGIN
+	FOR r IN SELECT * FROM pg_event_trigger_ddl_commands() WHERE object_type = 'table' LOOP
+		EXECUTE format('ALTER TABLE %s SET (autovacuum_enabled = false)', r.object_identity);
+	END LOOP;
+END $$;
+CREATE EVENT TRIGGER sim_partition ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION sim_table();
 `
 
 type jobRow struct {
@@ -238,7 +247,12 @@ func (m *mirror) note(s *Sim, words ...any) {
 	line := fmt.Sprintln(words...)
 	m.trace.Write(at[:])
 	m.trace.Write([]byte(line))
-	m.lines = append(m.lines, fmt.Sprintf("%12s %s", s.now.Sub(s.start).Round(time.Millisecond), line))
+	line = fmt.Sprintf("%12s %s", s.now.Sub(s.start).Round(time.Millisecond), line)
+	m.lines = append(m.lines, line)
+	if s.cfg.Trace != nil {
+		_, err := io.WriteString(s.cfg.Trace, line)
+		s.must(err)
+	}
 	if len(m.lines) > 400 {
 		m.lines = m.lines[200:]
 	}

@@ -22,6 +22,7 @@ type Report struct {
 	Rebound         int // VMs that stood for another job in the end
 	KilledBusy      int
 	Delivered       int
+	Undelivered     int // that were sent and never got through
 	Calls           int // of GitHub
 	Passes          int // of placement
 	Reruns          int
@@ -40,13 +41,14 @@ type Report struct {
 	Took            time.Duration
 	Trace           uint64
 	Lines           []string // the last of the trace
+	Failed          string   // the first thing that did not hold
 
 	Detect     Quantiles // from queued at GitHub to known here
 	LostDetect Quantiles // the same of jobs whose first delivery never came, or came late
 	Wait       Quantiles // from queued to running
 	Cancel     Quantiles // from a cancel while queued to the VM's end
 
-	detects, lostDetects, waits, cancels []time.Duration
+	Detects, LostDetects, Waits, Cancels []time.Duration // all of them, for the quantiles of several days
 }
 
 // Quantiles of durations, nearest rank.
@@ -81,8 +83,13 @@ func round(d time.Duration) time.Duration {
 
 func (r *Report) finish(s *Sim) {
 	r.Steps, r.Points = s.steps, s.faults.points
+	for _, still := range s.undelivered {
+		if still {
+			r.Undelivered++
+		}
+	}
 	r.Trace, r.Lines = s.mirror.trace.Sum64(), s.mirror.lines
-	r.Detect, r.LostDetect, r.Wait, r.Cancel = quantiles(r.detects), quantiles(r.lostDetects), quantiles(r.waits), quantiles(r.cancels)
+	r.Detect, r.LostDetect, r.Wait, r.Cancel = quantiles(r.Detects), quantiles(r.LostDetects), quantiles(r.Waits), quantiles(r.Cancels)
 }
 
 // Add adds another day.
@@ -96,6 +103,7 @@ func (r *Report) Add(o Report) {
 	r.Rebound += o.Rebound
 	r.KilledBusy += o.KilledBusy
 	r.Delivered += o.Delivered
+	r.Undelivered += o.Undelivered
 	r.Calls += o.Calls
 	r.Passes += o.Passes
 	r.Reruns += o.Reruns
@@ -122,11 +130,11 @@ func (r *Report) Add(o Report) {
 	for k, n := range o.Incidents {
 		r.Incidents[k] += n
 	}
-	r.detects = append(r.detects, o.detects...)
-	r.lostDetects = append(r.lostDetects, o.lostDetects...)
-	r.waits = append(r.waits, o.waits...)
-	r.cancels = append(r.cancels, o.cancels...)
-	r.Detect, r.LostDetect, r.Wait, r.Cancel = quantiles(r.detects), quantiles(r.lostDetects), quantiles(r.waits), quantiles(r.cancels)
+	r.Detects = append(r.Detects, o.Detects...)
+	r.LostDetects = append(r.LostDetects, o.LostDetects...)
+	r.Waits = append(r.Waits, o.Waits...)
+	r.Cancels = append(r.Cancels, o.Cancels...)
+	r.Detect, r.LostDetect, r.Wait, r.Cancel = quantiles(r.Detects), quantiles(r.LostDetects), quantiles(r.Waits), quantiles(r.Cancels)
 }
 
 // mostWaste is the goal for VMs that never run a job.

@@ -229,23 +229,24 @@ func (srv *server) do(f func()) (alive bool) {
 	defer func() {
 		s.running = before
 		p := recover()
-		if p == nil {
-			return
-		}
-		if !srv.dying {
+		if p != nil && !srv.dying {
 			panic(p)
 		}
-		srv.die()
+		if !srv.dying { // the API recovers from panics, also from this one
+			return
+		}
+		srv.die(s.between(500*time.Millisecond, 3*time.Second))
 		alive = false
 	}()
 	f()
 	return true
 }
 
-// die ends the process: its memory is gone, its connections break, and it is started again a little later.
-func (srv *server) die() {
+// die ends the process: its memory is gone, its connections break, and it is started again after a while.
+func (srv *server) die(back time.Duration) {
 	s := srv.sim
 	s.report.ServerCrashes++
+	s.deaths = append(s.deaths, s.now)
 	srv.up = false
 	srv.life++
 	polls := srv.polls
@@ -258,7 +259,7 @@ func (srv *server) die() {
 			h.fail(p.call, s.network())
 		}
 	}
-	s.after(s.between(500*time.Millisecond, 3*time.Second), func() { s.must(srv.boot()) })
+	s.after(back, func() { s.must(srv.boot()) })
 }
 
 // alive is the number of processes that are up.
@@ -277,7 +278,10 @@ func (s *Sim) anyServer() *server {
 	if n == 0 {
 		return nil
 	}
-	pick := s.rand.IntN(n)
+	pick := 0
+	if n > 1 {
+		pick = s.rand.IntN(n)
+	}
 	for _, srv := range s.servers {
 		if !srv.up {
 			continue
@@ -414,16 +418,22 @@ func (s *Sim) send(out githubtest.Outgoing) {
 		began := s.now
 		status := 0
 		if srv := s.anyServer(); srv != nil {
-			srv.do(func() {
+			alive := srv.do(func() {
 				r := httptest.NewRequest(http.MethodPost, "/webhooks/github", bytes.NewReader(out.Body))
 				r.Header = out.Header
 				w := httptest.NewRecorder()
 				srv.handler.ServeHTTP(w, r)
 				status = w.Code
 			})
+			if !alive {
+				status = 0
+			}
 		}
 		if status == http.StatusOK {
 			s.report.Delivered++
+			s.undelivered[out.GUID] = false
+		} else if _, tried := s.undelivered[out.GUID]; !tried {
+			s.undelivered[out.GUID] = true
 		}
 		s.github.Answered(out.DeliveryID, status, s.now.Sub(began))
 	})

@@ -6,8 +6,10 @@ import (
 	"crypto/rsa"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,13 +31,20 @@ type Config struct {
 	Slots    int           // of each org's plan; 0: 40
 	Skew     bool          // hosts' clocks are wrong by up to a day
 	Faults   Faults
-	Quiet    bool // no bursts, cancels, re-runs or odd labels: jobs come evenly
+	Quiet    bool    // one job a push, evenly over the day, all of one label; no repository is new
+	Cancels  float64 // the share of jobs that are cancelled within four minutes; 0: 0.04, on a quiet day none
+	Short    bool    // jobs take seconds
 	// Off are tasks of the schedule that are not done: with a net away, a test shows what it is for.
 	Off []string
 	Log *slog.Logger // of the servers; nil: none
 	Key *rsa.PrivateKey
+	// Trace takes each line of the trace: when, and what changed in the database.
+	Trace io.Writer
 	// MaxSteps ends the day early: at that step of the loop.
 	MaxSteps int
+
+	script      func(*Sim) // what else happens
+	cancelAfter time.Duration
 }
 
 // Sim is a day under way.
@@ -58,6 +67,9 @@ type Sim struct {
 	mirror  *mirror
 	load    *load
 	faults  *faultDay
+
+	deaths      []time.Time     // of servers
+	undelivered map[string]bool // by GUID: none of its tries was answered with success
 
 	running *server // whose code runs now
 	failed  error
@@ -163,6 +175,12 @@ func (c *Config) defaults() {
 	set(&c.Repos, 8)
 	set(&c.Servers, 2)
 	set(&c.Slots, 40)
+	if c.Cancels == 0 && !c.Quiet {
+		c.Cancels = 0.04
+	}
+	if c.cancelAfter == 0 {
+		c.cancelAfter = 4 * time.Minute
+	}
 	if c.Day == 0 {
 		c.Day = 24 * time.Hour
 	}
@@ -179,7 +197,7 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 	cfg.defaults()
 	began := time.Now()
 	s := &Sim{
-		cfg: cfg, ctx: ctx, rand: rand.New(rand.NewPCG(cfg.Seed, 0x6d696c6c72616365)), start: epoch0, now: epoch0, byHost: map[millrace.HostID]*host{},
+		cfg: cfg, ctx: ctx, rand: rand.New(rand.NewPCG(cfg.Seed, 0x6d696c6c72616365)), start: epoch0, now: epoch0, byHost: map[millrace.HostID]*host{}, undelivered: map[string]bool{},
 	}
 	s.report = Report{Seed: cfg.Seed, Conclusions: map[string]int{}, WastedBy: map[string]int{}, Incidents: map[millrace.WaitCode]int{}, Transitions: map[string]int{}}
 	defer s.close()
@@ -195,7 +213,7 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 		if e.at.After(end) && s.quiet() {
 			break
 		}
-		if e.at.After(end.Add(drain)) {
+		if e.at.After(latest(end, s.faults.last).Add(drain)) {
 			s.violated("I14", "%s after the last fault jobs are left: %s", drain, s.leftovers())
 			break
 		}
@@ -213,6 +231,9 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 	s.must(s.mirror.waste(s))
 	s.report.finish(s)
 	s.report.Took = time.Since(began)
+	if s.failed != nil {
+		s.report.Failed = s.failed.Error()
+	}
 	return s.report, s.failed
 }
 
@@ -258,6 +279,9 @@ func (s *Sim) build() (err error) {
 	s.schedule()
 	s.load.plan()
 	s.faults.plan()
+	if s.cfg.script != nil {
+		s.cfg.script(s)
+	}
 	s.every(2*time.Hour, func() { s.must(s.mirror.analyze(s.ctx)) })
 	s.every(20*time.Second, s.github.Tidy)
 	s.every(30*time.Second, s.checkWaiting)
@@ -276,6 +300,9 @@ func (s *Sim) addOrg(setup *store.Store, n int) error {
 	o.owner = s.github.AddOwner(o.login, o.kind)
 	for r := range s.cfg.Repos {
 		o.repos = append(o.repos, fmt.Sprintf("repo-%d", r))
+		if s.cfg.Quiet || r%4 != 3 { // the others are made during the day
+			s.github.AddRepository(o.login, o.repos[r], r == 1)
+		}
 	}
 	var err error
 	o.Org, _, err = setup.CreateOrg(s.ctx, store.NewOrg{
@@ -289,6 +316,9 @@ func (s *Sim) addOrg(setup *store.Store, n int) error {
 // quiet reports whether all is done.
 func (s *Sim) quiet() bool {
 	if s.faults.active(s.now) || s.load.left > 0 {
+		return false
+	}
+	if slices.ContainsFunc(s.servers, func(srv *server) bool { return srv.tasked }) {
 		return false
 	}
 	for _, j := range s.mirror.jobs {
@@ -322,6 +352,9 @@ func (s *Sim) leftovers() string {
 				break
 			}
 		}
+	}
+	for _, r := range s.github.RegisteredRunners() {
+		fmt.Fprintf(&example, "; runner %s of %s is registered since %s, busy: %t", r.Name, r.Owner, r.RegisteredAt, r.Busy)
 	}
 	return fmt.Sprintf("%d at GitHub, %d here, %d VMs, %d tasks, %d runners%s", len(s.load.open), jobs, vms, len(s.tasks), s.github.Runners(), example.String())
 }

@@ -142,37 +142,47 @@ func (s *Store) OpenIncidents(ctx context.Context, installation int64) (list []m
 // DueIncident is an open incident that is to be looked at again, and where its installation's runners register.
 type DueIncident struct {
 	millrace.Incident
-	Target millrace.RunnerTarget
+	// Through is the repository to look through: the one concerned or, of a whole installation, the last that had a job. A
+	// personal account has runners nowhere else.
+	Through millrace.Repository
+	Target  millrace.RunnerTarget // where Through's runners register
 }
 
-// DueIncidents are the open incidents whose time to be probed has come, at most 100; each is due again after its code's
-// pause, whatever becomes of the probe.
-func (s *Store) DueIncidents(ctx context.Context) (due []DueIncident, err error) {
+// DueIncidents are the open incidents whose time to be probed has come, at most 100, and that time; each is due again after
+// its code's pause, whatever becomes of the probe. While GitHub has asked not to be called for an installation, none of its
+// is due.
+func (s *Store) DueIncidents(ctx context.Context) (due []DueIncident, at time.Time, err error) {
 	err = s.systemTx(ctx, func(tx *Tx) error {
+		at = tx.now
 		type row struct {
 			millrace.Incident
-			kind millrace.OwnerType
-			some string // a repository of a personal account, where runners register
+			kind    millrace.OwnerType
+			through millrace.Repository
 		}
 		rows, err := many(ctx, tx, func(r pgx.CollectableRow) (out row, err error) {
 			var closed *time.Time
 			i := &out.Incident
 			return out, r.Scan(&i.OrgID, &i.ID, &i.Code, &i.InstallationID, &i.Owner, &i.RepositoryID, &i.Repository, &i.Detail,
-				&i.OpenedAt, &i.SeenAt, &i.ProbeAt, &closed, &out.kind, &out.some)
+				&i.OpenedAt, &i.SeenAt, &i.ProbeAt, &closed, &out.kind, &out.through.ID, &out.through.FullName, &out.through.Private)
 		}, `
-			SELECT `+incidentColumns+`, n.owner_type, coalesce(nullif(i.repository, ''), (
-				SELECT r.full_name FROM repositories r WHERE (r.org_id, r.installation_id) = (i.org_id, i.installation_id)
-				ORDER BY r.seen_at DESC, r.repository_id LIMIT 1), '')`+incidentFrom+`
-			WHERE i.closed_at IS NULL AND i.probe_at <= $1 ORDER BY i.probe_at, i.incident_id LIMIT 100 FOR UPDATE OF i SKIP LOCKED`, tx.now)
+			SELECT `+incidentColumns+`, n.owner_type, coalesce(r.repository_id, 0), coalesce(r.full_name, ''), coalesce(r.private, true)`+incidentFrom+`
+				LEFT JOIN LATERAL (
+					SELECT * FROM repositories r
+					WHERE (r.org_id, r.installation_id) = (i.org_id, i.installation_id) AND i.repository_id IN (0, r.repository_id)
+					ORDER BY r.seen_at DESC, r.repository_id LIMIT 1
+				) r ON true
+			WHERE i.closed_at IS NULL AND i.probe_at <= $1
+				AND NOT EXISTS (SELECT FROM incidents l WHERE (l.org_id, l.installation_id, l.code) = (i.org_id, i.installation_id, $2) AND l.closed_at IS NULL AND l.probe_at > $1)
+			ORDER BY i.probe_at, i.incident_id LIMIT 100 FOR UPDATE OF i SKIP LOCKED`, tx.now, millrace.WaitRateLimited)
 		if err != nil || len(rows) == 0 {
 			return err
 		}
 		var b pgx.Batch
 		for _, r := range rows {
-			due = append(due, DueIncident{r.Incident, registersAt(r.InstallationID, r.Owner, r.kind, r.some)})
+			due = append(due, DueIncident{r.Incident, r.through, registersAt(r.InstallationID, r.Owner, r.kind, r.through.FullName)})
 			b.Queue(`UPDATE incidents SET probe_at = $3 WHERE (org_id, incident_id) = ($1, $2)`, r.OrgID, r.ID, tx.now.Add(r.Code.ProbeEvery()))
 		}
 		return tx.SendBatch(ctx, &b).Close()
 	})
-	return due, err
+	return due, at, err
 }

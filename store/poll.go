@@ -20,7 +20,7 @@ const (
 	activeFor   = 6 * time.Hour    //
 	silentAfter = 30 * time.Minute // without a delivery
 	missedFor   = 15 * time.Minute // that one find of what no delivery told counts as silence
-	relistAfter = time.Hour        // that an installation's list of repositories is good for
+	relistAfter = 10 * time.Minute // that an installation's list of repositories is good for
 )
 
 // Poll is a repository to read at GitHub.

@@ -74,9 +74,9 @@ func (s *Store) PauseApp(ctx context.Context, until time.Time) error {
 
 // Redelivery is what was done about the tries of one delivery.
 type Redelivery struct {
-	Tries int       // that GitHub was asked for
-	Last  time.Time // the last of them
-	Done  map[int64]bool
+	Tries       int // that GitHub was asked for
+	First, Last time.Time
+	Done        map[int64]bool
 }
 
 // Redeliveries says, for each of these GUIDs that GitHub was asked to deliver again, when and for which failed tries.
@@ -95,7 +95,9 @@ func (s *Store) Redeliveries(ctx context.Context, guids []string) (known map[str
 			if r.Done == nil {
 				r.Done = map[int64]bool{}
 			}
-			r.Tries++
+			if r.Tries++; r.First.IsZero() || at.Before(r.First) {
+				r.First = at
+			}
 			r.Done[id] = true
 			if at.After(r.Last) {
 				r.Last = at

@@ -153,6 +153,15 @@ func (g *Gate) ListRunners(ctx context.Context, at millrace.RunnerTarget) (list 
 	return list, err
 }
 
+// GroupAdmits reports whether the runners' group may be used by a repository.
+func (g *Gate) GroupAdmits(ctx context.Context, at millrace.RunnerTarget, r millrace.Repository) (admits bool, err error) {
+	err = g.call(ctx, at.InstallationID, provenByAny, func() error {
+		admits, err = g.github.GroupAdmits(ctx, at, r)
+		return err
+	})
+	return admits, err
+}
+
 // OpenJobs reads a repository's open jobs.
 func (g *Gate) OpenJobs(ctx context.Context, at millrace.RepositoryTarget) (open millrace.OpenJobs, err error) {
 	err = g.call(ctx, at.InstallationID, provenByAny, func() error {

@@ -10,15 +10,25 @@ import (
 
 // probeIncidents looks whether the conditions of open incidents still hold, and closes those that don't.
 func (w *Workers) probeIncidents(ctx context.Context) error {
-	due, err := w.store.DueIncidents(ctx)
+	due, now, err := w.store.DueIncidents(ctx)
 	if err != nil {
 		return err
 	}
 	var failed error
+	paused := map[int64]bool{} // installations for which GitHub has just asked not to be called
 	for _, i := range due {
+		if paused[i.InstallationID] {
+			continue
+		}
 		over, err := w.isOver(ctx, i)
-		if c := millrace.ConditionOf(err); c != nil {
-			err = w.store.OpenIncident(ctx, i.InstallationID, i.RepositoryID, i.Repository, *c)
+		c := millrace.ConditionOf(err)
+		paused[i.InstallationID] = c != nil && c.Code == millrace.WaitRateLimited
+		switch {
+		case c == nil:
+		case c.Code == i.Code:
+			err = w.store.OpenIncident(ctx, i.InstallationID, i.RepositoryID, i.Repository, *c) // it still holds
+		default: // another one is in the way
+			err = w.github.note(ctx, i.InstallationID, now, err)
 		}
 		if err == nil && over {
 			err = w.store.CloseIncidents(ctx, i.InstallationID, i.RepositoryID, i.Code)
@@ -41,7 +51,19 @@ func (w *Workers) isOver(ctx context.Context, i store.DueIncident) (bool, error)
 		return err == nil && installation.SuspendedAt.IsZero(), err
 	case millrace.WaitGitHubDown:
 		_, err := w.direct.Installation(ctx, i.InstallationID)
-		return err == nil, err
+		if millrace.CodeOf(err) == millrace.Unavailable {
+			return false, err
+		}
+		return true, nil // it answers, whatever
+	case millrace.WaitRunnerGroup:
+		if i.RepositoryID == 0 {
+			break
+		}
+		admits, err := w.direct.GroupAdmits(ctx, i.Target, i.Through)
+		if millrace.CodeOf(err) == millrace.NotFound {
+			return true, nil // there is nothing left to stop
+		}
+		return admits, err
 	default:
 	}
 	// Only a registration proves that runners may be registered. This one is never connected to, and removed at once.
@@ -60,4 +82,6 @@ func (w *Workers) isOver(ctx context.Context, i store.DueIncident) (bool, error)
 }
 
 // probeName is the name that a probe registers under: no VM's.
-func probeName(id millrace.IncidentID) string { return "millrace-probe-" + id.String()[len("inc_"):] }
+func probeName(id millrace.IncidentID) string { return probePrefix + id.String()[len("inc_"):] }
+
+const probePrefix = "millrace-probe-"

@@ -3,6 +3,7 @@ package workers
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/millrace-ci/millrace"
@@ -10,8 +11,8 @@ import (
 )
 
 const (
-	maxSweepPages = 100 // of 100 deliveries: what an outage left beyond is found by polls
-	giveUpAfter   = 3 * 24 * time.Hour
+	maxSweepPages = 100                // of 100 deliveries: what an outage left beyond is found by polls
+	giveUpAfter   = 3 * 24 * time.Hour // each try is a delivery of its own, which GitHub keeps for as long
 )
 
 // sweepDeliveries has GitHub deliver again what failed: GitHub does not by itself. Tries of one delivery share its GUID; if
@@ -50,6 +51,11 @@ func (w *Workers) sweepDeliveries(ctx context.Context) error {
 func (w *Workers) redeliver(ctx context.Context, page []millrace.DeliveryTry, sweep store.Sweep, seen map[string]bool) (pending time.Time, err error) {
 	var failed []millrace.DeliveryTry
 	var guids []string
+	for _, d := range page {
+		if d.OK { // whether before a try that failed or after it
+			seen[d.GUID] = true
+		}
+	}
 	for _, d := range page { // newest first
 		if !seen[d.GUID] && !d.OK && !d.DeliveredAt.Before(sweep.Since) && worthRepeating(d.StatusCode) && sweep.At.Sub(d.DeliveredAt) < giveUpAfter {
 			failed, guids = append(failed, d), append(guids, d.GUID)
@@ -66,7 +72,7 @@ func (w *Workers) redeliver(ctx context.Context, page []millrace.DeliveryTry, sw
 	for _, d := range failed {
 		r := known[d.GUID]
 		switch {
-		case r.Done[d.ID]:
+		case r.Done[d.ID], r.Tries > 0 && sweep.At.Sub(r.First) >= giveUpAfter:
 			continue
 		case r.Tries > 0 && sweep.At.Before(r.Last.Add(redeliverAfter(r.Tries))):
 			pending = d.DeliveredAt
@@ -113,6 +119,11 @@ func (w *Workers) sweepTarget(ctx context.Context, t store.RunnersToSweep) error
 	orphans, err := w.store.OrphanRunners(ctx, t.OrgID, runners)
 	if err != nil {
 		return err
+	}
+	for _, r := range runners {
+		if strings.HasPrefix(r.Name, probePrefix) { // nobody connects to it; one whose removal failed, or whose answer was lost
+			orphans = append(orphans, r)
+		}
 	}
 	for _, r := range orphans {
 		if err := w.github.DeleteRunner(ctx, t.Target, r.ID); err != nil && millrace.CodeOf(err) != millrace.Conflict {

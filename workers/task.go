@@ -19,6 +19,8 @@ func (w *Workers) Do(ctx context.Context, task river.JobArgs) error {
 		return w.retireVM(ctx, t)
 	case millrace.CloseJob:
 		return w.store.CloseJob(ctx, t.OrgID, t.JobID)
+	case millrace.CheckRunnerGroup:
+		return w.checkRunnerGroup(ctx, t)
 	case millrace.KeepPartitions:
 		return w.store.KeepPartitions(ctx)
 	case millrace.FindLostHosts:
@@ -74,6 +76,23 @@ func (w *Workers) retireVM(ctx context.Context, t millrace.RetireVM) error {
 		}
 	}
 	return w.store.Unregistered(ctx, t.OrgID, t.VMID)
+}
+
+// checkRunnerGroup opens the incident that the runner group excludes a job's repository, if it does.
+func (w *Workers) checkRunnerGroup(ctx context.Context, t millrace.CheckRunnerGroup) error {
+	at, repository, err := w.store.JobRepository(ctx, t.OrgID, t.JobID)
+	if err == nil {
+		var admits bool
+		if admits, err = w.github.GroupAdmits(ctx, at, repository); err == nil && !admits {
+			return w.store.OpenIncident(ctx, at.InstallationID, repository.ID, repository.FullName, millrace.Condition{Code: millrace.WaitRunnerGroup})
+		}
+	}
+	switch millrace.CodeOf(err) {
+	case millrace.NotFound, millrace.Forbidden: // it can't be told; the next VM that waits in vain asks again
+		return nil
+	default:
+		return err
+	}
 }
 
 func (w *Workers) findLostHosts(ctx context.Context) error {

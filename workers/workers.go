@@ -121,6 +121,7 @@ func (w *Workers) newClient() (*river.Client[pgx.Tx], error) {
 	tasks := river.NewWorkers()
 	addWorker[millrace.RetireVM](tasks, w)
 	addWorker[millrace.CloseJob](tasks, w)
+	addWorker[millrace.CheckRunnerGroup](tasks, w)
 	addWorker[millrace.KeepPartitions](tasks, w)
 	addWorker[millrace.FindLostHosts](tasks, w)
 	addWorker[millrace.WatchVMs](tasks, w)
@@ -204,6 +205,8 @@ func DecodeTask(kind string, args []byte) (river.JobArgs, error) {
 	switch kind {
 	case millrace.CloseJob{}.Kind():
 		return decode[millrace.CloseJob](args)
+	case millrace.CheckRunnerGroup{}.Kind():
+		return decode[millrace.CheckRunnerGroup](args)
 	case millrace.RetireVM{}.Kind():
 		return decode[millrace.RetireVM](args)
 	default:

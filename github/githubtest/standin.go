@@ -230,3 +230,9 @@ func (g *GitHub) Runner(id int64) (RegisteredRunner, bool) {
 func (r *runner) public() RegisteredRunner {
 	return RegisteredRunner{r.ID, r.Name, r.Owner, r.registered, r.job != nil}
 }
+
+// Registered reports whether a runner is registered.
+func (g *GitHub) Registered(id int64) bool {
+	_, ok := g.Runner(id)
+	return ok
+}

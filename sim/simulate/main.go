@@ -1,11 +1,14 @@
-// Command simulate runs simulated days, see package sim, and prints what they came to. It ends with a line for each seed
-// and fails at the first thing that did not hold; the same seed shows it again.
+// Command simulate runs simulated days, see package sim, and prints what they came to: a line for each seed, and what did
+// not hold, with the seed that shows it again. Days are run in processes of their own, one for each core: a day is one
+// thread that talks to its own Postgres, and is twice as fast when both stay on one core.
 package main
 
 import (
+	"bufio"
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -15,6 +18,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/pprof"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,24 +26,41 @@ import (
 	"github.com/millrace-ci/millrace/sim"
 )
 
+var (
+	seed     = flag.Uint64("seed", 0, "run this seed alone; 0: as many as -seeds says, from 1 on")
+	scenario = flag.String("scenario", "", "run the scenarios whose name has this in it, and not days")
+	seeds    = flag.Int("seeds", 10, "how many seeds to run")
+	jobs     = flag.Int("jobs", 0, "about how many jobs a day has (default 2,100)")
+	length   = flag.Duration("day", 0, "how long a day is (default 24h)")
+	parallel = flag.Int("parallel", runtime.NumCPU(), "how many days are run at a time")
+	skew     = flag.Bool("skew", true, "hosts' clocks are wrong by up to a day: the day is the same either way")
+	tail     = flag.Int("tail", 20, "how many of the last lines of the trace of a day that failed are printed")
+	trace    = flag.String("trace", "", "with -seed: write the trace to this file")
+	verbose  = flag.Bool("v", false, "with -seed: print what the servers log")
+	asJSON   = flag.Bool("json", false, "with -seed: print the report as JSON")
+	profile  = flag.String("cpuprofile", "", "with -seed: write a CPU profile to this file")
+)
+
 func main() {
-	if err := run(); err != nil {
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	run := all
+	switch {
+	case *scenario != "":
+		run = scenarios
+	case *seed != 0:
+		run = one
+	}
+	err := run(ctx)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "simulate:", err)
 		os.Exit(1)
 	}
 }
 
-func run() error {
-	seed := flag.Uint64("seed", 0, "run this seed alone; 0: as many as -seeds says")
-	seeds := flag.Int("seeds", 10, "how many seeds to run, from 1 on")
-	jobs := flag.Int("jobs", 0, "about how many jobs a day has (default 2,100)")
-	days := flag.Int("parallel", max(1, runtime.NumCPU()/2), "how many days are run at a time")
-	trace := flag.Int("trace", 0, "print this many of the last lines of the trace of a day that failed")
-	verbose := flag.Bool("v", false, "print what the servers log")
-	profile := flag.String("cpuprofile", "", "write a CPU profile to this file")
-	flag.Parse()
-	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer cancel()
+// one runs a day in this process.
+func one(ctx context.Context) error {
 	if *profile != "" {
 		f, err := os.Create(*profile)
 		if err != nil {
@@ -51,74 +72,157 @@ func run() error {
 		}
 		defer pprof.StopCPUProfile()
 	}
-	first, last := uint64(1), uint64(*seeds)
-	if *seed != 0 {
-		first, last = *seed, *seed
+	report, err := day(ctx)
+	if err != nil && report.Failed == "" {
+		return err
 	}
+	if *asJSON {
+		return json.NewEncoder(os.Stdout).Encode(report)
+	}
+	show(ctx, report)
+	if report.Failed != "" {
+		return errors.New(report.Failed)
+	}
+	return report.Goals()
+}
+
+func day(ctx context.Context) (report sim.Report, err error) {
 	cluster, err := sim.NewCluster(ctx)
 	if err != nil {
-		return err
+		return report, err
 	}
-	defer func() { _ = cluster.Stop() }()
+	defer func() { err = errors.Join(err, cluster.Stop()) }()
+	db, _, err := cluster.New(ctx)
+	if err != nil {
+		return report, err
+	}
 	key, err := rsa.GenerateKey(rand.Reader, 2048) // no part of a day: what is signed with it is only verified
 	if err != nil {
-		return err
+		return report, err
 	}
 	log := slog.New(slog.DiscardHandler)
 	if *verbose {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
+	cfg := sim.Config{Seed: *seed, Database: db, Jobs: *jobs, Day: *length, Faults: sim.WorstDay(), Skew: *skew, Key: key, Log: log}
+	if *trace != "" {
+		f, err := os.Create(*trace)
+		if err != nil {
+			return report, err
+		}
+		defer f.Close()
+		buffered := bufio.NewWriter(f)
+		defer func() { err = errors.Join(err, buffered.Flush()) }()
+		cfg.Trace = buffered
+	}
+	return sim.Run(ctx, cfg)
+}
+
+// scenarios runs short days with one thing wrong.
+func scenarios(ctx context.Context) (failed error) {
+	cluster, err := sim.NewCluster(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { failed = errors.Join(failed, cluster.Stop()) }()
+	for _, sc := range sim.Scenarios() {
+		if !strings.Contains(sc.Name, *scenario) {
+			continue
+		}
+		db, drop, err := cluster.New(ctx)
+		if err != nil {
+			return err
+		}
+		report, err := sc.Run(ctx, max(1, *seed), db)
+		fmt.Printf("%s\n", sc.Name)
+		show(ctx, report)
+		if err != nil {
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", sc.Name, err))
+		}
+		failed = errors.Join(failed, drop())
+	}
+	return failed
+}
+
+// all runs many days, and adds them up.
+func all(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	var (
-		all    sim.Report
+		sum    sim.Report
 		mu     sync.Mutex
 		wg     sync.WaitGroup
 		failed error
-		queue  = make(chan uint64)
+		next   uint64
 	)
-	for range *days {
+	for core := range *parallel {
 		wg.Go(func() {
-			for n := range queue {
-				report, err := day(ctx, cluster, sim.Config{Seed: n, Jobs: *jobs, Faults: sim.WorstDay(), Skew: true, Key: key, Log: log})
+			for {
 				mu.Lock()
-				fmt.Printf("%s\n%s", report.Line(), report)
-				if err != nil {
-					fmt.Printf("  FAILED: %s\n  again: SEED=%d make sim, at commit %s\n", err, n, commit(ctx))
-					for _, l := range report.Lines[max(0, len(report.Lines)-*trace):] {
-						fmt.Print("  ", l)
+				next++
+				n := next
+				mu.Unlock()
+				if n > uint64(*seeds) || ctx.Err() != nil {
+					return
+				}
+				report, err := child(ctx, n, core)
+				mu.Lock()
+				if err == nil {
+					show(ctx, report)
+					sum.Add(report)
+					if report.Failed != "" {
+						err = errors.New(report.Failed)
 					}
-					failed = errors.Join(failed, fmt.Errorf("seed %d: %w", n, err))
+				}
+				if err != nil && ctx.Err() == nil {
+					failed = fmt.Errorf("seed %d: %w", n, err)
 					cancel()
 				}
-				all.Add(report)
 				mu.Unlock()
 			}
 		})
 	}
-	for n := first; n <= last && ctx.Err() == nil; n++ {
-		select {
-		case queue <- n:
-		case <-ctx.Done():
-		}
-	}
-	close(queue)
 	wg.Wait()
+	if failed == nil {
+		failed = ctx.Err()
+	}
 	if failed != nil {
 		return failed
 	}
-	if first != last {
-		fmt.Printf("all %d seeds\n%s", last-first+1, all)
-	}
-	return all.Goals()
+	fmt.Printf("all %d seeds\n%s", *seeds, sum)
+	return sum.Goals()
 }
 
-func day(ctx context.Context, cluster *sim.Cluster, cfg sim.Config) (report sim.Report, err error) {
-	db, drop, err := cluster.New(ctx)
+// child runs a day in a process on one core, as far as the machine lets us choose.
+func child(ctx context.Context, n uint64, core int) (report sim.Report, err error) {
+	self, err := os.Executable()
 	if err != nil {
 		return report, err
 	}
-	defer func() { err = errors.Join(err, drop()) }()
-	cfg.Database = db
-	return sim.Run(ctx, cfg)
+	args := []string{self, "-seed", strconv.FormatUint(n, 10), "-jobs", strconv.Itoa(*jobs), "-day", length.String(), "-json"}
+	if taskset, err := exec.LookPath("taskset"); err == nil && core < runtime.NumCPU() {
+		args = append([]string{taskset, "-c", strconv.Itoa(core)}, args...)
+	}
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
+	cmd.Stderr = os.Stderr
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) } // it has a Postgres to stop
+	out, err := cmd.Output()
+	if err != nil {
+		return report, err
+	}
+	return report, json.Unmarshal(out, &report)
+}
+
+func show(ctx context.Context, report sim.Report) {
+	fmt.Printf("%s\n%s", report.Line(), report)
+	if report.Failed == "" {
+		return
+	}
+	fmt.Printf("  FAILED: %s\n  again: SEED=%d make sim, at commit %s\n", report.Failed, report.Seed, commit(ctx))
+	for _, l := range report.Lines[max(0, len(report.Lines)-*tail):] {
+		fmt.Print("  ", l)
+	}
 }
 
 // commit is what was built, as far as git can tell.

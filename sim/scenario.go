@@ -1,0 +1,185 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/github/githubtest"
+)
+
+// Scenario is a short day with one thing wrong: a failure that systems of this kind are known for. Besides the invariants,
+// which always hold, it has a claim of its own.
+type Scenario struct {
+	Name   string
+	Config Config
+	Claim  func(Report) error
+	// Net is the task of the schedule without which the scenario fails; "" when it takes more than one.
+	Net string
+}
+
+// Scenarios are all of them. Those with a number are the failure modes seen in the wild: docs/reliability.md lists them.
+func Scenarios() []Scenario { //nolint:funlen // a table
+	faults := func(f githubtest.Faults) Faults { return Faults{GitHub: f} }
+	day := func(length time.Duration, jobs int, f Faults) Config {
+		return Config{Day: length, Jobs: jobs, Orgs: 1, Repos: 6, Servers: 1, Faults: f}
+	}
+	quiet := func(length time.Duration, jobs int, f Faults) Config {
+		c := day(length, jobs, f)
+		c.Quiet, c.Hosts = true, 1
+		return c
+	}
+	with := func(c Config, change func(*Config)) Config { change(&c); return c }
+	window := func(name string) Config {
+		return with(quiet(time.Hour, 60, Faults{}), func(c *Config) {
+			c.script = func(s *Sim) { s.faults.open(name, s.orgs[0].login, 20*time.Minute, 35*time.Minute) }
+		})
+	}
+	incident := func(code millrace.WaitCode) func(Report) error {
+		return func(r Report) error {
+			switch {
+			case r.Incidents[code] != 1 || len(r.Incidents) != 1:
+				return fmt.Errorf("incidents: %v, and not one of %s", r.Incidents, code)
+			case r.Wasted > 25:
+				return fmt.Errorf("%d of %d VMs were for nothing", r.Wasted, r.VMs)
+			}
+			return nil
+		}
+	}
+	condition := func(name string, code millrace.WaitCode) Scenario {
+		return Scenario{"21 " + name, window(name), incident(code), "incidents.probe"}
+	}
+	return []Scenario{
+		{"1 a queued delivery is never sent", quiet(time.Hour, 120, faults(githubtest.Faults{Drop: 0.5})), detected(2 * time.Minute), "repositories.poll"},
+		{"1 the service is down while deliveries come", with(quiet(time.Hour, 120, Faults{}), func(c *Config) {
+			c.script = func(s *Sim) { s.after(20*time.Minute, func() { s.servers[0].die(5 * time.Minute) }) }
+		}), func(r Report) error {
+			if r.Undelivered > 0 {
+				return fmt.Errorf("%d deliveries never got through", r.Undelivered)
+			}
+			return nil
+		}, "deliveries.sweep"},
+		{"2 jobs take each other's runners, a hundred a minute", with(day(2*time.Minute, 200, Faults{}), func(c *Config) { c.Short, c.Quiet, c.Slots = true, true, 400 }), starts(3 * time.Minute), ""},
+		{"3 what GitHub says of jobs is a minute old", day(time.Hour, 100, faults(githubtest.Faults{StaleS: 60, Drop: 0.3, Reorder: 0.3, DelayMaxS: 300})), starts(10 * time.Minute), ""},
+		{"4 three of ten VMs never come up, three of ten registrations fail", with(quiet(time.Hour, 100, faults(githubtest.Faults{API5xx: 0.3})), func(c *Config) { c.Faults.BootFails = 0.3 }), starts(30 * time.Minute), ""},
+		{"5 one job is queued while five complete", with(day(20*time.Minute, 200, faults(githubtest.Faults{Reorder: 1, DelayMaxS: 5})), func(c *Config) { c.Short = true }), starts(5 * time.Minute), ""},
+		{"6 a finished run is run again", day(time.Hour, 250, faults(githubtest.Faults{Drop: 0.3})), func(r Report) error {
+			if r.Reruns == 0 {
+				return fmt.Errorf("nothing was run again")
+			}
+			return nil
+		}, ""},
+		{"7 a job waits for hours", with(quiet(time.Hour, 30, Faults{}), func(c *Config) {
+			c.script = func(s *Sim) { s.after(10*time.Minute, func() { s.hosts[0].crash(7 * time.Hour) }) }
+		}), func(r Report) error {
+			if r.Wait.Max < 6*time.Hour {
+				return fmt.Errorf("no job waited for longer than %s", r.Wait.Max)
+			}
+			return nil
+		}, ""},
+		{"8 cancels among jobs of overlapping labels", with(day(time.Hour, 150, Faults{}), func(c *Config) { c.Cancels = 0.3 }), starts(5 * time.Minute), ""},
+		{"9 GitHub calls a busy runner idle", with(day(time.Hour, 150, faults(githubtest.Faults{StaleS: 90, Unprocessable: 0.3})), func(c *Config) { c.Cancels = 0.3 }), starts(5 * time.Minute), ""},
+		{"10 servers and agents die and come back, registrations conflict", with(day(time.Hour, 100, faults(githubtest.Faults{Conflict: 0.2})), func(c *Config) {
+			c.Servers, c.Faults.ServerCrash, c.Faults.AgentKills = 2, 0.002, 6
+		}), starts(20 * time.Minute), ""},
+		{"11 the runner dies with its job", quiet(time.Hour, 80, faults(githubtest.Faults{CrashAfterAssign: 0.2})), starts(5 * time.Minute), ""},
+		{"12 the runner succeeds at once without a job", with(quiet(time.Hour, 80, Faults{}), func(c *Config) { c.Faults.QuitsIdle = 0.3 }), starts(20 * time.Minute), ""},
+		{"13, 14 a runner is online and is never given a job", quiet(time.Hour, 80, faults(githubtest.Faults{NeverAssign: 0.2})), starts(20 * time.Minute), "vms.watch"},
+		{"15 secondary rate limits", day(time.Hour, 80, faults(githubtest.Faults{SecondaryLimit: 0.02, RetryAfterS: retryAfter})), starts(30 * time.Minute), ""},
+		{"16 a host dies for good with its VMs", with(day(time.Hour, 60, Faults{}), func(c *Config) {
+			c.Hosts, c.Quiet = 3, true
+			c.script = func(s *Sim) { s.after(20*time.Minute, func() { s.hosts[0].crash(90 * time.Minute) }) }
+		}), starts(15 * time.Minute), "hosts.find_lost"},
+		{"17 deliveries come doubled and out of order", day(time.Hour, 100, faults(githubtest.Faults{Duplicate: 0.5, Reorder: 1, DelayMaxS: 600})), starts(5 * time.Minute), ""},
+		{"18 a job is cancelled while it waits", with(quiet(time.Hour, 150, Faults{}), func(c *Config) { c.Cancels, c.cancelAfter = 1, 4*time.Second }), func(r Report) error {
+			switch {
+			case r.Cancel.N < 20:
+				return fmt.Errorf("only %d jobs were cancelled while a VM was on its way", r.Cancel.N)
+			case r.Cancel.Max > 10*time.Second:
+				return fmt.Errorf("a VM was there %s after its job was cancelled", r.Cancel.Max)
+			}
+			return nil
+		}, ""},
+		{"19 labels of others", day(time.Hour, 400, Faults{}), starts(time.Hour), ""},
+		{"20 runners of the organisation are taken by other repositories", with(day(4*time.Minute, 120, Faults{}), func(c *Config) { c.Repos, c.Quiet, c.Slots = 20, true, 400 }), func(r Report) error {
+			if r.Rebound == 0 {
+				return fmt.Errorf("no runner was taken by another job")
+			}
+			return nil
+		}, ""},
+		condition("self-hosted runners disabled", millrace.WaitSelfHostedDisabled),
+		condition("app suspended", millrace.WaitSuspended),
+		condition("permission missing", millrace.WaitPermission),
+		condition("IP allow list", millrace.WaitIPAllowList),
+		condition("runner version too old", millrace.WaitRunnerVersion),
+		condition("runner group full", millrace.WaitRunnerGroupFull),
+		condition("runner group excludes a repository", millrace.WaitRunnerGroup),
+		condition("API down", millrace.WaitGitHubDown),
+		{"23 a host has no disk left", with(quiet(time.Hour, 60, Faults{}), func(c *Config) { c.Faults.BootFails = 0.7 }), starts(45 * time.Minute), ""},
+		{"24 hosts lose power, registrations are left over", with(day(time.Hour, 80, faults(githubtest.Faults{JITReplyLost: 0.3})), func(c *Config) { c.Faults.PowerCuts = 3 }), starts(45 * time.Minute), "runners.sweep"},
+		LostWebhooks(),
+		HooksOff(),
+	}
+}
+
+// LostWebhooks is how soon a lost delivery is found, with 200 repositories that have jobs.
+func LostWebhooks() Scenario {
+	return Scenario{"lost deliveries of 200 active repositories", Config{
+		Day: time.Hour, Jobs: 600, Orgs: 1, Hosts: 1, Repos: 200, Servers: 1, Slots: 60, Quiet: true, Short: true, Faults: Faults{GitHub: githubtest.Faults{Drop: 0.3}},
+		script: func(s *Sim) { // each has had a job
+			s.must(s.github.SetFaults(githubtest.Faults{}))
+			for _, repo := range s.orgs[0].repos {
+				s.load.queue(s.orgs[0], repo, 1)
+			}
+			s.after(5*time.Minute, s.faults.set)
+		},
+	}, func(r Report) error {
+		if r.LostDetect.P99 > 2*time.Minute {
+			return fmt.Errorf("a lost delivery was found after %s", r.LostDetect)
+		}
+		return nil
+	}, ""}
+}
+
+// HooksOff is a day on which GitHub sends nothing.
+func HooksOff() Scenario {
+	return Scenario{"hooks are off for 24 h", Config{
+		Jobs: 240, Orgs: 1, Hosts: 1, Repos: 6, Servers: 1, Quiet: true, Faults: Faults{GitHub: githubtest.Faults{HooksOff: true}},
+	}, func(r Report) error {
+		if r.Wait.P99 > 5*time.Minute {
+			return fmt.Errorf("jobs started after %s", r.Wait)
+		}
+		return nil
+	}, "repositories.poll"}
+}
+
+// starts claims that every job runs within d.
+func starts(d time.Duration) func(Report) error {
+	return func(r Report) error {
+		if r.Wait.Max > d {
+			return fmt.Errorf("a job ran %s after it was queued", r.Wait.Max)
+		}
+		return nil
+	}
+}
+
+// detected claims that every job whose delivery was lost is known within d.
+func detected(d time.Duration) func(Report) error {
+	return func(r Report) error {
+		if r.LostDetect.N == 0 || r.LostDetect.Max > d {
+			return fmt.Errorf("jobs whose delivery was lost were known after %s", r.LostDetect)
+		}
+		return nil
+	}
+}
+
+// Run runs the scenario on an empty database, with some nets away. The error is what did not hold.
+func (sc Scenario) Run(ctx context.Context, seed uint64, db Database, off ...string) (r Report, err error) {
+	c := sc.Config
+	c.Seed, c.Database, c.Off = seed, db, off
+	if r, err = Run(ctx, c); err == nil {
+		err = sc.Claim(r)
+	}
+	return r, err
+}
