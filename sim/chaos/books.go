@@ -129,7 +129,7 @@ func (b *books) unexplained(kills []outage) (list []string) {
 	for id, at := range b.standin {
 		row := b.jobs[id]
 		switch {
-		case at.Conclusion == "success", at.Conclusion == "cancelled" && b.cancelled[id]:
+		case at.Status != "completed", at.Conclusion == "success", at.Conclusion == "cancelled" && b.cancelled[id]:
 			continue
 		case at.Conclusion == "failure" && row.Started != nil && row.Completed != nil:
 			// GitHub's times are whole seconds.
