@@ -187,7 +187,7 @@ func (s *Sim) checkMove(before, after *vmRow) {
 		}
 	}
 	if j := s.mirror.jobs[after.forJob]; j != nil {
-		if r := s.load.all[j.github]; r != nil && r.covered == after.id && !r.cancelled.IsZero() {
+		if r := s.load.all[j.github]; r != nil && r.covered == after.id && !r.cancelled.IsZero() && after.ranJob.IsZero() {
 			s.report.Cancels = append(s.report.Cancels, s.now.Sub(r.cancelled))
 		}
 	}

@@ -30,8 +30,6 @@ type Report struct {
 	ServerCrashes   int
 	HostCrashes     int
 	Partitions      int
-	Internal        int // errors that nobody expects
-	FirstInternal   string
 	Conclusions     map[string]int
 	WastedBy        map[string]int // by reason
 	Incidents       map[millrace.WaitCode]int
@@ -111,10 +109,6 @@ func (r *Report) Add(o Report) {
 	r.ServerCrashes += o.ServerCrashes
 	r.HostCrashes += o.HostCrashes
 	r.Partitions += o.Partitions
-	r.Internal += o.Internal
-	if r.FirstInternal == "" {
-		r.FirstInternal = o.FirstInternal
-	}
 	r.Steps += o.Steps
 	r.Points += o.Points
 	r.Took += o.Took
@@ -181,7 +175,7 @@ func (r Report) String() string {
 		incidents = append(incidents, fmt.Sprintf("%s %d", code, r.Incidents[code]))
 	}
 	line("incidents", "%s", strings.Join(incidents, ", "))
-	line("work", "%d steps, %d calls of GitHub, %d passes, %d unexpected errors %s", r.Steps, r.Calls, r.Passes, r.Internal, r.FirstInternal)
+	line("work", "%d steps, %d calls of GitHub, %d passes", r.Steps, r.Calls, r.Passes)
 	line("took", "%s", r.Took.Round(time.Millisecond))
 	return b.String()
 }

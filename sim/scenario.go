@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -67,7 +68,7 @@ func Scenarios() []Scenario { //nolint:funlen // a table
 		{"5 one job is queued while five complete", with(day(20*time.Minute, 200, faults(githubtest.Faults{Reorder: 1, DelayMaxS: 5})), func(c *Config) { c.Short = true }), starts(5 * time.Minute), ""},
 		{"6 a finished run is run again", day(time.Hour, 250, faults(githubtest.Faults{Drop: 0.3})), func(r Report) error {
 			if r.Reruns == 0 {
-				return fmt.Errorf("nothing was run again")
+				return errors.New("nothing was run again")
 			}
 			return nil
 		}, ""},
@@ -79,8 +80,10 @@ func Scenarios() []Scenario { //nolint:funlen // a table
 			}
 			return nil
 		}, ""},
-		{"8 cancels among jobs of overlapping labels", with(day(time.Hour, 150, Faults{}), func(c *Config) { c.Cancels = 0.3 }), starts(5 * time.Minute), ""},
-		{"9 GitHub calls a busy runner idle", with(day(time.Hour, 150, faults(githubtest.Faults{StaleS: 90, Unprocessable: 0.3})), func(c *Config) { c.Cancels = 0.3 }), starts(5 * time.Minute), ""},
+		{"8 cancels among jobs of overlapping labels", with(day(20*time.Minute, 250, Faults{}), func(c *Config) { c.Cancels, c.cancelAfter, c.Slots = 0.4, 6*time.Second, 400 }), starts(5 * time.Minute), ""},
+		{"9 GitHub calls a busy runner idle", with(day(20*time.Minute, 250, faults(githubtest.Faults{StaleS: 90, Unprocessable: 0.3})), func(c *Config) {
+			c.Cancels, c.cancelAfter, c.Slots = 0.4, 6*time.Second, 400
+		}), starts(5 * time.Minute), ""},
 		{"10 servers and agents die and come back, registrations conflict", with(day(time.Hour, 100, faults(githubtest.Faults{Conflict: 0.2})), func(c *Config) {
 			c.Servers, c.Faults.ServerCrash, c.Faults.AgentKills = 2, 0.002, 6
 		}), starts(20 * time.Minute), ""},
@@ -110,7 +113,7 @@ func Scenarios() []Scenario { //nolint:funlen // a table
 		{"19 labels of others", day(time.Hour, 400, Faults{}), starts(time.Hour), ""},
 		{"20 runners of the organisation are taken by other repositories", with(day(4*time.Minute, 120, Faults{}), func(c *Config) { c.Repos, c.Quiet, c.Slots = 20, true, 400 }), func(r Report) error {
 			if r.Rebound == 0 {
-				return fmt.Errorf("no runner was taken by another job")
+				return errors.New("no runner was taken by another job")
 			}
 			return nil
 		}, ""},

@@ -20,7 +20,7 @@ const (
 	activeFor   = 6 * time.Hour    //
 	silentAfter = 30 * time.Minute // without a delivery
 	missedFor   = 15 * time.Minute // that one find of what no delivery told counts as silence
-	relistAfter = 10 * time.Minute // that an installation's list of repositories is good for
+	relistAfter = 10 * time.Minute // that an installation's list of repositories is good for; pollSilent while its hooks are silent
 )
 
 // Poll is a repository to read at GitHub.
@@ -90,7 +90,7 @@ func (s *Store) BeginPolls(ctx context.Context, limit int) (round PollRound, err
 			}
 		}
 		var b pgx.Batch
-		b.Queue(unlisted, tx.now, relistAfter, millrace.StopsCalls).Query(func(rows pgx.Rows) (err error) {
+		b.Queue(unlisted, tx.now, relistAfter, millrace.StopsCalls, silentAfter, missedFor, pollSilent).Query(func(rows pgx.Rows) (err error) {
 			round.Unlisted, err = pgx.CollectRows(rows, pgx.RowTo[int64])
 			return err
 		})
@@ -310,7 +310,10 @@ func (s *Store) GiveUpJobs(ctx context.Context) (n int, err error) {
 const unlisted = `
 	WITH due AS (
 		SELECT i.org_id, i.installation_id FROM installations i
-		WHERE (i.listed_at IS NULL OR i.listed_at <= $1::timestamptz - $2::interval)
+		WHERE (i.listed_at IS NULL OR i.listed_at <= $1::timestamptz - CASE
+				WHEN i.heard_at IS NULL OR i.heard_at <= $1::timestamptz - $4::interval OR i.missed_at > $1::timestamptz - $5::interval THEN $6::interval
+				ELSE $2::interval
+			END)
 			AND NOT EXISTS (SELECT FROM incidents c WHERE (c.org_id, c.installation_id) = (i.org_id, i.installation_id) AND c.closed_at IS NULL AND c.code = ANY($3))
 		ORDER BY i.org_id, i.installation_id LIMIT 20 FOR NO KEY UPDATE OF i SKIP LOCKED
 	), taken AS (

@@ -120,7 +120,7 @@ func (h *hub) silence(d time.Duration) {
 func (h *hub) restart() {
 	h.t.Helper()
 	app, err := github.New(github.Config{
-		APIURL: h.APIURL(), AppID: h.AppID(), PrivateKeyPEM: h.PrivateKeyPEM(), WebhookSecrets: []string{h.WebhookSecret()}, Transport: h, Now: h.now,
+		APIURL: h.APIURL(), AppID: h.AppID(), PrivateKeyPEM: h.PrivateKeyPEM(), WebhookSecrets: []string{h.WebhookSecret()}, Transport: h, Now: h.now, Pauses: h.st,
 	})
 	h.must(err)
 	h.app = app
