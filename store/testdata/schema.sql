@@ -520,6 +520,7 @@ CREATE INDEX vms_list_idx ON vms USING btree (org_id, placed_at DESC, vm_id DESC
 CREATE INDEX vms_live_idx ON vms USING btree (org_id, host_id) WHERE (state <> 'gone'::text);
 CREATE INDEX vms_ran_job_idx ON vms USING btree (org_id, ran_job) WHERE (ran_job IS NOT NULL);
 CREATE UNIQUE INDEX vms_runner_key ON vms USING btree (org_id, installation_id, runner_id) WHERE (runner_id <> 0);
+CREATE INDEX vms_unmatched_idx ON vms USING btree (org_id, COALESCE(gone_at, 'infinity'::timestamp with time zone)) WHERE ((ran_job IS NULL) AND (runner_id <> 0));
 ALTER TABLE vms ENABLE ROW LEVEL SECURITY;
 ALTER TABLE vms FORCE ROW LEVEL SECURITY;
 CREATE POLICY owner ON vms TO millrace_migrate USING true WITH CHECK true;
@@ -530,13 +531,16 @@ GRANT INSERT, SELECT, UPDATE ON vms TO millrace_system;
 
 CREATE OR REPLACE FUNCTION host_credentials(host_id uuid)
  RETURNS TABLE(org_id bigint, sign_key bytea, seal_key bytea, epoch bigint, sequence bigint, admin text)
- LANGUAGE sql
- STABLE SECURITY DEFINER
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER ROWS 1
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
+BEGIN
+	RETURN QUERY
 	SELECT h.org_id, h.sign_key, h.seal_key, h.epoch, CASE WHEN b.epoch = h.epoch THEN b.sequence ELSE 0 END, h.admin
 	FROM public.hosts h JOIN public.host_beats b ON (b.org_id, b.host_id) = (h.org_id, h.host_id)
-	WHERE h.host_id = host_credentials.host_id
+	WHERE h.host_id = host_credentials.host_id;
+END
 $function$;
 GRANT EXECUTE ON FUNCTION host_credentials TO millrace_app;
 
