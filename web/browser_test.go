@@ -114,15 +114,15 @@ func TestPagesInABrowser(t *testing.T) {
 	full.over(millrace.WaitGitHubDown, 0)
 	full.incident(millrace.WaitRunnerGroup, 7, "calm/"+strings.Repeat("long-repository-", 6), "")
 	full.pass(94 * time.Second)
-	full.incident(millrace.WaitSelfHostedDisabled, 0, "", "Repository level self-hosted runners are disabled on this repository.")
+	full.incident(millrace.WaitRateLimited, 0, "", "API rate limit exceeded for installation.")
 	full.pass(7 * time.Minute)
 	full.over(millrace.WaitRunnerGroup, 7)
 	full.incident(millrace.WaitRunnerGroup, 8, "calm/site", strings.Repeat("said-", 60))
 	full.pass(20 * time.Second)
 	full.queue()
 	full.place(millrace.Host{}, millrace.WaitReason{
-		Code: millrace.WaitRunnerGroup, Text: "The runner group excludes the repository (calm/site), since 18 Mar 2026, 12:10 UTC.",
-		Estimate: &millrace.Estimate{From: full.now().Add(2 * time.Minute), To: full.now().Add(5 * time.Minute), Basis: "the last 50 runs of calm/site's jobs"},
+		Code: millrace.WaitRateLimited, Text: millrace.WaitRateLimited.Title() + " (calm), since 18 Mar 2026, 12:01 UTC. GitHub said: “API rate limit exceeded for installation.”",
+		Estimate: &millrace.Estimate{From: full.now().Add(2 * time.Minute), To: full.now().Add(5 * time.Minute), Basis: "when GitHub wants to be asked again"},
 	})
 	visit("incidents", full.URL+"/o/calm/incidents")
 	visit("jobs-incidents", full.URL+"/o/calm/jobs")
