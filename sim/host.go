@@ -88,7 +88,7 @@ func (s *Sim) addHost(setup *store.Store, o *org, n int) error {
 
 // start starts the agent's process: it knows nothing but who it is.
 func (h *host) start() {
-	h.up = true
+	h.up, h.cutOff = true, latest(h.cutOff, h.sim.now)
 	h.state = agent.State{Facts: h.facts}
 	h.server = &client.Agent{URL: "http://millrace.sim", Host: h.id, Key: h.sign, HTTP: &http.Client{Transport: toServer{h}}, Now: h.clock}
 	h.epoch, h.wakeAt = 0, time.Time{}

@@ -83,7 +83,7 @@ func Scenarios() []Scenario { //nolint:funlen // a table
 		{"8 cancels among jobs of overlapping labels", with(day(20*time.Minute, 250, Faults{}), func(c *Config) { c.Cancels, c.cancelAfter, c.Slots = 0.4, 6*time.Second, 400 }), starts(5 * time.Minute), ""},
 		{"9 GitHub calls a busy runner idle", with(day(20*time.Minute, 250, faults(githubtest.Faults{StaleS: 90, Unprocessable: 0.3})), func(c *Config) {
 			c.Cancels, c.cancelAfter, c.Slots = 0.4, 6*time.Second, 400
-		}), starts(5 * time.Minute), ""},
+		}), starts(15 * time.Minute), ""},
 		{"10 servers and agents die and come back, registrations conflict", with(day(time.Hour, 100, faults(githubtest.Faults{Conflict: 0.2})), func(c *Config) {
 			c.Servers, c.Faults.ServerCrash, c.Faults.AgentKills = 2, 0.002, 6
 		}), starts(20 * time.Minute), ""},
@@ -123,7 +123,7 @@ func Scenarios() []Scenario { //nolint:funlen // a table
 		condition("IP allow list", millrace.WaitIPAllowList),
 		condition("runner version too old", millrace.WaitRunnerVersion),
 		condition("runner group full", millrace.WaitRunnerGroupFull),
-		condition("runner group excludes a repository", millrace.WaitRunnerGroup),
+		{"21 runner group excludes a repository", with(window("runner group excludes a repository"), func(c *Config) { c.Repos = 1 }), incident(millrace.WaitRunnerGroup), ""},
 		condition("API down", millrace.WaitGitHubDown),
 		{"23 a host has no disk left", with(quiet(time.Hour, 60, Faults{}), func(c *Config) { c.Faults.BootFails = 0.7 }), starts(45 * time.Minute), ""},
 		{"24 hosts lose power, registrations are left over", with(quiet(time.Hour, 100, faults(githubtest.Faults{JITReplyLost: 0.5})), func(c *Config) {
