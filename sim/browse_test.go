@@ -2,6 +2,7 @@ package sim_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -39,14 +40,23 @@ func openBrowser(t *testing.T) context.Context {
 	return ctx
 }
 
-// screenshot keeps the page as it is in bin/screenshots.
+// screenshot keeps the page as it is in bin/screenshots. Chromium never answers a capture that a navigation overtakes, and the
+// stand-in's pages reload themselves: what isn't there after a few seconds is asked for again.
 func screenshot(t *testing.T, ctx context.Context, name string) {
 	t.Helper()
 	dir := filepath.Join("..", "bin", "screenshots")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	png, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
+	capture := func() ([]byte, error) {
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		return chromedp.Run(ctx, chromedp.FullScreenshot(100))
+	}
+	png, err := capture()
+	for errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		png, err = capture()
+	}
 	if err != nil {
 		t.Fatalf("screenshot %s: %v", name, err)
 	}
@@ -64,8 +74,9 @@ type page struct {
 func (p page) do(what string, steps ...chromedp.Action[chromedp.Void]) {
 	p.t.Helper()
 	if err := chromedp.Do(p.ctx, steps...); err != nil {
+		p.t.Errorf("%s: %v", what, err)
 		screenshot(p.t, p.ctx, "failed")
-		p.t.Fatalf("%s: %v", what, err)
+		p.t.FailNow()
 	}
 }
 
