@@ -61,7 +61,7 @@ type Job struct {
 	Wait    WaitReason // why it does not run yet, as placement saw it; see [Job.Waiting] for what to show
 	Tries   int        // VMs launched for it that never came up
 	Failure string     // why the last of them did not, in words
-	RetryAt time.Time  // not placed before; zero: at once
+	RetryAt time.Time  // not placed before; zero: at once. Without tries: its VM ran a job that is not known yet
 }
 
 // JobEvent is what one workflow_job delivery says of a job.

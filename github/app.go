@@ -120,9 +120,6 @@ func (a *App) do(ctx context.Context, installation int64, method, path string, i
 		if err == nil {
 			got, err = a.call(bounded, installation, credential, method, path, in, out)
 		}
-		if installation == asApp {
-			err = a.notePause(ctx, err)
-		}
 		if got.status == http.StatusUnauthorized && again {
 			a.tokens.drop(installation, credential)
 			continue
@@ -143,8 +140,14 @@ func readAnswer(body io.Reader) ([]byte, error) {
 	return content, err
 }
 
-// call makes one call. Its error is a *refusal when the answer isn't 2xx and *unreachable when there was none.
+// call makes one call. Its error is a *refusal when the answer isn't 2xx, *unreachable when there was none, and *pause when
+// it was not made.
 func (a *App) call(ctx context.Context, installation int64, credential, method, path string, in, out any) (answer, error) {
+	if installation == asApp {
+		if err := a.paused(ctx); err != nil {
+			return answer{}, err
+		}
+	}
 	u, err := a.api.Parse(path)
 	if err != nil {
 		return answer{}, err
@@ -178,7 +181,11 @@ func (a *App) call(ctx context.Context, installation int64, credential, method, 
 	content, err := readAnswer(resp.Body)
 	switch {
 	case got.status < 200 || got.status > 299:
-		return got, &refusal{call: method + " " + u.Path, status: got.status, header: got.header, message: messageOf(content)}
+		refused := &refusal{call: method + " " + u.Path, status: got.status, header: got.header, message: messageOf(content)}
+		if installation == asApp {
+			return got, errors.Join(refused, a.notePause(ctx, refused))
+		}
+		return got, refused
 	case err != nil:
 		return got, &unreachable{err}
 	case out == nil:

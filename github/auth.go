@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -40,9 +41,6 @@ func (a *App) appJWT() (string, error) {
 // credential is what a call carries: the App's JWT, or the installation's token.
 func (a *App) credential(ctx context.Context, installation int64) (string, error) {
 	if installation == asApp {
-		if err := a.paused(ctx); err != nil {
-			return "", err
-		}
 		return a.appJWT()
 	}
 	return a.tokens.get(ctx, installation)
@@ -54,7 +52,7 @@ func (a *App) createToken(ctx context.Context, installation int64) (token, error
 		Token     string    `json:"token"`
 		ExpiresAt time.Time `json:"expires_at"`
 	}
-	signed, err := a.credential(ctx, asApp)
+	signed, err := a.appJWT()
 	if err != nil {
 		return token{}, err
 	}
@@ -63,7 +61,6 @@ func (a *App) createToken(ctx context.Context, installation int64) (token, error
 	if errors.As(err, &refused) {
 		refused.ofToken = true
 	}
-	err = a.notePause(ctx, err)
 	if err != nil {
 		return token{}, fmt.Errorf("a token of installation %d: %w", installation, err)
 	}
@@ -92,16 +89,12 @@ func (a *App) paused(ctx context.Context) error {
 }
 
 // notePause keeps what a refusal of a call as the App says of when to call again.
-func (a *App) notePause(ctx context.Context, err error) error {
-	var refused *refusal
-	if a.cfg.Pauses == nil || !errors.As(err, &refused) {
-		return err
+func (a *App) notePause(ctx context.Context, r *refusal) error {
+	until, limited := r.rateLimit(strings.ToLower(r.message), a.cfg.Now())
+	if a.cfg.Pauses == nil || !limited {
+		return nil
 	}
-	c := a.condition(ctx, err)
-	if c == nil || c.Until.IsZero() {
-		return err
-	}
-	return errors.Join(err, a.cfg.Pauses.PauseApp(ctx, c.Until))
+	return a.cfg.Pauses.PauseApp(ctx, until)
 }
 
 // token is an installation's token.

@@ -179,6 +179,31 @@ func TestCover(t *testing.T) {
 			t.Errorf("retired %v", d.Retire)
 		}
 	})
+	t.Run("a VM at work on a job that nobody told of stands for one that waits, for a while", func(t *testing.T) {
+		t.Parallel()
+		for busy, covers := range map[time.Duration]bool{time.Second: true, 3 * time.Minute: false} {
+			atWork := b // its own job was taken by another VM, and so waits no longer
+			atWork.State, atWork.RunnerID, atWork.Stamps.Busy = millrace.VMBusy, 7, now.Add(-busy)
+			d := scheduler.Decide(pass(8, []millrace.Job{first}, []millrace.Host{h}, atWork))
+			if bound := len(d.Cover) == 1 && d.Cover[0].VMID == atWork.ID && d.Cover[0].JobID == first.ID; bound != covers || (len(d.Place) == 0) != covers {
+				t.Errorf("at work for %s: covered %v, placed %v", busy, d.Cover, d.Place)
+			}
+			if len(d.Retire) > 0 {
+				t.Errorf("at work for %s and retired: %v", busy, d.Retire)
+			}
+		}
+	})
+	t.Run("an idle VM stands before one at work", func(t *testing.T) {
+		t.Parallel()
+		idle, atWork := a, b
+		idle.ForJob = second.ID
+		atWork.State, atWork.RunnerID, atWork.Stamps.Busy = millrace.VMBusy, 7, now
+		atWork.ForJob = millrace.NewJobID(ids(9), now)
+		d := scheduler.Decide(pass(8, []millrace.Job{first}, []millrace.Host{h}, atWork, idle))
+		if len(d.Cover) != 1 || d.Cover[0].VMID != idle.ID {
+			t.Errorf("covered %v", d.Cover)
+		}
+	})
 	t.Run("another zone's VM never stands in", func(t *testing.T) {
 		t.Parallel()
 		public := second

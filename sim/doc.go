@@ -12,10 +12,14 @@
 //	sim.go      the loop, the clock, one day from start to end
 //	load.go     what people push, cancel and run again
 //	fault.go    what goes wrong
+//	scenario.go a short day with one thing wrong, for each failure mode seen in the wild
 //	server.go   a control plane: a process that can die between any two of its steps
+//	network.go  what passes between GitHub, servers and hosts
 //	host.go     a host with its agent, and its machines
 //	mirror.go   what the database says, change by change: the trace
 //	invariant.go  what must hold after every step
+//	report.go   what a day came to
+//	database.go a Postgres with a database for each day
 //
 // Real processes that are killed at work are sim/chaos; figures of speed are sim/bench.
 package sim

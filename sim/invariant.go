@@ -113,7 +113,6 @@ func (s *Sim) checkJob(before, after *jobRow) {
 			s.violated("I1", "job %d is %s at GitHub and was completed here", after.github, state.Status)
 		}
 	}
-	s.report.Transitions["job "+string(before.status)+" → "+string(after.status)]++
 }
 
 // checkLaunch checks a new VM.
@@ -139,9 +138,6 @@ func (s *Sim) checkLaunch(v *vmRow) {
 			s.violated("I2", "job %d gets VM %s while the runner of %s is registered and idle", s.mirror.number(v.forJob), v.name, other.name)
 		}
 	}
-	if j := s.mirror.jobs[v.forJob]; j == nil || !j.open() {
-		s.report.Late++ // its end came in between: the VM is retired
-	}
 	used := millrace.Size{}
 	for _, o := range s.mirror.live {
 		if o.host == v.host {
@@ -159,11 +155,8 @@ func (s *Sim) checkLaunch(v *vmRow) {
 
 // checkMove checks a change of a VM.
 func (s *Sim) checkMove(before, after *vmRow) {
-	if before.state != after.state {
-		s.report.Transitions["VM "+string(before.state)+" → "+string(after.state)]++
-		if !slices.Contains(before.state.Next(), after.state) {
-			s.violated("states", "VM %s went from %s to %s", after.name, before.state, after.state)
-		}
+	if before.state != after.state && !slices.Contains(before.state.Next(), after.state) {
+		s.violated("states", "VM %s went from %s to %s", after.name, before.state, after.state)
 	}
 	if !before.ranJob.IsZero() && after.ranJob != before.ranJob {
 		s.violated("I9", "VM %s ran job %d and now job %d", after.name, s.mirror.number(before.ranJob), s.mirror.number(after.ranJob))

@@ -18,7 +18,6 @@ type Report struct {
 	Lost            int
 	Doubled         int
 	VMs, Wasted     int
-	Late            int // VMs placed for a job that was over by then
 	Rebound         int // VMs that stood for another job in the end
 	KilledBusy      int
 	Delivered       int
@@ -33,7 +32,6 @@ type Report struct {
 	Conclusions     map[string]int
 	WastedBy        map[string]int // by reason
 	Incidents       map[millrace.WaitCode]int
-	Transitions     map[string]int
 	Steps           int
 	Points          int // where a server may have died
 	Took            time.Duration
@@ -49,13 +47,14 @@ type Report struct {
 	Detects, LostDetects, Waits, Cancels []time.Duration // all of them, for the quantiles of several days
 }
 
-// Quantiles of durations, nearest rank.
+// Quantiles are how a list of durations is spread.
 type Quantiles struct {
 	N                  int
 	P50, P90, P99, Max time.Duration
 }
 
-func quantiles(list []time.Duration) (q Quantiles) {
+// QuantilesOf sorts a list of durations and says how it is spread.
+func QuantilesOf(list []time.Duration) (q Quantiles) {
 	if len(list) == 0 {
 		return q
 	}
@@ -87,7 +86,7 @@ func (r *Report) finish(s *Sim) {
 		}
 	}
 	r.Trace, r.Lines = s.mirror.trace.Sum64(), s.mirror.lines
-	r.Detect, r.LostDetect, r.Wait, r.Cancel = quantiles(r.Detects), quantiles(r.LostDetects), quantiles(r.Waits), quantiles(r.Cancels)
+	r.Detect, r.LostDetect, r.Wait, r.Cancel = QuantilesOf(r.Detects), QuantilesOf(r.LostDetects), QuantilesOf(r.Waits), QuantilesOf(r.Cancels)
 }
 
 // Add adds another day.
@@ -97,7 +96,6 @@ func (r *Report) Add(o Report) {
 	r.Doubled += o.Doubled
 	r.VMs += o.VMs
 	r.Wasted += o.Wasted
-	r.Late += o.Late
 	r.Rebound += o.Rebound
 	r.KilledBusy += o.KilledBusy
 	r.Delivered += o.Delivered
@@ -128,7 +126,7 @@ func (r *Report) Add(o Report) {
 	r.LostDetects = append(r.LostDetects, o.LostDetects...)
 	r.Waits = append(r.Waits, o.Waits...)
 	r.Cancels = append(r.Cancels, o.Cancels...)
-	r.Detect, r.LostDetect, r.Wait, r.Cancel = quantiles(r.Detects), quantiles(r.LostDetects), quantiles(r.Waits), quantiles(r.Cancels)
+	r.Detect, r.LostDetect, r.Wait, r.Cancel = QuantilesOf(r.Detects), QuantilesOf(r.LostDetects), QuantilesOf(r.Waits), QuantilesOf(r.Cancels)
 }
 
 // mostWaste is the goal for VMs that never run a job.

@@ -129,13 +129,13 @@ func Scenarios() []Scenario { //nolint:funlen // a table
 		{"24 hosts lose power, registrations are left over", with(quiet(time.Hour, 100, faults(githubtest.Faults{JITReplyLost: 0.5})), func(c *Config) {
 			c.Faults.PowerCuts, c.Cancels, c.cancelAfter = 3, 0.7, 4*time.Second
 		}), starts(45 * time.Minute), "runners.sweep"},
-		LostWebhooks(),
-		HooksOff(),
+		lostWebhooks(),
+		hooksOff(),
 	}
 }
 
-// LostWebhooks is how soon a lost delivery is found, with 200 repositories that have jobs.
-func LostWebhooks() Scenario {
+// lostWebhooks is how soon a lost delivery is found, with 200 repositories that have jobs.
+func lostWebhooks() Scenario {
 	return Scenario{"lost deliveries of 200 active repositories", Config{
 		Day: time.Hour, Jobs: 600, Orgs: 1, Hosts: 1, Repos: 200, Servers: 1, Slots: 60, Quiet: true, Short: true, Faults: Faults{GitHub: githubtest.Faults{Drop: 0.3}},
 		script: func(s *Sim) { // each has had a job
@@ -153,8 +153,8 @@ func LostWebhooks() Scenario {
 	}, ""}
 }
 
-// HooksOff is a day on which GitHub sends nothing.
-func HooksOff() Scenario {
+// hooksOff is a day on which GitHub sends nothing.
+func hooksOff() Scenario {
 	return Scenario{"hooks are off for 24 h", Config{
 		Jobs: 240, Orgs: 1, Hosts: 1, Repos: 6, Servers: 1, Quiet: true, Faults: Faults{GitHub: githubtest.Faults{HooksOff: true}},
 	}, func(r Report) error {

@@ -40,8 +40,6 @@ type Config struct {
 	Key *rsa.PrivateKey
 	// Trace takes each line of the trace: when, and what changed in the database.
 	Trace io.Writer
-	// MaxSteps ends the day early: at that step of the loop.
-	MaxSteps int
 
 	script      func(*Sim) // what else happens
 	cancelAfter time.Duration
@@ -199,7 +197,7 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 	s := &Sim{
 		cfg: cfg, ctx: ctx, rand: rand.New(rand.NewPCG(cfg.Seed, 0x6d696c6c72616365)), start: epoch0, now: epoch0, byHost: map[millrace.HostID]*host{}, undelivered: map[string]bool{},
 	}
-	s.report = Report{Seed: cfg.Seed, Conclusions: map[string]int{}, WastedBy: map[string]int{}, Incidents: map[millrace.WaitCode]int{}, Transitions: map[string]int{}}
+	s.report = Report{Seed: cfg.Seed, Conclusions: map[string]int{}, WastedBy: map[string]int{}, Incidents: map[millrace.WaitCode]int{}}
 	defer s.close()
 	if err := s.build(); err != nil {
 		return s.report, err
@@ -221,11 +219,8 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 		s.steps++
 		e.do()
 		s.checkStep()
-		if cfg.MaxSteps > 0 && s.steps >= cfg.MaxSteps {
-			break
-		}
 	}
-	if s.failed == nil && cfg.MaxSteps == 0 {
+	if s.failed == nil {
 		s.checkEnd()
 	}
 	s.must(s.mirror.waste(s))

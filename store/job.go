@@ -266,3 +266,19 @@ func parseCursor(s string) (at time.Time, uuid string, err error) {
 	copy(id[:], b[8:])
 	return time.UnixMicro(int64(binary.BigEndian.Uint64(b))), id.UUID(), nil
 }
+
+// JobRepository finds a job's repository and where its runners register. NotFound when one of them is gone.
+func (s *Store) JobRepository(ctx context.Context, org millrace.OrgID, job millrace.JobID) (at millrace.RunnerTarget, r millrace.Repository, err error) {
+	err = s.systemTx(ctx, func(tx *Tx) error {
+		var owner string
+		var kind millrace.OwnerType
+		err := tx.QueryRow(ctx, `
+			SELECT r.org_id, r.repository_id, r.installation_id, r.full_name, r.private, i.owner_login, i.owner_type
+			FROM jobs j JOIN repositories r ON (r.org_id, r.repository_id) = (j.org_id, j.repository_id)
+				JOIN installations i ON (i.org_id, i.installation_id) = (r.org_id, r.installation_id)
+			WHERE (j.org_id, j.job_id) = ($1, $2)`, org, job).Scan(&r.OrgID, &r.ID, &r.InstallationID, &r.FullName, &r.Private, &owner, &kind)
+		at = registersAt(r.InstallationID, owner, kind, r.FullName)
+		return err
+	})
+	return at, r, err
+}

@@ -139,6 +139,25 @@ func Away(err error) bool {
 	return errors.As(err, &connecting) || errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
+// retryAway is how long to wait before Postgres is tried again.
+const retryAway = 200 * time.Millisecond
+
+// Await does what needs Postgres, again and again while that is away. When ctx ends first, its error comes with the last.
+func Await(ctx context.Context, log *slog.Logger, do func() error) error {
+	for {
+		err := do()
+		if !Away(err) {
+			return err
+		}
+		log.Warn("Postgres is away; trying again", "error", err)
+		select {
+		case <-time.After(retryAway):
+		case <-ctx.Done():
+			return fmt.Errorf("%w while Postgres is away: %w", ctx.Err(), err)
+		}
+	}
+}
+
 // tooManyConnections is Postgres's error code: those of a process that was killed end in their own time.
 const tooManyConnections = "53300"
 

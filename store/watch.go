@@ -52,10 +52,10 @@ func (s *Store) WatchVMs(ctx context.Context) (n int, err error) {
 				}
 				v.RetireReason = overdue.Reason
 				tx.queueTask(&b, v.OrgID, millrace.RetireVM{OrgID: v.OrgID, VMID: v.ID})
-				if v.State == millrace.VMOnline && overdue.Do == millrace.OverdueRetry {
-					tx.queueTask(&b, v.OrgID, millrace.CheckRunnerGroup{OrgID: v.OrgID, JobID: v.ForJob})
-				}
 				if overdue.Do == millrace.OverdueRetry {
+					if v.State == millrace.VMOnline {
+						tx.queueTask(&b, v.OrgID, millrace.CheckRunnerGroup{OrgID: v.OrgID, JobID: v.ForJob})
+					}
 					f := failed[v.OrgID]
 					if f == nil {
 						f = &failures{}
@@ -80,20 +80,4 @@ func (s *Store) WatchVMs(ctx context.Context) (n int, err error) {
 		return tx.SendBatch(ctx, &b).Close()
 	})
 	return n, err
-}
-
-// JobRepository finds a job's repository and where its runners register. NotFound when one of them is gone.
-func (s *Store) JobRepository(ctx context.Context, org millrace.OrgID, job millrace.JobID) (at millrace.RunnerTarget, r millrace.Repository, err error) {
-	err = s.systemTx(ctx, func(tx *Tx) error {
-		var owner string
-		var kind millrace.OwnerType
-		err := tx.QueryRow(ctx, `
-			SELECT r.org_id, r.repository_id, r.installation_id, r.full_name, r.private, i.owner_login, i.owner_type
-			FROM jobs j JOIN repositories r ON (r.org_id, r.repository_id) = (j.org_id, j.repository_id)
-				JOIN installations i ON (i.org_id, i.installation_id) = (r.org_id, r.installation_id)
-			WHERE (j.org_id, j.job_id) = ($1, $2)`, org, job).Scan(&r.OrgID, &r.ID, &r.InstallationID, &r.FullName, &r.Private, &owner, &kind)
-		at = registersAt(r.InstallationID, owner, kind, r.FullName)
-		return err
-	})
-	return at, r, err
 }

@@ -60,6 +60,54 @@ func TestPollFindsWhatWasDropped(t *testing.T) {
 	}
 }
 
+// A VM that ran some job of which nobody told has ended. Its own job is not placed again before GitHub was asked: a poll that
+// lists it as queued frees it, one that says it ran ends it, and without an answer it goes on all the same.
+func TestPollClearsUpWhatAVMRan(t *testing.T) {
+	t.Parallel()
+	ended := func(t *testing.T) (h *hub, job int64) {
+		h = newHub(t)
+		v := h.connect(h.launch())
+		job = h.githubID(v)
+		h.faults(githubtest.Faults{Drop: 1})
+		h.observe(h.observe(v, millrace.VMBusy), millrace.VMGone)
+		if h.place(); h.job(job).VM.State != millrace.VMGone || h.job(job).Wait.Code != millrace.WaitForGitHub {
+			t.Fatalf("right after its end: %+v", h.job(job))
+		}
+		return h, job
+	}
+	t.Run("it still waits", func(t *testing.T) {
+		t.Parallel()
+		h, job := ended(t)
+		h.poll(time.Minute)
+		h.pass(0) // the host is there
+		if h.place(); h.job(job).VM.State != millrace.VMPending {
+			t.Errorf("after a poll: %+v", h.job(job))
+		}
+	})
+	t.Run("it ran", func(t *testing.T) {
+		t.Parallel()
+		h, job := ended(t)
+		h.PickUp(h.job(job).VM.RunnerID)
+		h.poll(time.Minute)
+		h.pass(0) // the host is there
+		if h.place(); h.job(job).Status != millrace.JobInProgress || h.job(job).VM.State != millrace.VMGone {
+			t.Errorf("after a poll: %+v", h.job(job))
+		}
+	})
+	t.Run("nobody answers", func(t *testing.T) {
+		t.Parallel()
+		h, job := ended(t)
+		h.pass(80 * time.Second)
+		if h.place(); h.job(job).VM.State != millrace.VMGone {
+			t.Errorf("within the pause: %+v", h.job(job))
+		}
+		h.pass(20 * time.Second)
+		if h.place(); h.job(job).VM.State != millrace.VMPending {
+			t.Errorf("after the pause: %+v", h.job(job))
+		}
+	})
+}
+
 // told has a job's event taken in and a VM placed.
 func (h *hub) told(int64) {
 	h.answer(http.StatusOK)

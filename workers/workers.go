@@ -70,28 +70,17 @@ var Schedule = []Scheduled{
 	{Every: time.Hour, Task: millrace.KeepPartitions{}},
 }
 
-// retryStart is how long to wait before a start is tried again that Postgres was not there for.
-const retryStart = 200 * time.Millisecond
-
 // Run works until ctx ends, then lets running tasks end, for at most 10 s.
 func (w *Workers) Run(ctx context.Context) error {
 	client, err := w.newClient()
 	if err != nil {
 		return err
 	}
-	for {
-		if err = client.Start(context.WithoutCancel(ctx)); err == nil {
-			break
-		}
-		if !store.Away(err) {
-			return err
-		}
-		w.log.Warn("Postgres is away; trying again", "error", err)
-		select {
-		case <-time.After(retryStart):
-		case <-ctx.Done():
-			return nil
-		}
+	start := func() error { return client.Start(context.WithoutCancel(ctx)) }
+	if err := store.Await(ctx, w.log, start); ctx.Err() != nil {
+		return nil
+	} else if err != nil {
+		return err
 	}
 	group, running := errgroup.WithContext(ctx)
 	group.Go(func() error { return w.placeForever(running) })

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -56,29 +55,19 @@ func newServeCmd(environ []string) *cobra.Command {
 
 // openStore opens the store, and waits for a Postgres that is away: ending instead would leave the rest to the service
 // manager, and systemd gives up after five starts within ten seconds.
-func openStore(ctx context.Context, cfg Config, log *slog.Logger) (*store.Store, error) {
-	for {
-		st, err := store.Open(ctx, store.Config{
+func openStore(ctx context.Context, cfg Config, log *slog.Logger) (st *store.Store, err error) {
+	err = store.Await(ctx, log, func() error {
+		st, err = store.Open(ctx, store.Config{
 			AppURL:    cfg.DatabaseURL,
 			SystemURL: cfg.DatabaseSystemURL,
 			BlobURL:   cfg.BlobURL,
 			Prefixes:  cfg.LabelPrefixes,
 			Log:       log,
 		})
-		if !store.Away(err) {
-			return st, err
-		}
-		log.Warn("Postgres is away; trying again", "error", err)
-		select {
-		case <-time.After(retryDatabase):
-		case <-ctx.Done():
-			return nil, fmt.Errorf("%w while Postgres is away: %w", ctx.Err(), err)
-		}
-	}
+		return err
+	})
+	return st, err
 }
-
-// retryDatabase is how long to wait before Postgres is tried again.
-const retryDatabase = 200 * time.Millisecond
 
 // drain is how long requests that are under way may take to end at shutdown.
 const drain = 10 * time.Second

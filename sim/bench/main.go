@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"slices"
 	"strings"
 	"time"
 )
@@ -78,12 +77,6 @@ func report(figures []figure) error {
 		return fmt.Errorf("missed: %s", strings.Join(missed, ", "))
 	}
 	return nil
-}
-
-// percentile is the nearest-rank percentile.
-func percentile(list []time.Duration, p float64) time.Duration {
-	slices.Sort(list)
-	return list[min(len(list)-1, int(float64(len(list))*p/100))]
 }
 
 func ms(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000) }

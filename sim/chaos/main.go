@@ -32,6 +32,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/millrace-ci/millrace/sim"
 )
 
 func main() {
@@ -127,11 +129,12 @@ func (w *world) report(ctx context.Context) error {
 	}
 	f := &w.figures
 	clean, blocked := f.serverKills()
-	line(len(clean) > 0 && maximum(clean) <= 2*time.Second, "server SIGKILL → ready again", "%s (goal max 2 s)", spread(clean))
-	line(true, "  while Postgres was away", "%s", spread(blocked))
+	took := sim.QuantilesOf(clean)
+	line(took.N > 0 && took.Max <= 2*time.Second, "server SIGKILL → ready again", "%s (goal max 2 s)", took)
+	line(true, "  while Postgres was away", "%s", sim.QuantilesOf(blocked))
 	line(len(f.postgresBack) >= w.wanted, "Postgres SIGKILL", "%d (goal %d)", len(f.postgresBack), w.wanted)
-	line(true, "  → Postgres accepts connections", "%s", spread(f.postgresBack))
-	line(true, "  → a server is ready", "%s", spread(f.servedAgain))
+	line(true, "  → Postgres accepts connections", "%s", sim.QuantilesOf(f.postgresBack))
+	line(true, "  → a server is ready", "%s", sim.QuantilesOf(f.servedAgain))
 	line(true, "agent SIGKILL", "%d", len(f.agentKills))
 	line(true, "SIGSTOP of servers, agent, Postgres", "%d, %d, %d", f.serverStops, f.agentStops, f.postgresStops)
 	line(len(f.failures) == 0, "faults from which something did not come back", "%d (goal 0)%s", len(f.failures), sample(f.failures))
@@ -151,7 +154,7 @@ func (w *world) report(ctx context.Context) error {
 	line(true, "VMs", "%d, of which %d ran no job", len(books.vms), books.idle())
 	line(len(open) == 0, "books balance", "after %s (limit %v)%s", round(drained), w.o.drain, sample(open))
 	fmt.Printf("seed=%d jobs=%d server_kills=%d server_ready_max=%s postgres_kills=%d agent_kills=%d acknowledged=%d lost=%d drain=%s\n",
-		w.o.seed, len(books.standin), len(clean)+len(blocked), round(maximum(clean)), len(f.postgresBack), len(f.agentKills), d.first+d.later, len(lost), round(drained))
+		w.o.seed, len(books.standin), len(clean)+len(blocked), round(took.Max), len(f.postgresBack), len(f.agentKills), d.first+d.later, len(lost), round(drained))
 	if len(missed) > 0 {
 		return fmt.Errorf("missed: %s", strings.Join(missed, "; "))
 	}
