@@ -63,6 +63,7 @@ const retryAfter = 60
 var troubles = []trouble{
 	{"self-hosted runners disabled", 5 * time.Minute, 30 * time.Minute, false, func(f *githubtest.Faults, o string) { f.SelfHostedDisabled = append(f.SelfHostedDisabled, o) }},
 	{"app suspended", 5 * time.Minute, 30 * time.Minute, true, func(f *githubtest.Faults, o string) { f.Suspended = append(f.Suspended, o) }},
+	{"app uninstalled", 5 * time.Minute, 30 * time.Minute, true, func(f *githubtest.Faults, o string) { f.Uninstalled = append(f.Uninstalled, o) }},
 	{"permission missing", 5 * time.Minute, 30 * time.Minute, true, func(f *githubtest.Faults, o string) { f.PermissionMissing = append(f.PermissionMissing, o) }},
 	{"IP allow list", 5 * time.Minute, 30 * time.Minute, true, func(f *githubtest.Faults, o string) { f.IPAllowList = append(f.IPAllowList, o) }},
 	{"runner group full", 5 * time.Minute, 30 * time.Minute, false, func(f *githubtest.Faults, o string) { f.GroupFull = append(f.GroupFull, o) }},

@@ -100,6 +100,15 @@ func (s *Sim) slots(o *org) (n int) {
 	return n
 }
 
+// checkAway checks that nothing waits here for jobs of repositories that were transferred to somebody else.
+func (s *Sim) checkAway() {
+	for _, id := range slices.Sorted(maps.Keys(s.load.all)) {
+		if j := s.mirror.byGitHub[id]; s.load.all[id].away && j != nil && j.open() {
+			s.violated("I14", "job %d is %s, and its repository is somebody else's", id, j.status)
+		}
+	}
+}
+
 // checkJob checks a change of a job.
 func (s *Sim) checkJob(before, after *jobRow) {
 	if before.status.After(after.status) {
@@ -109,7 +118,7 @@ func (s *Sim) checkJob(before, after *jobRow) {
 		s.violated("I9", "job %d was run by runner %d and now by %d", after.github, before.runner, after.runner)
 	}
 	if before.open() && !after.open() {
-		if state, ok := s.github.Job(after.github); ok && state.Status != "completed" {
+		if state, ok := s.github.Job(after.github); ok && state.Status != "completed" && !s.load.all[after.github].away {
 			s.violated("I1", "job %d is %s at GitHub and was completed here", after.github, state.Status)
 		}
 	}

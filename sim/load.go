@@ -3,7 +3,9 @@ package sim
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,6 +33,7 @@ type request struct {
 	active    bool // its repository had a job that was found here, lately
 	foreign   bool // not our label
 	ours      bool // a label that is ours and that some host can run
+	away      bool // its repository was transferred to somebody who does not have the App
 	runs      time.Duration
 	fails     bool
 	queued    time.Time
@@ -245,7 +248,7 @@ func (l *load) tidy() {
 			continue
 		}
 		s.report.Conclusions[state.Conclusion]++
-		if state.RunnerID == 0 && r.cancelled.IsZero() {
+		if state.RunnerID == 0 && r.cancelled.IsZero() && !s.cfg.expires {
 			s.report.Lost++ // GitHub gave it up after 24 h
 			s.violated("I1", "job %d of %s/%s waited until GitHub gave it up", id, r.org.login, r.repo)
 		}
@@ -272,6 +275,28 @@ func (l *load) again(r *request) {
 	}
 	l.sim.report.Reruns++
 	l.add(&request{id: id, org: r.org, repo: r.repo, name: r.name, ours: true, attempts: r.attempts + 1})
+}
+
+// move renames a repository, or transfers it to another owner: its jobs that are not completed are nobody's here then, and are
+// cancelled after some hours.
+func (l *load) move(o *org, name, toOwner, toName string) {
+	s := l.sim
+	s.must(s.github.MoveRepository(o.login, name, toOwner, toName))
+	o.repos = slices.DeleteFunc(o.repos, func(repo string) bool { return repo == name })
+	if toOwner == o.login {
+		o.repos = append(o.repos, toName)
+	}
+	for _, id := range slices.Sorted(maps.Keys(l.open)) {
+		r := l.open[id]
+		switch {
+		case r.org != o || r.repo != name:
+		case toOwner == o.login:
+			r.repo = toName
+		default:
+			r.away, r.ours = true, false
+			s.after(2*time.Hour, func() { l.cancel(r) })
+		}
+	}
 }
 
 func (l *load) duration(id int64) time.Duration { return l.all[id].runs }

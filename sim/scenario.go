@@ -119,12 +119,48 @@ func Scenarios() []Scenario { //nolint:funlen // a table
 		}, ""},
 		condition("self-hosted runners disabled", millrace.WaitSelfHostedDisabled),
 		condition("app suspended", millrace.WaitSuspended),
+		condition("app uninstalled", millrace.WaitSuspended),
 		condition("permission missing", millrace.WaitPermission),
 		condition("IP allow list", millrace.WaitIPAllowList),
 		condition("runner version too old", millrace.WaitRunnerVersion),
 		condition("runner group full", millrace.WaitRunnerGroupFull),
 		{"21 runner group excludes a repository", with(window("runner group excludes a repository"), func(c *Config) { c.Repos = 1 }), incident(millrace.WaitRunnerGroup), ""},
 		condition("API down", millrace.WaitGitHubDown),
+		{"21 repositories are renamed", with(quiet(2*time.Hour, 160, faults(githubtest.Faults{Drop: 0.5})), func(c *Config) {
+			c.Orgs, c.Repos = 2, 2
+			c.script = func(s *Sim) {
+				s.after(40*time.Minute, func() {
+					for _, o := range s.orgs {
+						s.load.move(o, "repo-0", o.login, "renamed")
+						s.github.AddRepository(o.login, "repo-0", false) // another
+					}
+				})
+				s.faults.open("hooks off", s.orgs[0].login, 40*time.Minute, 90*time.Minute)
+			}
+		}), starts(12 * time.Minute), ""},
+		{"21 a repository is transferred", with(quiet(time.Hour, 60, Faults{}), func(c *Config) {
+			c.script = func(s *Sim) {
+				s.after(20*time.Minute, func() {
+					s.load.queue(s.orgs[0], "repo-0", 3)
+					s.load.move(s.orgs[0], "repo-0", "stranger", "repo-0")
+				})
+				s.after(50*time.Minute, s.checkAway)
+			}
+		}), func(r Report) error {
+			if r.Wasted > 12 {
+				return fmt.Errorf("%d VMs were for nothing", r.Wasted)
+			}
+			return nil
+		}, ""},
+		{"GitHub cancels what waited for a day", with(quiet(time.Hour, 10, faults(githubtest.Faults{Drop: 0.5})), func(c *Config) {
+			c.Repos, c.expires = 1, true
+			c.script = func(s *Sim) { s.after(10*time.Minute, func() { s.hosts[0].crash(30 * time.Hour) }) }
+		}), func(r Report) error {
+			if r.Conclusions["cancelled"] < 5 {
+				return fmt.Errorf("no job was cancelled: %v", r.Conclusions)
+			}
+			return nil
+		}, ""},
 		{"23 a host has no disk left", with(quiet(time.Hour, 60, Faults{}), func(c *Config) { c.Faults.BootFails = 0.7 }), starts(45 * time.Minute), ""},
 		{"24 hosts lose power, registrations are left over", with(quiet(time.Hour, 100, faults(githubtest.Faults{JITReplyLost: 0.5})), func(c *Config) {
 			c.Faults.PowerCuts, c.Cancels, c.cancelAfter = 3, 0.7, 4*time.Second

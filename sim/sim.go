@@ -43,6 +43,7 @@ type Config struct {
 
 	script      func(*Sim) // what else happens
 	cancelAfter time.Duration
+	expires     bool // jobs may wait for so long that GitHub cancels them
 }
 
 // Sim is a day under way.

@@ -253,11 +253,12 @@ func latest(times ...time.Time) time.Time {
 	return slices.MaxFunc(times, time.Time.Compare)
 }
 
-// A job that GitHub says it doesn't have is given up after that many reads in a row, over that long; one that waits is
-// given up after GitHub's limit of 24 h, unless GitHub said within the last hour that it still waits.
+// A job that GitHub says it doesn't have is given up after that many reads in a row, over that long: by then a repository
+// that was renamed is read by its new name (relistAfter). One that waits is given up after GitHub's limit of 24 h, unless
+// GitHub said within the last hour that it still waits.
 const (
 	denialsToGiveUp = 3
-	deniedFor       = 10 * time.Minute
+	deniedFor       = 15 * time.Minute
 	queuedAtMost    = 25 * time.Hour
 	confirmedFor    = time.Hour
 )
@@ -322,7 +323,8 @@ const unlisted = `
 	)
 	SELECT * FROM taken ORDER BY 1`
 
-// SaveRepositories keeps the repositories that an installation may see: those without jobs so far are known for polls.
+// SaveRepositories keeps the repositories that an installation may see: those without jobs so far are known for polls, and
+// those that were renamed are polled under their new names.
 func (s *Store) SaveRepositories(ctx context.Context, installation int64, list []millrace.Repository) error {
 	return s.systemTx(ctx, func(tx *Tx) error {
 		var b pgx.Batch
@@ -330,7 +332,10 @@ func (s *Store) SaveRepositories(ctx context.Context, installation int64, list [
 			b.Queue(`
 				INSERT INTO repositories (org_id, repository_id, installation_id, full_name, private, seen_at)
 				SELECT org_id, $2, installation_id, $3, $4, '-infinity' FROM installations WHERE installation_id = $1
-				ON CONFLICT ON CONSTRAINT repositories_pkey DO NOTHING`, installation, r.ID, r.FullName, r.Private)
+				ON CONFLICT ON CONSTRAINT repositories_pkey DO UPDATE SET
+					full_name = excluded.full_name, private = excluded.private, installation_id = excluded.installation_id
+				WHERE (repositories.full_name, repositories.private, repositories.installation_id) IS DISTINCT FROM (excluded.full_name, excluded.private, excluded.installation_id)`,
+				installation, r.ID, r.FullName, r.Private)
 		}
 		if b.Len() == 0 {
 			return nil

@@ -65,7 +65,8 @@ func (w *Workers) listRepositories(ctx context.Context, installations []int64) (
 
 func (w *Workers) poll(ctx context.Context, p store.Poll) error {
 	open, err := w.github.OpenJobs(ctx, p.Target)
-	if err != nil {
+	// A repository that was deleted or transferred lists nothing: its jobs here are asked for, and denied, one by one.
+	if err != nil && (millrace.CodeOf(err) != millrace.NotFound || !p.Open) {
 		return err
 	}
 	if len(open.Jobs) == 0 && !p.Open && open.Quota.Plenty() {

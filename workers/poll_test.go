@@ -208,13 +208,55 @@ func TestPollsReconcile(t *testing.T) {
 	}
 }
 
-// GitHub's reads can be stale: a job that it says once it doesn't have is kept. One that it denies for ten minutes is not.
+// A repository that was renamed is read by its new name, even when another has its old one by now.
+func TestPollReadsWhatWasRenamed(t *testing.T) {
+	t.Parallel()
+	h := newHub(t)
+	waiting := h.queue()
+	h.told(waiting)
+	h.poll(2 * time.Minute)
+	h.must(h.MoveRepository("calm", "engine", "calm", "motor"))
+	h.AddRepository("calm", "engine", false)
+	h.faults(githubtest.Faults{Drop: 1})
+	queued := h.queue("motor")
+	for range 14 {
+		h.poll(time.Minute)
+		h.do(millrace.GiveUpJobs{})
+	}
+	if j := h.job(waiting); j.Status != millrace.JobQueued {
+		t.Errorf("the job that waited is %s", j.Status)
+	}
+	if h.job(queued) == nil {
+		t.Error("nobody knows what was queued by the new name")
+	}
+}
+
+// The jobs of a repository that was transferred to somebody without the App are given up: GitHub denies the whole repository.
+func TestPollGivesUpWhatWasTransferred(t *testing.T) {
+	t.Parallel()
+	h := newHub(t)
+	job := h.queue()
+	h.told(job)
+	h.must(h.MoveRepository("calm", "engine", "stranger", "engine"))
+	for minute := range 20 {
+		if j := h.job(job); minute == 12 && j.Status != millrace.JobQueued {
+			t.Errorf("it is given up after %d minutes", minute)
+		}
+		h.poll(time.Minute)
+		h.do(millrace.GiveUpJobs{})
+	}
+	if j := h.job(job); j.Conclusion != millrace.ConclusionStale {
+		t.Errorf("the job is %s %s", j.Status, j.Conclusion)
+	}
+}
+
+// GitHub's reads can be stale: a job that it says once it doesn't have is kept. One that it denies for a quarter of an hour is not.
 func TestDeniedJobs(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		lasts time.Duration // that GitHub denies it
 		ends  bool
-	}{"a stale read": {2 * time.Minute, false}, "for long, and then it is back": {9 * time.Minute, false}, "GitHub has none": {12 * time.Minute, true}} {
+	}{"a stale read": {2 * time.Minute, false}, "for long, and then it is back": {13 * time.Minute, false}, "GitHub has none": {17 * time.Minute, true}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			h := newHub(t)
@@ -240,7 +282,7 @@ func TestDeniedJobs(t *testing.T) {
 			h.faults(githubtest.Faults{})
 			h.poll(2 * time.Minute)
 			h.faults(githubtest.Faults{StaleS: 24 * 60 * 60})
-			h.poll(9 * time.Minute) // of which the time before is no part
+			h.poll(13 * time.Minute) // of which the time before is no part
 			if h.do(millrace.GiveUpJobs{}); h.job(job).Status != millrace.JobQueued {
 				t.Error("it is given up")
 			}

@@ -94,6 +94,8 @@ func (g *GitHub) routes() {
 	as("GET /repos/{owner}/{repo}/actions/jobs/{id}", g.getJob).version = g.runVersion
 	as("POST /repos/{owner}/{repo}/actions/jobs/{id}/rerun", g.rerunJob)
 
+	g.mux.HandleFunc(apiPath+"/repositories/{id}/{rest...}", g.byID)
+
 	limit := g.handle("GET /rate_limit", g.asAnyone, nil)
 	limit.do, limit.free = g.rateLimit, true
 	g.brokerRoutes()
@@ -156,7 +158,10 @@ func (g *GitHub) answer(h http.Header, c *call) (status int, content []byte) {
 		err = g.condition(c.owner, c)
 	}
 	if err == nil {
-		if tag := c.fresh(g); tag != "" {
+		if to := g.redirect(c); to != "" {
+			h.Set("Location", to)
+			err = c.moved()
+		} else if tag := c.fresh(g); tag != "" {
 			h.Set("ETag", tag)
 			status = http.StatusNotModified
 		} else {

@@ -63,6 +63,7 @@ type GitHub struct {
 	owners        map[string]*owner // by login in lower case
 	installations map[int64]*owner
 	repos         map[string]*repo // by owner/name in lower case
+	moved         map[string]*repo // by what they were called before
 	runs          map[int64]*run
 	jobs          map[int64]*job
 	order         []*job // all, as they were queued
@@ -132,7 +133,7 @@ func New(cfg Config) (*GitHub, error) {
 		cfg.Key = key
 	}
 	g := &GitHub{
-		cfg: cfg, key: cfg.Key, owners: map[string]*owner{}, installations: map[int64]*owner{}, repos: map[string]*repo{}, runs: map[int64]*run{},
+		cfg: cfg, key: cfg.Key, owners: map[string]*owner{}, installations: map[int64]*owner{}, repos: map[string]*repo{}, moved: map[string]*repo{}, runs: map[int64]*run{},
 		jobs: map[int64]*job{}, pools: map[string]*pool{}, runners: map[int64]*runner{}, byToken: map[string]*runner{}, scopes: map[string]*scope{},
 		tokens: map[string]*token{}, hooks: hooks{pending: map[int64]*delivery{}}, sending: make(chan struct{}, 16), dirty: make(chan struct{}, 1),
 		chance: cfg.Rand, app: newQuota(0, perHour), nobody: newQuota(0, 60), etags: map[string]etag{},

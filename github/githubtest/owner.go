@@ -67,6 +67,10 @@ func (g *GitHub) repo(login, name string) *repo {
 	r, ok := g.repos[key]
 	if !ok {
 		r = &repo{ID: idOf("repository/" + key), Owner: login, Name: name, rendered: map[[2]bool]json.RawMessage{}}
+		if _, used := g.moved[key]; used {
+			r.ID = g.nextID()
+			delete(g.moved, key)
+		}
 		g.repos[key] = r
 		if o, ok := g.owners[strings.ToLower(login)]; ok {
 			r.Owner = o.Login
