@@ -19,6 +19,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/golang-jwt/jwt/v4"
@@ -51,6 +52,9 @@ type App struct {
 	api     *url.URL
 	tokens  *tokens
 	answers *answers
+
+	signing sync.Mutex
+	jwt     token // the App's own
 }
 
 var (
@@ -183,6 +187,9 @@ func (a *App) call(ctx context.Context, installation int64, credential, method, 
 	case got.status < 200 || got.status > 299:
 		refused := &refusal{call: method + " " + u.Path, status: got.status, header: got.header, message: messageOf(content)}
 		if installation == asApp {
+			if got.status == http.StatusUnauthorized {
+				a.dropJWT(credential)
+			}
 			return got, errors.Join(refused, a.notePause(ctx, refused))
 		}
 		return got, refused

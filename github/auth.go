@@ -30,12 +30,31 @@ const jwtLife = 9 * time.Minute
 // tokenMargin is how long before its end a token is no longer used: a call may take a while to get there.
 const tokenMargin = time.Minute
 
-// appJWT is a token of the App itself, signed anew each time: RS256, which costs a millisecond.
+// appJWT is a token of the App itself. It is kept, for to sign it costs a millisecond (RS256).
 func (a *App) appJWT() (string, error) {
+	a.signing.Lock()
+	defer a.signing.Unlock()
 	now := a.cfg.Now()
-	return jwt.NewWithClaims(jwt.SigningMethodRS256, jwt.RegisteredClaims{
-		Issuer: strconv.FormatInt(a.cfg.AppID, 10), IssuedAt: jwt.NewNumericDate(now.Add(-time.Minute)), ExpiresAt: jwt.NewNumericDate(now.Add(jwtLife)),
+	if now.Before(a.jwt.expires.Add(-tokenMargin)) {
+		return a.jwt.text.Reveal(), nil
+	}
+	expires := now.Add(jwtLife)
+	text, err := jwt.NewWithClaims(jwt.SigningMethodRS256, jwt.RegisteredClaims{
+		Issuer: strconv.FormatInt(a.cfg.AppID, 10), IssuedAt: jwt.NewNumericDate(now.Add(-time.Minute)), ExpiresAt: jwt.NewNumericDate(expires),
 	}).SignedString(a.key)
+	if err == nil {
+		a.jwt = token{millrace.Secret(text), expires}
+	}
+	return text, err
+}
+
+// dropJWT forgets a token that GitHub refused: the clock that it was made by may have been wrong.
+func (a *App) dropJWT(text string) {
+	a.signing.Lock()
+	defer a.signing.Unlock()
+	if a.jwt.text.Reveal() == text {
+		a.jwt = token{}
+	}
 }
 
 // credential is what a call carries: the App's JWT, or the installation's token.

@@ -33,6 +33,33 @@ func TestTokensByTheAppsClock(t *testing.T) {
 	}
 }
 
+// The App's own token is kept too, until it may be close to its end, or GitHub refuses it.
+func TestTheAppsOwnTokenIsKept(t *testing.T) {
+	t.Parallel()
+	refuse := false
+	used := map[string]bool{}
+	f := newFar(t, map[string]http.HandlerFunc{"GET /app/installations/{id}": func(w http.ResponseWriter, r *http.Request) {
+		used[r.Header.Get("Authorization")] = true
+		if refuse {
+			says(401, `{"message":"A JSON web token could not be decoded"}`)(w, r)
+			return
+		}
+		says(200, `{"id":5,"account":{"id":1,"login":"calm","type":"Organization"}}`)(w, r)
+	}})
+	for _, step := range []struct {
+		advance time.Duration
+		refuse  bool
+		want    int
+	}{{0, false, 1}, {7 * time.Minute, false, 1}, {time.Minute, false, 2}, {time.Minute, true, 2}, {time.Second, false, 3}} {
+		f.advance(step.advance)
+		refuse = step.refuse
+		_, err := f.App.Installation(t.Context(), farInstallation)
+		if (err != nil) != step.refuse || len(used) != step.want {
+			t.Errorf("%v later: %d tokens, want %d (%v)", step.advance, len(used), step.want, err)
+		}
+	}
+}
+
 func TestARefusedTokenIsRenewedOnce(t *testing.T) {
 	t.Parallel()
 	refuse := false

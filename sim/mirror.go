@@ -72,6 +72,7 @@ BEGIN
 		EXECUTE format('ALTER TABLE %s SET (autovacuum_enabled = false)', t);
 	END LOOP;
 	EXECUTE format('ALTER DATABASE %I SET enable_seqscan = off', current_database());
+	EXECUTE format('ALTER DATABASE %I SET plan_cache_mode = force_generic_plan', current_database());
 END $$;
 CREATE FUNCTION sim_table() RETURNS event_trigger LANGUAGE plpgsql AS $$
 DECLARE r record;

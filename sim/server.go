@@ -301,9 +301,15 @@ func (srv *server) step(event workers.PlacerEvent) {
 
 func (srv *server) pass(org millrace.OrgID) {
 	placed, err := srv.st.Place(srv.sim.ctx, org, scheduler.Decide)
-	srv.sim.tolerate(err)
-	srv.sim.report.Passes++
-	srv.step(workers.PassDone{Org: org, NextAt: placed.NextAt, Failed: err != nil})
+	s := srv.sim
+	s.tolerate(err)
+	s.report.Passes++
+	life := srv.life
+	s.after(s.between(2*time.Millisecond, 10*time.Millisecond), func() {
+		if srv.life == life {
+			srv.do(func() { srv.step(workers.PassDone{Org: org, NextAt: placed.NextAt, Failed: err != nil}) })
+		}
+	})
 }
 
 // task is a row of the task queue: in the database, so that it outlives processes.

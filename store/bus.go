@@ -141,11 +141,11 @@ func (b *Bus) listen(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger, 
 			if _, err := raw.Exec(ctx, "LISTEN "+channel); err != nil {
 				return err
 			}
+			b.wake("")
 			if first != nil {
 				close(first)
 				first = nil
 			}
-			b.wake("")
 			for {
 				n, err := raw.WaitForNotification(ctx)
 				if err != nil {

@@ -67,6 +67,45 @@ func TestAnnouncements(t *testing.T) {
 	}
 }
 
+// Placement is woken by what may change what it decides, and by nothing else: most deliveries tell it nothing.
+func TestDemandIsAnnouncedForNewsAlone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	deliver := func(id int64, status millrace.JobStatus, runner int64) (woken bool) {
+		t.Helper()
+		demand, shown := w.st.Bus.On(store.TopicDemand(w.ID)), w.st.Bus.On(store.TopicOrg(w.ID))
+		storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, id, status, func(j *millrace.Job) { j.RunnerID = runner }))
+		closed(t, shown, "what people see") // both come in one announcement
+		select {
+		case <-demand:
+			return true
+		default:
+			return false
+		}
+	}
+	for _, step := range []struct {
+		what   string
+		id     int64
+		status millrace.JobStatus
+		runner int64
+		want   bool
+	}{
+		{"a job waits", 1, millrace.JobQueued, 0, true},
+		{"the same once more", 1, millrace.JobQueued, 0, false},
+		{"a runner took it", 1, millrace.JobInProgress, 5, true},
+		{"late, that it waits", 1, millrace.JobQueued, 0, false},
+		{"it is over", 1, millrace.JobCompleted, 5, false},
+		{"another, of which the end is told first", 2, millrace.JobCompleted, 6, true},
+		{"that it began", 2, millrace.JobInProgress, 6, false},
+		{"one that waits", 3, millrace.JobQueued, 0, true},
+		{"it is cancelled", 3, millrace.JobCompleted, 0, true},
+	} {
+		if got := deliver(step.id, step.status, step.runner); got != step.want {
+			t.Errorf("%s: placement woken %t, want %t", step.what, got, step.want)
+		}
+	}
+}
+
 // More topics than a payload holds wake everyone: none may be cut off.
 func TestOverlongAnnouncementWakesEveryone(t *testing.T) {
 	t.Parallel()

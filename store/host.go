@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -159,73 +160,70 @@ func (o Org) StartHost(ctx context.Context, id millrace.HostID, f millrace.HostF
 
 // Desired returns the VMs that the host should be running, and the version of that list.
 func (o Org) Desired(ctx context.Context, host millrace.HostID) (version int64, vms []millrace.VM, err error) {
-	err = o.tx(ctx, func(tx *Tx) error {
-		version, vms, err = tx.desired(ctx, o.id, host)
-		return err
-	})
+	_, err = o.store.roundTrip(ctx, o.store.app, o.id, func(b *pgx.Batch) { readDesired(b, o.id, host, &version, &vms) })
 	return version, vms, err
 }
 
-func (tx *Tx) desired(ctx context.Context, org millrace.OrgID, host millrace.HostID) (version int64, vms []millrace.VM, err error) {
-	var b pgx.Batch
+// readDesired reads the VMs that a host should be running, and the version of that list.
+func readDesired(b *pgx.Batch, org millrace.OrgID, host millrace.HostID, version *int64, vms *[]millrace.VM) {
 	// The version first: a list that is newer than its version is fetched once more, an older one would be missed.
 	b.Queue(`SELECT desired_version FROM hosts WHERE (org_id, host_id) = ($1, $2)`, org, host).QueryRow(func(row pgx.Row) error {
-		return row.Scan(&version)
+		return row.Scan(version)
 	})
 	b.Queue(`
 		SELECT `+vmColumns+` FROM vms v
 		WHERE (v.org_id, v.host_id) = ($1, $2) AND v.state IN ('pending', 'booting', 'online', 'busy', 'lost') ORDER BY v.vm_id`,
 		org, host).Query(func(rows pgx.Rows) (err error) {
-		vms, err = pgx.CollectRows(rows, scanVM)
+		*vms, err = pgx.CollectRows(rows, scanVM)
 		return err
 	})
-	err = tx.SendBatch(ctx, &b).Close()
-	return version, vms, err
 }
 
 // Observe joins what a host observes into its VMs, and returns what it should be running. A VM that ended before it ever
 // ran a job is a failed try of its job, and its registration at GitHub, if any, is removed. A VM that is being stopped and
 // that the host doesn't report is gone.
 func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, observations []millrace.Observation) (version int64, desired []millrace.VM, err error) {
-	err = o.tx(ctx, func(tx *Tx) error {
-		var current int64
-		var vms []millrace.VM
-		var read pgx.Batch
-		read.Queue(`SELECT epoch, desired_version FROM hosts WHERE (org_id, host_id) = ($1, $2)`, o.id, host).QueryRow(func(row pgx.Row) error {
+	reported := make(map[millrace.VMID]millrace.Observation, len(observations))
+	for _, ob := range observations {
+		reported[ob.VMID] = ob
+	}
+	var current int64
+	var vms []millrace.VM
+	look := func(b *pgx.Batch, lock string) {
+		b.Queue(`SELECT epoch, desired_version FROM hosts WHERE (org_id, host_id) = ($1, $2)`, o.id, host).QueryRow(func(row pgx.Row) error {
 			return row.Scan(&current, &version)
 		})
-		read.Queue(`
-			SELECT `+vmColumns+` FROM vms v WHERE (v.org_id, v.host_id) = ($1, $2) AND v.state <> 'gone' ORDER BY v.vm_id FOR UPDATE`,
+		b.Queue(`
+			SELECT `+vmColumns+` FROM vms v WHERE (v.org_id, v.host_id) = ($1, $2) AND v.state <> 'gone' ORDER BY v.vm_id`+lock,
 			o.id, host).Query(func(rows pgx.Rows) (err error) {
 			vms, err = pgx.CollectRows(rows, scanVM)
 			return err
 		})
+	}
+	// Most reports say nothing new: those lock nothing and take one round trip.
+	now, err := o.store.roundTrip(ctx, o.store.app, o.id, func(b *pgx.Batch) { look(b, "") })
+	switch {
+	case err != nil:
+		return 0, nil, err
+	case current != epoch:
+		return 0, nil, errEpoch
+	case !slices.ContainsFunc(vms, func(v millrace.VM) bool { return observe(&v, reported, now) }):
+		return version, slices.DeleteFunc(vms, func(v millrace.VM) bool { return v.State == millrace.VMStopping }), nil
+	}
+	err = o.tx(ctx, func(tx *Tx) error {
+		var read, b pgx.Batch
+		look(&read, ` FOR UPDATE`)
 		if err := tx.SendBatch(ctx, &read).Close(); err != nil {
 			return err
 		}
 		if current != epoch {
-			return millrace.Errorf(millrace.Unauthenticated, "The agent was started again; this process's epoch is over.")
+			return errEpoch
 		}
-		reported := make(map[millrace.VMID]millrace.Observation, len(observations))
-		for _, ob := range observations {
-			reported[ob.VMID] = ob
-		}
-		var b pgx.Batch
 		var failed failures
 		ended := false
 		for _, v := range vms {
 			before := v
-			ob, seen := reported[v.ID]
-			switch {
-			case seen:
-				if !v.Observe(ob, tx.now) {
-					continue
-				}
-			case v.State == millrace.VMStopping:
-				if err := v.To(millrace.VMGone, tx.now); err != nil {
-					return err
-				}
-			default:
+			if !observe(&v, reported, tx.now) {
 				continue
 			}
 			tx.queueVM(&b, v)
@@ -245,27 +243,27 @@ func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, obs
 				}
 			}
 		}
-		if b.Len() == 0 {
-			for _, v := range vms {
-				if v.State != millrace.VMStopping {
-					desired = append(desired, v)
-				}
-			}
-			return nil
-		}
 		// VMs, then jobs, then hosts: whoever writes several kinds writes them in this order, so that no two deadlock.
 		if ended {
 			tx.queueFailures(&b, o.id, failed)
 			tx.queueDesired(&b, o.id, host)
 			tx.announceDemand(o.id)
 		}
-		if err := tx.SendBatch(ctx, &b).Close(); err != nil {
-			return err
-		}
-		version, desired, err = tx.desired(ctx, o.id, host)
-		return err
+		readDesired(&b, o.id, host, &version, &desired)
+		return tx.SendBatch(ctx, &b).Close()
 	})
 	return version, desired, err
+}
+
+var errEpoch = millrace.Errorf(millrace.Unauthenticated, "The agent was started again; this process's epoch is over.")
+
+// observe joins what a host reports of v, and reports whether it changed. A VM that is being stopped and that isn't reported
+// is gone.
+func observe(v *millrace.VM, reported map[millrace.VMID]millrace.Observation, now time.Time) bool {
+	if ob, seen := reported[v.ID]; seen {
+		return v.Observe(ob, now)
+	}
+	return v.State == millrace.VMStopping && v.To(millrace.VMGone, now) == nil
 }
 
 // failures are jobs whose VM came to nothing, and why, and those whose VM ran a job of which we have not heard.
@@ -378,29 +376,30 @@ func (s *Store) FlushHeard(ctx context.Context) error {
 		epochs, sequences = append(epochs, b.epoch), append(sequences, b.sequence)
 		ages = append(ages, s.clock().Sub(b.at).Milliseconds())
 	}
-	err := s.systemTx(ctx, func(tx *Tx) error {
-		rows, err := tx.Query(ctx, `
+	var at any // the transaction's
+	if s.now != nil {
+		at = s.now()
+	}
+	var back []millrace.OrgID
+	_, err := s.roundTrip(ctx, s.system, 0, func(b *pgx.Batch) {
+		b.Queue(`
 			WITH heard AS (
 				SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[]) AS t (org_id, host_id, epoch, sequence, age)
 			), locked AS ( -- in order: another server may be writing the same hosts
-				SELECT b.org_id, b.host_id, b.seen_at, t.epoch, t.sequence, t.age
+				SELECT b.org_id, b.host_id, b.seen_at, t.epoch, t.sequence, coalesce($6, transaction_timestamp()) - t.age * interval '1 millisecond' AS heard_at
 				FROM host_beats b JOIN heard t ON (b.org_id, b.host_id) = (t.org_id, t.host_id::uuid)
 				ORDER BY b.org_id, b.host_id FOR NO KEY UPDATE OF b
 			), written AS (
 				UPDATE host_beats b SET
-					seen_at = greatest(b.seen_at, $6::timestamptz - t.age * interval '1 millisecond'),
+					seen_at = greatest(b.seen_at, t.heard_at),
 					sequence = CASE WHEN b.epoch = t.epoch THEN greatest(b.sequence, t.sequence) ELSE b.sequence END
 				FROM locked t WHERE (b.org_id, b.host_id) = (t.org_id, t.host_id)
 			)
-			SELECT DISTINCT org_id FROM locked WHERE seen_at <= $7`, orgs, hosts, epochs, sequences, ages, tx.now, tx.now.Add(-millrace.OfflineAfter))
-		if err != nil {
+			SELECT DISTINCT org_id FROM locked WHERE seen_at <= coalesce($6, transaction_timestamp()) - $7::interval`,
+			orgs, hosts, epochs, sequences, ages, at, millrace.OfflineAfter).Query(func(rows pgx.Rows) (err error) {
+			back, err = pgx.CollectRows(rows, pgx.RowTo[millrace.OrgID])
 			return err
-		}
-		back, err := pgx.CollectRows(rows, pgx.RowTo[millrace.OrgID])
-		for _, org := range back {
-			tx.announceDemand(org)
-		}
-		return err
+		})
 	})
 	if err != nil {
 		s.heard.mu.Lock()
@@ -408,8 +407,17 @@ func (s *Store) FlushHeard(ctx context.Context) error {
 		for host, b := range beats {
 			s.heard.note(host, b)
 		}
+		return err
 	}
-	return err
+	if len(back) == 0 {
+		return nil
+	}
+	return s.systemTx(ctx, func(tx *Tx) error {
+		for _, org := range back {
+			tx.announceDemand(org)
+		}
+		return nil
+	})
 }
 
 // MarkLost marks the VMs of silent hosts as lost and has those that ran no job unregistered: only then may their jobs
@@ -419,6 +427,16 @@ func (s *Store) FlushHeard(ctx context.Context) error {
 func (s *Store) MarkLost(ctx context.Context) (n int, err error) {
 	if s.clock().Sub(s.opened) < millrace.OfflineAfter {
 		return 0, nil
+	}
+	var longest *time.Time
+	now, err := s.roundTrip(ctx, s.system, 0, func(b *pgx.Batch) {
+		b.Queue(`
+			SELECT min(seen_at) FROM host_beats b
+			WHERE EXISTS (SELECT FROM vms v WHERE (v.org_id, v.host_id) = (b.org_id, b.host_id) AND v.state IN ('pending', 'booting', 'online', 'busy'))`).
+			QueryRow(func(row pgx.Row) error { return row.Scan(&longest) })
+	})
+	if err != nil || longest == nil || longest.After(now.Add(-millrace.OfflineAfter)) { // as a rule
+		return 0, err
 	}
 	err = s.systemTx(ctx, func(tx *Tx) error {
 		vms, err := many(ctx, tx, scanVM, `

@@ -134,11 +134,13 @@ func (s *Store) CloseIncidents(ctx context.Context, installation, repositoryID i
 
 // OpenIncidents are the open incidents of an installation, in order of their IDs, and the time that they are read at.
 func (s *Store) OpenIncidents(ctx context.Context, installation int64) (list []millrace.Incident, at time.Time, err error) {
-	err = s.systemTx(ctx, func(tx *Tx) error {
-		at = tx.now
-		list, err = many(ctx, tx, scanIncident, `
-			SELECT `+incidentColumns+incidentFrom+` WHERE i.installation_id = $1 AND i.closed_at IS NULL ORDER BY i.incident_id`, installation)
-		return err
+	at, err = s.roundTrip(ctx, s.system, 0, func(b *pgx.Batch) {
+		b.Queue(`
+			SELECT `+incidentColumns+incidentFrom+` WHERE i.installation_id = $1 AND i.closed_at IS NULL ORDER BY i.incident_id`,
+			installation).Query(func(rows pgx.Rows) (err error) {
+			list, err = pgx.CollectRows(rows, scanIncident)
+			return err
+		})
 	})
 	return list, at, err
 }
@@ -156,6 +158,13 @@ type DueIncident struct {
 // its code's pause, whatever becomes of the probe. While GitHub has asked not to be called for an installation, none of its
 // is due.
 func (s *Store) DueIncidents(ctx context.Context) (due []DueIncident, at time.Time, err error) {
+	var first *time.Time
+	at, err = s.roundTrip(ctx, s.system, 0, func(b *pgx.Batch) {
+		b.Queue(`SELECT min(probe_at) FROM incidents WHERE closed_at IS NULL`).QueryRow(func(row pgx.Row) error { return row.Scan(&first) })
+	})
+	if err != nil || first == nil || first.After(at) { // as a rule
+		return nil, at, err
+	}
 	err = s.systemTx(ctx, func(tx *Tx) error {
 		at = tx.now
 		type row struct {

@@ -167,7 +167,6 @@ func (s *Store) intakeInto(ctx context.Context, tx *Tx, batch []intakeRequest, r
 		}
 		results[i] = IntakeStored
 		tx.queueDelivery(&statements, t.org, r)
-		tx.announceDemand(t.org)
 	}
 	for _, installation := range slices.Sorted(maps.Keys(heard)) {
 		statements.Queue(`
@@ -207,7 +206,8 @@ func (tx *Tx) queueDelivery(b *pgx.Batch, org millrace.OrgID, r intakeRequest) {
 
 // queueJob joins an event's job into its row. The join is commutative, associative and idempotent: the status is the
 // greatest seen; a fact that only some events carry is kept once known, and where two events differ (a renamed repository)
-// the greater value wins, so that the order of events cannot matter.
+// the greater value wins, so that the order of events cannot matter. A job that begins or ceases to wait, or whose runner
+// becomes known, is news for placement; most of what else is told, and all that is told twice, is none.
 func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job) {
 	b.Queue(`
 		INSERT INTO repositories (org_id, repository_id, installation_id, full_name, private, seen_at)
@@ -217,7 +217,10 @@ func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job) {
 		WHERE (repositories.full_name, repositories.private, repositories.installation_id) IS DISTINCT FROM (excluded.full_name, excluded.private, excluded.installation_id)
 			OR repositories.seen_at < excluded.seen_at - interval '1 hour'`,
 		org, j.RepositoryID, j.InstallationID, j.Repository, j.Private, tx.now)
+	var before, after *millrace.JobStatus
+	var runnerBefore, runnerAfter *int64
 	b.Queue(`
+		WITH before AS (SELECT status, runner_id FROM jobs WHERE (org_id, installation_id, github_job_id, run_attempt) = ($1, $3, $4, $6))
 		INSERT INTO jobs (
 			org_id, job_id, installation_id, github_job_id, run_id, run_attempt, repository_id, repository, private, zone,
 			workflow, name, branch, sha, actor_id, actor, labels, html_url, status, conclusion, runner_id, runner_name,
@@ -241,11 +244,21 @@ func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job) {
 			repository   = greatest(jobs.repository, excluded.repository),
 			private      = jobs.private AND excluded.private,
 			-- The less trusted of the two: a repository may be made public while its job waits.
-			zone         = CASE WHEN 'fork' IN (jobs.zone, excluded.zone) THEN 'fork' WHEN 'public' IN (jobs.zone, excluded.zone) THEN 'public' ELSE 'private' END`,
+			zone         = CASE WHEN 'fork' IN (jobs.zone, excluded.zone) THEN 'fork' WHEN 'public' IN (jobs.zone, excluded.zone) THEN 'public' ELSE 'private' END
+		RETURNING (SELECT status::text FROM before), status::text, (SELECT runner_id FROM before), runner_id`,
 		org, millrace.NewJobID(tx.ids, tx.now), j.InstallationID, j.GitHubID, j.RunID, j.RunAttempt, j.RepositoryID, j.Repository,
 		j.Private, j.Zone, j.Workflow, j.Name, j.Branch, j.SHA, j.ActorID, j.Actor, j.Labels, j.HTMLURL, j.Status, j.Conclusion,
 		j.RunnerID, j.RunnerName, j.QueuedAt, ptr(j.StartedAt), ptr(j.CompletedAt), tx.now, j.Demand.Arch, j.Demand.Size.MilliCPU,
-		j.Demand.Size.MemoryMB, j.Demand.Burstable, notNil(j.Demand.Extra), j.Wait.Code, j.Wait.Text, j.Wait.Remedy)
+		j.Demand.Size.MemoryMB, j.Demand.Burstable, notNil(j.Demand.Extra), j.Wait.Code, j.Wait.Text, j.Wait.Remedy).QueryRow(func(row pgx.Row) error {
+		if err := row.Scan(&before, &after, &runnerBefore, &runnerAfter); err != nil {
+			return err
+		}
+		tx.announceOrg(org)
+		if before == nil || *before != *after && *before == millrace.JobQueued || *runnerBefore != *runnerAfter {
+			tx.announceDemand(org)
+		}
+		return nil
+	})
 }
 
 // queueClose has the closed facts of a completed job written.

@@ -194,7 +194,7 @@ func (s *Store) CloseJob(ctx context.Context, org millrace.OrgID, job millrace.J
 				CASE WHEN j.runner_id = 0 THEN 0 ELSE greatest(0, extract(epoch FROM j.started_at - j.queued_at) * 1000)::bigint END,
 				CASE WHEN j.runner_id = 0 THEN 0 ELSE greatest(0, extract(epoch FROM j.completed_at - j.started_at) * 1000)::bigint END,
 				j.runner_id <> 0
-			FROM jobs j LEFT JOIN vms v ON j.runner_id <> 0 AND (v.org_id, v.installation_id, v.runner_id) = (j.org_id, j.installation_id, j.runner_id)
+			FROM jobs j LEFT JOIN vms v ON v.runner_id <> 0 AND (v.org_id, v.installation_id, v.runner_id) = (j.org_id, j.installation_id, j.runner_id)
 			WHERE (j.org_id, j.job_id) = ($1, $2) AND j.status = 'completed'
 			LIMIT 1
 			ON CONFLICT ON CONSTRAINT job_facts_pkey DO UPDATE SET

@@ -27,35 +27,38 @@ type Placed struct {
 // Place runs one placement pass for org: it locks, reads, has decide decide, and writes, in one transaction. A slot and a
 // unit of the installation's JIT budget are reserved here, by the VM's row.
 func (s *Store) Place(ctx context.Context, org millrace.OrgID, decide func(millrace.Pass) millrace.Decision) (placed Placed, err error) {
-	err = s.systemTx(ctx, func(tx *Tx) error {
-		var b pgx.Batch
+	lock := func(tx *Tx, b *pgx.Batch) {
 		b.Queue(`SELECT pg_advisory_xact_lock($1, $2::bigint::integer)`, placementLock, org)
-		if s.now == nil { // the lock may have been waited for
-			b.Queue(`SELECT statement_timestamp()`).QueryRow(func(row pgx.Row) error { return row.Scan(&tx.now) })
+		// The lock may have been waited for.
+		b.Queue(`SELECT statement_timestamp()`).QueryRow(func(row pgx.Row) error { return row.Scan(&tx.now) })
+	}
+	err = s.tx(ctx, s.system, 0, func(tx *Tx) error {
+		pass, untied, err := s.readPass(ctx, tx, org)
+		for err == nil && untied {
+			if err = tx.tie(ctx, org); err == nil {
+				pass, untied, err = s.readPass(ctx, tx, org)
+			}
 		}
-		if err := tx.SendBatch(ctx, &b).Close(); err != nil {
-			return err
-		}
-		pass, err := s.readPass(ctx, tx, org)
 		if err != nil {
 			return err
 		}
 		decision := decide(pass)
 		placed = Placed{VMs: len(decision.Place), At: pass.Now, NextAt: decision.NextAt}
 		return tx.writeDecision(ctx, pass, decision)
-	})
+	}, lock)
 	return placed, err
 }
 
-func (s *Store) readPass(ctx context.Context, tx *Tx, org millrace.OrgID) (p millrace.Pass, err error) {
-	p.Now = tx.now
-	var b pgx.Batch
-	// GitHub picked the runner: tie each VM to the job that its runner was seen with, whatever it was launched for.
-	b.Queue(`
+// unmatched are an org's VMs, of now and lately, whose runner was not seen with a job.
+const unmatched = `v.org_id = $1 AND v.ran_job IS NULL AND v.runner_id <> 0 AND coalesce(v.gone_at, 'infinity') > $2::timestamptz - interval '1 hour'`
+
+// tie ties VMs to the jobs that their runners were seen with: GitHub picked the runner, whatever it was launched for.
+func (tx *Tx) tie(ctx context.Context, org millrace.OrgID) error {
+	_, err := tx.Exec(ctx, `
 		WITH ran AS (
 			SELECT v.vm_id, v.for_job, j.job_id
-			FROM vms v JOIN jobs j ON (j.org_id, j.installation_id, j.runner_id) = (v.org_id, v.installation_id, v.runner_id)
-			WHERE v.org_id = $1 AND v.ran_job IS NULL AND v.runner_id <> 0 AND coalesce(v.gone_at, 'infinity') > $2::timestamptz - interval '1 hour'
+			FROM vms v JOIN jobs j ON (j.org_id, j.installation_id, j.runner_id) = (v.org_id, v.installation_id, v.runner_id) AND j.runner_id <> 0
+			WHERE `+unmatched+`
 			ORDER BY v.vm_id FOR UPDATE OF v
 		), clear AS (
 			SELECT j.job_id FROM jobs j JOIN ran ON ran.for_job = j.job_id
@@ -67,7 +70,20 @@ func (s *Store) readPass(ctx context.Context, tx *Tx, org millrace.OrgID) (p mil
 		UPDATE vms v SET ran_job = ran.job_id, changed_at = $2, jit_sealed = NULL,
 			busy_at = coalesce(v.busy_at, $2),
 			state = CASE WHEN v.state IN ('pending', 'booting', 'online') THEN 'busy' ELSE v.state END
-		FROM ran WHERE (v.org_id, v.vm_id) = ($1, ran.vm_id)`, org, p.Now)
+		FROM ran WHERE (v.org_id, v.vm_id) = ($1, ran.vm_id)`, org, tx.now)
+	return err
+}
+
+// readPass reads all that a pass decides by. untied says that there are VMs to tie first.
+func (s *Store) readPass(ctx context.Context, tx *Tx, org millrace.OrgID) (p millrace.Pass, untied bool, err error) {
+	p.Now = tx.now
+	var b pgx.Batch
+	b.Queue(`
+		WITH v AS MATERIALIZED ( -- or the planner begins with all jobs that ever ran
+			SELECT v.org_id, v.installation_id, v.runner_id FROM vms v WHERE `+unmatched+`
+		)
+		SELECT EXISTS (SELECT FROM v JOIN jobs j ON (j.org_id, j.installation_id, j.runner_id) = (v.org_id, v.installation_id, v.runner_id) AND j.runner_id <> 0)`,
+		org, p.Now).QueryRow(func(row pgx.Row) error { return row.Scan(&untied) })
 	b.Queue(`SELECT `+orgColumns+` FROM orgs WHERE org_id = $1`, org).Query(func(rows pgx.Rows) (err error) {
 		p.Org, err = pgx.CollectExactlyOneRow(rows, scanOrg)
 		return err
@@ -120,7 +136,7 @@ func (s *Store) readPass(ctx context.Context, tx *Tx, org millrace.OrgID) (p mil
 		WHERE j.org_id = $1 AND j.status = 'queued'`, org).Query(collectDurations(p.Queue))
 	b.Queue(`SELECT host_id, boot_n, boot_p50, boot_p90 FROM hosts WHERE org_id = $1 AND boot_n > 0`, org).Query(collectDurations(p.Boots))
 	err = tx.SendBatch(ctx, &b).Close()
-	return p, err
+	return p, untied, err
 }
 
 // collectDurations collects rows of an ID and what is known of how long it takes.
@@ -250,13 +266,15 @@ func (tx *Tx) lockRetiring(ctx context.Context, org millrace.OrgID, list []millr
 
 // OrgsWithDemand are the orgs that have a job which isn't completed or a VM that isn't gone.
 func (s *Store) OrgsWithDemand(ctx context.Context) (orgs []millrace.OrgID, err error) {
-	err = s.systemTx(ctx, func(tx *Tx) error {
-		orgs, err = many(ctx, tx, pgx.RowTo[millrace.OrgID], `
+	_, err = s.roundTrip(ctx, s.system, 0, func(b *pgx.Batch) {
+		b.Queue(`
 			SELECT org_id FROM orgs o
 			WHERE EXISTS (SELECT FROM jobs j WHERE j.org_id = o.org_id AND j.status <> 'completed')
 				OR EXISTS (SELECT FROM vms v WHERE v.org_id = o.org_id AND v.state <> 'gone')
-			ORDER BY org_id`)
-		return err
+			ORDER BY org_id`).Query(func(rows pgx.Rows) (err error) {
+			orgs, err = pgx.CollectRows(rows, pgx.RowTo[millrace.OrgID])
+			return err
+		})
 	})
 	return orgs, err
 }

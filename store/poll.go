@@ -214,7 +214,6 @@ func (s *Store) joinRead(ctx context.Context, tx *Tx, p Poll, events []millrace.
 		before, ok := have[key{job.GitHubID, job.RunAttempt}]
 		switch news := !ok || job.Status.After(before.status) || job.RunnerID != 0 && before.runner == 0; {
 		case news && tx.queueEvent(&b, tenant, job):
-			tx.announceDemand(org.ID)
 			if tx.now.Sub(latest(job.QueuedAt, job.StartedAt, job.CompletedAt)) > settling {
 				polled.Missed++
 			}

@@ -261,16 +261,41 @@ func (s *Store) lookupTx(ctx context.Context, do func(*Tx) error) error {
 	return s.tx(ctx, s.app, 0, do)
 }
 
-// tx runs do in a transaction. What opens it travels with BEGIN, what it announces with COMMIT: most use cases take as long
-// as their round trips.
-func (s *Store) tx(ctx context.Context, pool *pgxpool.Pool, org millrace.OrgID, do func(*Tx) error) error {
+// roundTrip runs statements in one round trip, and says when that was. Postgres makes what is sent at once one transaction,
+// with no BEGIN or COMMIT to run (its manual, "Pipelining", in the chapter on the protocol).
+func (s *Store) roundTrip(ctx context.Context, pool *pgxpool.Pool, org millrace.OrgID, queue func(*pgx.Batch)) (time.Time, error) {
+	var b pgx.Batch
+	tx := &Tx{org: org}
+	s.queueSetting(&b, pool, tx)
+	queue(&b)
+	if err := pool.SendBatch(ctx, &b).Close(); err != nil {
+		return time.Time{}, friendly(err)
+	}
+	if s.now != nil {
+		tx.now = s.now()
+	}
+	if s.committed != nil {
+		s.committed(nil)
+	}
+	return tx.now, nil
+}
+
+// tx runs do in a transaction. What opens it, and what comes first, travels with BEGIN; what it announces with COMMIT: most
+// use cases take as long as their round trips.
+func (s *Store) tx(ctx context.Context, pool *pgxpool.Pool, org millrace.OrgID, do func(*Tx) error, first ...func(*Tx, *pgx.Batch)) error {
 	conn, err := pool.Acquire(ctx)
 	if err != nil {
 		return err
 	}
 	defer conn.Release() // a connection that is still in a transaction is closed by it
-	tx := &Tx{session: conn, ids: s.ids, topics: map[string]bool{}, log: s.log}
-	if err := tx.begin(ctx, org); err != nil {
+	tx := &Tx{session: conn, org: org, ids: s.ids, topics: map[string]bool{}, log: s.log}
+	var opening pgx.Batch
+	opening.Queue(`BEGIN`)
+	s.queueSetting(&opening, pool, tx)
+	for _, queue := range first {
+		queue(tx, &opening)
+	}
+	if err := tx.SendBatch(ctx, &opening).Close(); err != nil {
 		return err
 	}
 	if s.now != nil {
@@ -300,15 +325,16 @@ func (s *Store) clock() time.Time {
 	return time.Now()
 }
 
-// begin begins the transaction, sets its tenant and reads its time.
-func (tx *Tx) begin(ctx context.Context, org millrace.OrgID) error {
-	tx.org = org
-	var b pgx.Batch
-	b.Queue(`BEGIN`)
-	b.Queue(`SELECT transaction_timestamp(), set_config('app.org_id', $1, true)`, tenant(org)).QueryRow(func(row pgx.Row) error {
-		return row.Scan(&tx.now, nil)
-	})
-	return tx.SendBatch(ctx, &b).Close()
+// queueSetting reads a transaction's time and sets its tenant. The system role has none.
+func (s *Store) queueSetting(b *pgx.Batch, pool *pgxpool.Pool, tx *Tx) {
+	switch {
+	case pool == s.app:
+		b.Queue(`SELECT transaction_timestamp(), set_config('app.org_id', $1, true)`, tenant(tx.org)).QueryRow(func(row pgx.Row) error {
+			return row.Scan(&tx.now, nil)
+		})
+	case s.now == nil:
+		b.Queue(`SELECT transaction_timestamp()`).QueryRow(func(row pgx.Row) error { return row.Scan(&tx.now) })
+	}
 }
 
 // tenant is the setting that row-level security compares with; none is no org's.

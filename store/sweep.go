@@ -56,10 +56,14 @@ func (s *Store) EndSweep(ctx context.Context, upTo time.Time) error {
 
 // AppPause is until when GitHub has asked the App, as itself, not to call; zero when it may.
 func (s *Store) AppPause(ctx context.Context) (until time.Time, err error) {
-	err = s.systemTx(ctx, func(tx *Tx) error {
-		return tx.QueryRow(ctx, `SELECT coalesce(max(not_before), $2) FROM sweeps WHERE name = $1 AND not_before > $3`, deliveriesRow, time.Time{}, tx.now).Scan(&until)
+	var asked *time.Time
+	now, err := s.roundTrip(ctx, s.system, 0, func(b *pgx.Batch) {
+		b.Queue(`SELECT max(not_before) FROM sweeps WHERE name = $1`, deliveriesRow).QueryRow(func(row pgx.Row) error { return row.Scan(&asked) })
 	})
-	return until, err
+	if asked == nil || !asked.After(now) {
+		return time.Time{}, err
+	}
+	return *asked, err
 }
 
 // PauseApp keeps every process from calling GitHub as the App itself before a time, over restarts too.

@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"runtime/pprof"
 	"strconv"
 	"strings"
@@ -44,6 +45,7 @@ var (
 
 func main() {
 	flag.Parse()
+	debug.SetGCPercent(400) // a day needs little memory, and its core is Postgres's too
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	run := all
 	switch {
