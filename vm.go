@@ -203,6 +203,7 @@ const (
 	onlineWithin   = 4 * time.Minute    // from placed to online
 	assignedWithin = 3 * time.Minute    // from online to a job: GitHub gives a job to another runner after a minute
 	goneWithin     = 3 * time.Minute    // from its job's end to its own
+	knownWithin    = 10 * time.Minute   // from its being busy to our hearing with which job: deliveries and polls tell
 	deadHostAfter  = time.Hour          // a VM that is unregistered counts as gone when its host is silent for as long
 	MaxJobTime     = 5 * 24 * time.Hour // GitHub's limit of a job on self-hosted runners (docs, Actions limits)
 	OverdueAtLeast = time.Minute        // nothing is overdue that changed less long ago
@@ -251,6 +252,9 @@ func (v VM) Overdue(hostSeen, jobEnded, now time.Time) Overdue {
 		return Overdue{OverdueRetry, "Its runner was not online after " + onlineWithin.String() + "."}
 	case v.State == VMOnline && since(v.Stamps.Online) >= assignedWithin:
 		return Overdue{OverdueRetry, "GitHub gave its runner no job within " + assignedWithin.String() + " of its being online."}
+	case v.State == VMBusy && now.Sub(v.Stamps.Changed) >= knownWithin:
+		// GitHub once refused to remove its runner, which can be wrong; it refuses again if it is not, and that is noted.
+		return Overdue{OverdueRetire, "For " + knownWithin.String() + " nobody told which job it runs."}
 	}
 	return Overdue{}
 }

@@ -145,8 +145,8 @@ func (f *faultDay) set() {
 // active reports whether trouble is yet to come or to end.
 func (f *faultDay) active(now time.Time) bool { return f.last.After(now) }
 
-// settles is how long after its end a trouble may be felt: incidents are probed, calls are backed off from.
-const settles = 10 * time.Minute
+// settles is how long after its end a trouble may be felt: incidents are probed every ten minutes at the least, then polls go on.
+const settles = 12 * time.Minute
 
 // troubled reports whether a window for this owner, or only one that blinds, is open now or was lately.
 func (f *faultDay) troubled(owner string, blindOnly bool) bool {

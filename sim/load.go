@@ -269,6 +269,9 @@ func (l *load) tidy() {
 
 // again runs a failed job once more: a new attempt of its run.
 func (l *load) again(r *request) {
+	if r.away {
+		return
+	}
 	id, err := l.sim.github.Rerun(r.id)
 	if err != nil {
 		return // its run has gone on
@@ -286,8 +289,8 @@ func (l *load) move(o *org, name, toOwner, toName string) {
 	if toOwner == o.login {
 		o.repos = append(o.repos, toName)
 	}
-	for _, id := range slices.Sorted(maps.Keys(l.open)) {
-		r := l.open[id]
+	for _, id := range slices.Sorted(maps.Keys(l.all)) { // those that are over, too: they may be run again
+		r := l.all[id]
 		switch {
 		case r.org != o || r.repo != name:
 		case toOwner == o.login:

@@ -55,10 +55,10 @@ func (s *Store) Unregistered(ctx context.Context, org millrace.OrgID, vm millrac
 }
 
 // KeepBusy says that GitHub refused to remove the VM's runner because it runs a job: the VM is busy, whatever we have
-// heard, and is left alone.
+// heard, and is left alone for a while.
 func (s *Store) KeepBusy(ctx context.Context, org millrace.OrgID, vm millrace.VMID) error {
 	return s.retire(ctx, org, vm, func(tx *Tx, _ *pgx.Batch, v *millrace.VM) error {
-		v.RetireReason = ""
+		v.RetireReason, v.Stamps.Changed = "", tx.now
 		if v.State == millrace.VMPending || v.State == millrace.VMBooting || v.State == millrace.VMOnline {
 			return v.To(millrace.VMBusy, tx.now)
 		}

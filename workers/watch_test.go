@@ -41,6 +41,18 @@ func TestWatchVMs(t *testing.T) {
 			h.PickUp(v.RunnerID)
 			return v
 		}, false, 3 * time.Minute, []string{retire, check}, millrace.VMBusy, 1},
+		"GitHub said by mistake that it was given a job": {func(h *hub) millrace.VM {
+			h.faults(githubtest.Faults{NeverAssign: 1, Unprocessable: 1})
+			v := kept(h, h.connect(h.launch()))
+			h.faults(githubtest.Faults{})
+			return v
+		}, false, 10 * time.Minute, []string{retire}, millrace.VMStopping, 1},
+		"it has a job that nobody ever tells of": {func(h *hub) millrace.VM {
+			v := h.connect(h.launch())
+			h.faults(githubtest.Faults{Drop: 1})
+			h.PickUp(v.RunnerID)
+			return kept(h, v)
+		}, false, 10 * time.Minute, []string{retire}, millrace.VMBusy, 1},
 		"it outlives its job": {func(h *hub) millrace.VM {
 			v := runs(h)
 			h.Finish(v.RunnerID, "success")
@@ -83,6 +95,14 @@ func TestWatchVMs(t *testing.T) {
 }
 
 func (h *hub) anyVM() millrace.VM { return h.launch() }
+
+// kept is a VM that the watchdog wanted to end, and GitHub refused.
+func kept(h *hub, v millrace.VM) millrace.VM {
+	h.pass(3 * time.Minute)
+	h.do(millrace.WatchVMs{})
+	h.relay()
+	return h.vm(v.ID)
+}
 
 // unwanted is a VM that is to be destroyed.
 func (h *hub) unwanted() millrace.VM {
