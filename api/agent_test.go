@@ -14,6 +14,7 @@ import (
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/client"
+	"github.com/millrace-ci/millrace/store"
 	"github.com/millrace-ci/millrace/store/storetest"
 )
 
@@ -323,7 +324,7 @@ func TestJITOfARetiredVM(t *testing.T) {
 	h := w.enroll(w.calm, "rack-1")
 	vm := w.place(w.calm, h, 1)
 	w.runners.creating = func() { // GitHub takes its time, and meanwhile nobody needs the VM
-		_, err := w.st.Place(t.Context(), w.calm.ID, func(millrace.Pass) millrace.Decision {
+		_, err := w.st.Place(t.Context(), w.calm.ID, store.Unknown, func(millrace.Pass) millrace.Decision {
 			return millrace.Decision{Retire: []millrace.Retirement{{VMID: vm.ID, Reason: "surplus"}}}
 		})
 		if err != nil {

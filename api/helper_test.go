@@ -244,7 +244,7 @@ func (w *world) enroll(tenant storetest.Tenant, name string) host {
 func (w *world) place(tenant storetest.Tenant, h host, githubID int64) millrace.VM {
 	w.t.Helper()
 	storetest.MustIntake(w.t, w.st, storetest.Delivery(tenant, githubID, millrace.JobQueued))
-	_, err := w.st.Place(w.t.Context(), tenant.ID, func(p millrace.Pass) (d millrace.Decision) {
+	_, err := w.st.Place(w.t.Context(), tenant.ID, store.Unknown, func(p millrace.Pass) (d millrace.Decision) {
 		for _, j := range p.Jobs {
 			if j.GitHubID == githubID {
 				d.Place = append(d.Place, millrace.Placement{JobID: j.ID, HostID: h.Host, Arch: millrace.AMD64})

@@ -19,6 +19,7 @@ import (
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/api"
 	"github.com/millrace-ci/millrace/client"
+	"github.com/millrace-ci/millrace/store"
 	"github.com/millrace-ci/millrace/store/storetest"
 )
 
@@ -274,7 +275,7 @@ func TestJobWaits(t *testing.T) {
 		t.Errorf("before the first pass: %+v", wait)
 	}
 	var want millrace.WaitReason
-	_, err := w.st.Place(t.Context(), w.calm.ID, func(p millrace.Pass) millrace.Decision {
+	_, err := w.st.Place(t.Context(), w.calm.ID, store.Unknown, func(p millrace.Pass) millrace.Decision {
 		from := p.Now.UTC().Truncate(time.Millisecond)
 		want = millrace.WaitReason{
 			Code: millrace.WaitPlanLimit, Text: "All 8 slots of the plan are in use.", Remedy: "Wait.",

@@ -32,7 +32,11 @@ func NewCluster(ctx context.Context) (_ *Cluster, err error) {
 			_ = c.Stop()
 		}
 	}()
-	if c.server, err = pg.Start(ctx, pg.Options{Dir: c.dir, Settings: map[string]string{"autovacuum": "off", "jit": "off"}}); err != nil {
+	settings := map[string]string{
+		"autovacuum": "off", "jit": "off",
+		"track_counts": "off", "update_process_title": "off", "wal_level": "minimal", "max_wal_senders": "0", // nobody reads them
+	}
+	if c.server, err = pg.Start(ctx, pg.Options{Dir: c.dir, Settings: settings}); err != nil {
 		return nil, err
 	}
 	superuser := c.server.URL("postgres", "postgres")

@@ -73,6 +73,7 @@ BEGIN
 	END LOOP;
 	EXECUTE format('ALTER DATABASE %I SET enable_seqscan = off', current_database());
 	EXECUTE format('ALTER DATABASE %I SET plan_cache_mode = force_generic_plan', current_database());
+	SET plan_cache_mode = force_generic_plan;
 END $$;
 CREATE FUNCTION sim_table() RETURNS event_trigger LANGUAGE plpgsql AS $$
 DECLARE r record;

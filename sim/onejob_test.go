@@ -63,13 +63,13 @@ func (f *fleet) must(err error) {
 // announce lets the placer step on an announcement and runs the passes that it wants.
 func (f *fleet) announce() {
 	f.t.Helper()
-	events := []workers.PlacerEvent{workers.Announced{Orgs: []millrace.OrgID{f.tenant.ID}}}
+	events := []workers.PlacerEvent{workers.Announced{Demand: store.Demand{f.tenant.ID: store.Unknown}}}
 	for len(events) > 0 {
 		var run []workers.RunPass
 		f.placer, run = workers.Step(f.placer, events[0], *f.clock)
 		events = events[1:]
 		for _, pass := range run {
-			placed, err := f.st.Place(f.t.Context(), pass.Org, scheduler.Decide)
+			placed, err := f.st.Place(f.t.Context(), pass.Org, pass.Commits, scheduler.Decide)
 			f.must(err)
 			events = append(events, workers.PassDone{Org: pass.Org, NextAt: placed.NextAt})
 		}
@@ -251,7 +251,7 @@ func TestNeverUpSingleThreaded(t *testing.T) {
 		if len(run) != 1 {
 			t.Fatalf("after the pause the placer runs %v", run)
 		}
-		_, err := f.st.Place(t.Context(), run[0].Org, scheduler.Decide)
+		_, err := f.st.Place(t.Context(), run[0].Org, run[0].Commits, scheduler.Decide)
 		return err
 	}())
 	f.answer()

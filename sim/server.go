@@ -5,8 +5,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -83,9 +81,9 @@ func (srv *server) boot() (err error) {
 			return
 		}
 		srv.missed = false
-		orgs, err := srv.st.OrgsWithDemand(s.ctx)
+		demand, err := srv.st.OrgsWithDemand(s.ctx)
 		s.tolerate(err)
-		srv.step(workers.Announced{Orgs: orgs})
+		srv.step(workers.Announced{Demand: demand})
 	})
 	s.everyOf(srv, 5*time.Second, func() {
 		if srv.tasked {
@@ -165,13 +163,7 @@ func (srv *server) lost(topics []string) {
 
 // announced is what a process does about an announcement.
 func (srv *server) announced(topics []string) {
-	var orgs []millrace.OrgID
 	for _, topic := range topics {
-		if org, ok := strings.CutPrefix(topic, "demand:"); ok {
-			id, err := strconv.ParseInt(org, 10, 64)
-			srv.sim.must(err)
-			orgs = append(orgs, millrace.OrgID(id))
-		}
 		if topic == store.TopicTasks() {
 			srv.do(srv.relay)
 		}
@@ -181,8 +173,8 @@ func (srv *server) announced(topics []string) {
 			}
 		}
 	}
-	if len(orgs) > 0 && srv.up {
-		srv.do(func() { srv.step(workers.Announced{Orgs: orgs}) })
+	if demand := store.DemandOf(topics); len(demand) > 0 {
+		srv.do(func() { srv.step(workers.Announced{Demand: demand}) })
 	}
 }
 
@@ -284,7 +276,7 @@ func (srv *server) step(event workers.PlacerEvent) {
 	for _, pass := range run {
 		s.after(50*time.Microsecond, func() {
 			if srv.life == life {
-				srv.do(func() { srv.pass(pass.Org) })
+				srv.do(func() { srv.pass(pass) })
 			}
 		})
 	}
@@ -299,15 +291,15 @@ func (srv *server) step(event workers.PlacerEvent) {
 	}
 }
 
-func (srv *server) pass(org millrace.OrgID) {
-	placed, err := srv.st.Place(srv.sim.ctx, org, scheduler.Decide)
+func (srv *server) pass(p workers.RunPass) {
+	placed, err := srv.st.Place(srv.sim.ctx, p.Org, p.Commits, scheduler.Decide)
 	s := srv.sim
 	s.tolerate(err)
 	s.report.Passes++
 	life := srv.life
 	s.after(s.between(2*time.Millisecond, 10*time.Millisecond), func() {
 		if srv.life == life {
-			srv.do(func() { srv.step(workers.PassDone{Org: org, NextAt: placed.NextAt, Failed: err != nil}) })
+			srv.do(func() { srv.step(workers.PassDone{Org: p.Org, NextAt: placed.NextAt, Failed: err != nil}) })
 		}
 	})
 }

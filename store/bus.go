@@ -3,8 +3,6 @@ package store
 import (
 	"context"
 	"log/slog"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,7 +20,14 @@ const (
 	maxPayload = 7900
 	topicTasks = "tasks"
 	topicAny   = "demand"
+	topicXID   = "xid" // of the transaction that announces demand
 )
+
+// Demand is whose demand was announced, and by which transactions. [Unknown] stands for any that nobody told of.
+type Demand map[millrace.OrgID][]uint64
+
+// Unknown are transactions that no pass has seen for sure.
+var Unknown = []uint64{0}
 
 // TopicOrg is announced when something of org that people see changed.
 func TopicOrg(org millrace.OrgID) string { return "org:" + strconv.FormatInt(int64(org), 10) }
@@ -46,8 +51,8 @@ func (tx *Tx) announceDemand(org millrace.OrgID) {
 	tx.announceTo(TopicOrg(org))
 }
 
-func payload(topics map[string]bool) string {
-	joined := strings.Join(slices.Sorted(maps.Keys(topics)), " ")
+func payload(topics []string) string {
+	joined := strings.Join(topics, " ")
 	if len(joined) > maxPayload {
 		return ""
 	}
@@ -59,12 +64,12 @@ func payload(topics map[string]bool) string {
 type Bus struct {
 	mu      sync.Mutex
 	topics  map[string]chan struct{}
-	demand  map[millrace.OrgID]bool
+	demand  Demand
 	demands chan struct{}
 }
 
 func newBus() *Bus {
-	return &Bus{topics: map[string]chan struct{}{}, demand: map[millrace.OrgID]bool{}, demands: make(chan struct{}, 1)}
+	return &Bus{topics: map[string]chan struct{}{}, demand: Demand{}, demands: make(chan struct{}, 1)}
 }
 
 // On is closed at topic's next announcement. Take it before the query whose answer it outdates.
@@ -82,16 +87,35 @@ func (b *Bus) On(topic string) <-chan struct{} {
 // Demands receives when any org's demand was announced; [Bus.TakeDemand] says whose. It has one reader.
 func (b *Bus) Demands() <-chan struct{} { return b.demands }
 
-// TakeDemand returns the orgs whose demand was announced since it was last called, in order. all is true when
-// announcements may have been lost: any org's demand may have changed.
-func (b *Bus) TakeDemand() (orgs []millrace.OrgID, all bool) {
+// TakeDemand returns the demand that was announced since it was last called. all is true when announcements may have been
+// lost: any org's demand may have changed.
+func (b *Bus) TakeDemand() (demand Demand, all bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	all = b.demand[0]
-	delete(b.demand, 0)
-	orgs = slices.Sorted(maps.Keys(b.demand))
-	clear(b.demand)
-	return orgs, all
+	demand, b.demand = b.demand, Demand{}
+	_, all = demand[0]
+	delete(demand, 0)
+	return demand, all
+}
+
+// DemandOf is the demand that topics announce.
+func DemandOf(topics []string) Demand {
+	demand := Demand{}
+	commits := Unknown
+	for _, topic := range topics {
+		kind, id, _ := strings.Cut(topic, ":")
+		switch n, err := strconv.ParseUint(id, 10, 63); {
+		case err != nil:
+		case kind == topicXID:
+			commits = []uint64{n}
+		case kind == topicAny:
+			demand[millrace.OrgID(n)] = nil
+		}
+	}
+	for org := range demand {
+		demand[org] = commits
+	}
+	return demand
 }
 
 func (b *Bus) wake(payload string) {
@@ -102,24 +126,25 @@ func (b *Bus) wake(payload string) {
 			close(ch)
 			delete(b.topics, topic)
 		}
-		b.noteDemand(0)
+		b.noteDemand(Demand{0: nil})
 		return
 	}
-	for topic := range strings.FieldsSeq(payload) {
+	topics := strings.Fields(payload)
+	for _, topic := range topics {
 		if ch, ok := b.topics[topic]; ok {
 			close(ch)
 			delete(b.topics, topic)
 		}
-		if org, ok := strings.CutPrefix(topic, topicAny+":"); ok {
-			if id, err := strconv.ParseInt(org, 10, 64); err == nil {
-				b.noteDemand(millrace.OrgID(id))
-			}
-		}
+	}
+	if demand := DemandOf(topics); len(demand) > 0 {
+		b.noteDemand(demand)
 	}
 }
 
-func (b *Bus) noteDemand(org millrace.OrgID) {
-	b.demand[org] = true
+func (b *Bus) noteDemand(demand Demand) {
+	for org, commits := range demand {
+		b.demand[org] = append(b.demand[org], commits...)
+	}
 	select {
 	case b.demands <- struct{}{}:
 	default:

@@ -62,8 +62,9 @@ func TestAnnouncements(t *testing.T) {
 	default:
 	}
 	<-second.Bus.Demands()
-	if orgs, all := second.Bus.TakeDemand(); all || len(orgs) != 1 || orgs[0] != w.ID {
-		t.Errorf("demand of %v, all %t", orgs, all)
+	demand, all := second.Bus.TakeDemand()
+	if commits := demand[w.ID]; all || len(demand) != 1 || len(commits) != 1 || commits[0] == store.Unknown[0] {
+		t.Errorf("demand %v, all %t", demand, all)
 	}
 }
 
@@ -111,15 +112,15 @@ func TestOverlongAnnouncementWakesEveryone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	ids := new(millrace.Source)
-	topics := map[string]bool{}
+	var topics []string
 	for range 200 {
-		topics[store.TopicHost(millrace.NewHostID(ids, w.now()))] = true
+		topics = append(topics, store.TopicHost(millrace.NewHostID(ids, w.now())))
 	}
 	if got := store.Payload(topics); len(got) == 0 || len(got) > 7999 {
 		t.Errorf("200 hosts make %d bytes", len(got))
 	}
 	for range 100 {
-		topics[store.TopicHost(millrace.NewHostID(ids, w.now()))] = true
+		topics = append(topics, store.TopicHost(millrace.NewHostID(ids, w.now())))
 	}
 	if got := store.Payload(topics); got != "" {
 		t.Errorf("300 hosts make %d bytes; Postgres refuses more than 7999", len(got))

@@ -54,7 +54,7 @@ func TestEverybodyAtOnce(t *testing.T) {
 		}
 	}
 	forever("placing", func(st *store.Store) error {
-		_, err := st.Place(t.Context(), w.ID, func(p millrace.Pass) (d millrace.Decision) {
+		_, err := st.Place(t.Context(), w.ID, store.Unknown, func(p millrace.Pass) (d millrace.Decision) {
 			covered := map[millrace.JobID]bool{}
 			for _, v := range p.VMs {
 				if v.RanJob.IsZero() && v.State != millrace.VMStopping {

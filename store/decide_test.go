@@ -9,6 +9,7 @@ import (
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/scheduler"
+	"github.com/millrace-ci/millrace/store"
 	"github.com/millrace-ci/millrace/store/storetest"
 )
 
@@ -128,7 +129,7 @@ func TestDecideJITBudget(t *testing.T) {
 		}
 		return got
 	}
-	placed, err := w.st.Place(t.Context(), w.ID, scheduler.Decide)
+	placed, err := w.st.Place(t.Context(), w.ID, store.Unknown, scheduler.Decide)
 	if err != nil || placed.VMs != 1 || !placed.NextAt.After(w.now()) {
 		t.Fatalf("%+v at %s, %v", placed, w.now(), err)
 	}

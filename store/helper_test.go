@@ -139,7 +139,7 @@ func (w *world) vm(id millrace.VMID) millrace.VM {
 // pass runs a placement pass and returns what it saw.
 func (w *world) pass(decide func(millrace.Pass) millrace.Decision) (seen millrace.Pass) {
 	w.t.Helper()
-	_, err := w.st.Place(w.t.Context(), w.ID, func(p millrace.Pass) millrace.Decision {
+	_, err := w.st.Place(w.t.Context(), w.ID, store.Unknown, func(p millrace.Pass) millrace.Decision {
 		seen = p
 		return decide(p)
 	})

@@ -269,7 +269,7 @@ func TestIntakeWhilePlacing(t *testing.T) {
 		var wg sync.WaitGroup
 		intake(&wg)
 		wg.Go(func() {
-			_, err := w.st.Place(t.Context(), w.ID, func(p millrace.Pass) millrace.Decision {
+			_, err := w.st.Place(t.Context(), w.ID, store.Unknown, func(p millrace.Pass) millrace.Decision {
 				d := millrace.Decision{Wait: map[millrace.JobID]millrace.WaitReason{}}
 				for _, j := range p.Jobs {
 					d.Wait[j.ID] = millrace.WaitReason{Code: millrace.WaitNoCapacity, Text: fmt.Sprintf("round %d", round)}

@@ -25,14 +25,34 @@ type Placed struct {
 }
 
 // Place runs one placement pass for org: it locks, reads, has decide decide, and writes, in one transaction. A slot and a
-// unit of the installation's JIT budget are reserved here, by the VM's row.
-func (s *Store) Place(ctx context.Context, org millrace.OrgID, decide func(millrace.Pass) millrace.Decision) (placed Placed, err error) {
+// unit of the installation's JIT budget are reserved here, by the VM's row. commits are the transactions that asked for the
+// pass: when the last one, of whatever server, saw them all, and the time to look again has not come, it does nothing.
+func (s *Store) Place(ctx context.Context, org millrace.OrgID, commits []uint64, decide func(millrace.Pass) millrace.Decision) (placed Placed, err error) {
+	var snapshot string
+	var last *time.Time
+	seen := false
 	lock := func(tx *Tx, b *pgx.Batch) {
 		b.Queue(`SELECT pg_advisory_xact_lock($1, $2::bigint::integer)`, placementLock, org)
 		// The lock may have been waited for.
-		b.Queue(`SELECT statement_timestamp()`).QueryRow(func(row pgx.Row) error { return row.Scan(&tx.now) })
+		b.Queue(`SELECT statement_timestamp(), pg_current_snapshot()::text`).QueryRow(func(row pgx.Row) error { return row.Scan(&tx.now, &snapshot) })
+		if slices.Contains(commits, Unknown[0]) {
+			return
+		}
+		// A snapshot that is ahead is of the database that this one is a copy of.
+		b.Queue(`
+			SELECT next_at FROM placements WHERE org_id = $1 AND pg_snapshot_xmax(snapshot) <= pg_snapshot_xmax(pg_current_snapshot())
+				AND NOT EXISTS (SELECT FROM unnest($2::xid8[]) AS t (xid) WHERE NOT pg_visible_in_snapshot(t.xid, snapshot))`, org, commits).Query(func(rows pgx.Rows) error {
+			if seen = rows.Next(); !seen {
+				return nil
+			}
+			return rows.Scan(&last)
+		})
 	}
 	err = s.tx(ctx, s.system, 0, func(tx *Tx) error {
+		if seen && (last == nil || last.After(tx.now)) {
+			placed = Placed{At: tx.now, NextAt: val(last)}
+			return nil
+		}
 		pass, untied, err := s.readPass(ctx, tx, org)
 		for err == nil && untied {
 			if err = tx.tie(ctx, org); err == nil {
@@ -44,7 +64,7 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, decide func(millr
 		}
 		decision := decide(pass)
 		placed = Placed{VMs: len(decision.Place), At: pass.Now, NextAt: decision.NextAt}
-		return tx.writeDecision(ctx, pass, decision)
+		return tx.writeDecision(ctx, pass, decision, snapshot)
 	}, lock)
 	return placed, err
 }
@@ -153,7 +173,7 @@ func collectDurations[K millrace.Kind](into map[millrace.ID[K]]millrace.Duration
 	}
 }
 
-func (tx *Tx) writeDecision(ctx context.Context, p millrace.Pass, d millrace.Decision) error {
+func (tx *Tx) writeDecision(ctx context.Context, p millrace.Pass, d millrace.Decision, snapshot string) error {
 	org := p.Org.ID
 	jobs := make(map[millrace.JobID]millrace.Job, len(p.Jobs))
 	for _, j := range p.Jobs {
@@ -164,6 +184,9 @@ func (tx *Tx) writeDecision(ctx context.Context, p millrace.Pass, d millrace.Dec
 		return err
 	}
 	var b pgx.Batch
+	b.Queue(`
+		INSERT INTO placements (org_id, snapshot, next_at) VALUES ($1, $2::text::pg_snapshot, $3)
+		ON CONFLICT ON CONSTRAINT placements_pkey DO UPDATE SET snapshot = excluded.snapshot, next_at = excluded.next_at`, org, snapshot, ptr(d.NextAt))
 	waits := map[millrace.JobID]millrace.WaitReason{}
 	hosts := map[millrace.HostID]bool{}
 	spent := map[int64]float64{}
@@ -238,9 +261,6 @@ func (tx *Tx) writeDecision(ctx context.Context, p millrace.Pass, d millrace.Dec
 	if changed {
 		tx.announceOrg(org)
 	}
-	if b.Len() == 0 {
-		return nil
-	}
 	return tx.SendBatch(ctx, &b).Close()
 }
 
@@ -264,17 +284,21 @@ func (tx *Tx) lockRetiring(ctx context.Context, org millrace.OrgID, list []millr
 	return locked, err
 }
 
-// OrgsWithDemand are the orgs that have a job which isn't completed or a VM that isn't gone.
-func (s *Store) OrgsWithDemand(ctx context.Context) (orgs []millrace.OrgID, err error) {
-	_, err = s.roundTrip(ctx, s.system, 0, func(b *pgx.Batch) {
+// OrgsWithDemand are the orgs that have a job which isn't completed or a VM that isn't gone: any may need a pass.
+func (s *Store) OrgsWithDemand(ctx context.Context) (Demand, error) {
+	demand := Demand{}
+	_, err := s.roundTrip(ctx, s.system, 0, func(b *pgx.Batch) {
 		b.Queue(`
 			SELECT org_id FROM orgs o
 			WHERE EXISTS (SELECT FROM jobs j WHERE j.org_id = o.org_id AND j.status <> 'completed')
-				OR EXISTS (SELECT FROM vms v WHERE v.org_id = o.org_id AND v.state <> 'gone')
-			ORDER BY org_id`).Query(func(rows pgx.Rows) (err error) {
-			orgs, err = pgx.CollectRows(rows, pgx.RowTo[millrace.OrgID])
+				OR EXISTS (SELECT FROM vms v WHERE v.org_id = o.org_id AND v.state <> 'gone')`).Query(func(rows pgx.Rows) error {
+			var org millrace.OrgID
+			_, err := pgx.ForEachRow(rows, []any{&org}, func() error {
+				demand[org] = Unknown
+				return nil
+			})
 			return err
 		})
 	})
-	return orgs, err
+	return demand, err
 }

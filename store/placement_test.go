@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -21,7 +22,7 @@ func TestPassesOfOneOrgTakeTurns(t *testing.T) {
 	inside, waiting := make(chan struct{}), make(chan struct{})
 	first := make(chan error, 1)
 	go func() {
-		_, err := w.st.Place(t.Context(), w.ID, func(millrace.Pass) millrace.Decision {
+		_, err := w.st.Place(t.Context(), w.ID, store.Unknown, func(millrace.Pass) millrace.Decision {
 			close(inside)
 			<-waiting
 			return millrace.Decision{Place: []millrace.Placement{{JobID: job, HostID: w.host.ID, Arch: millrace.AMD64}}}
@@ -32,7 +33,7 @@ func TestPassesOfOneOrgTakeTurns(t *testing.T) {
 	seen := make(chan millrace.Pass, 1)
 	var ended sync.WaitGroup
 	ended.Go(func() {
-		_, err := second.Place(t.Context(), w.ID, func(p millrace.Pass) millrace.Decision {
+		_, err := second.Place(t.Context(), w.ID, store.Unknown, func(p millrace.Pass) millrace.Decision {
 			seen <- p
 			return millrace.Decision{}
 		})
@@ -50,7 +51,7 @@ func TestPassesOfOneOrgTakeTurns(t *testing.T) {
 	}
 	// Another org's pass doesn't wait for this one.
 	other := storetest.MustCreateOrg(t, w.st, "brisk")
-	if _, err := w.st.Place(t.Context(), other.ID, nothing); err != nil {
+	if _, err := w.st.Place(t.Context(), other.ID, store.Unknown, nothing); err != nil {
 		t.Fatal(err)
 	}
 	close(waiting)
@@ -61,6 +62,73 @@ func TestPassesOfOneOrgTakeTurns(t *testing.T) {
 		t.Errorf("the second pass saw %+v", p.VMs)
 	}
 	ended.Wait()
+}
+
+// All servers hear of all demand; one pass, of any of them, is enough for what was committed before it.
+func TestPassForAllServers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	second := storetest.OpenAt(t, w.db, w.now)
+	next := w.now().Add(time.Minute)
+	looks := func(st *store.Store, commits ...uint64) (looked bool) {
+		t.Helper()
+		placed, err := st.Place(t.Context(), w.ID, commits, func(millrace.Pass) millrace.Decision {
+			looked = true
+			return millrace.Decision{NextAt: next}
+		})
+		if err != nil || !placed.At.Equal(w.now()) || !placed.NextAt.Equal(next) {
+			t.Errorf("a pass at %s, the next at %s, %v", placed.At, placed.NextAt, err)
+		}
+		return looked
+	}
+	const change = `UPDATE orgs SET concurrency = concurrency WHERE org_id = $1 RETURNING pg_current_xact_id()`
+	commit := func() uint64 { return scalar[uint64](t, w.root, change, w.ID) }
+	first := commit()
+	if !looks(w.st, first) {
+		t.Error("there was no pass for the first demand")
+	}
+	if looks(second, first) || looks(w.st, first) || looks(w.st) {
+		t.Error("there was another pass for the same demand")
+	}
+	if !looks(second, first, commit()) {
+		t.Error("there was no pass for demand that came later")
+	}
+	if !looks(second, store.Unknown...) {
+		t.Error("there was no pass when announcements may have been lost")
+	}
+
+	// A transaction that began before a pass and commits after it.
+	open, err := connect(t, w.db.Superuser).Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var early uint64
+	if err := open.QueryRow(t.Context(), change, w.ID).Scan(&early); err != nil {
+		t.Fatal(err)
+	}
+	late := scalar[uint64](t, w.root, `SELECT pg_current_xact_id()`)
+	if !looks(w.st, late) {
+		t.Error("there was no pass for the later of two transactions")
+	}
+	if err := open.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !looks(second, early) {
+		t.Error("there was no pass for a transaction that was open during the last")
+	}
+
+	w.advance(time.Minute)
+	next = next.Add(time.Hour)
+	if !looks(second) || looks(w.st) {
+		t.Error("when the time to look again had come there was not one pass")
+	}
+	last := commit()
+	if _, err := w.root.Exec(t.Context(), `UPDATE placements SET snapshot = '1000000000:1000000000:'`); err != nil { // a restored copy
+		t.Fatal(err)
+	}
+	if !looks(w.st, last) || looks(second, last) {
+		t.Error("a snapshot of another database counts")
+	}
 }
 
 // A VM takes what its job says, and a unit of the JIT budget, which refills with time and never overflows.
@@ -114,7 +182,7 @@ func TestNoJobIsCoveredTwice(t *testing.T) {
 	w := newWorld(t)
 	job, other := w.queue(1), w.queue(2)
 	place := func(jobs ...millrace.JobID) error {
-		_, err := w.st.Place(t.Context(), w.ID, func(millrace.Pass) (d millrace.Decision) {
+		_, err := w.st.Place(t.Context(), w.ID, store.Unknown, func(millrace.Pass) (d millrace.Decision) {
 			for _, j := range jobs {
 				d.Place = append(d.Place, millrace.Placement{JobID: j, HostID: w.host.ID, Arch: millrace.AMD64})
 			}
@@ -309,9 +377,9 @@ func TestPassIsOrdered(t *testing.T) {
 			t.Errorf("job %s is after %s", j.ID, p.Jobs[i].ID)
 		}
 	}
-	orgs, err := w.st.OrgsWithDemand(t.Context())
-	if err != nil || !cmp.Equal(orgs, []millrace.OrgID{w.ID}) {
-		t.Errorf("demand of %v, %v", orgs, err)
+	demand, err := w.st.OrgsWithDemand(t.Context())
+	if err != nil || !cmp.Equal(demand, store.Demand{w.ID: store.Unknown}) {
+		t.Errorf("demand of %v, %v", demand, err)
 	}
 }
 
@@ -342,8 +410,8 @@ func TestPlacementTellsItsHosts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := store.TopicHost(w.host.ID) + " " + store.TopicOrg(w.ID); n.Payload != want {
-		t.Errorf("announced %q, want %q", n.Payload, want)
+	if want := store.TopicHost(w.host.ID) + " " + store.TopicOrg(w.ID) + " xid:"; !strings.HasPrefix(n.Payload, want) {
+		t.Errorf("announced %q, want %q and the transaction", n.Payload, want)
 	}
 	if version, _, err := w.org.Desired(t.Context(), w.host.ID); err != nil || version != w.host.Desired+1 {
 		t.Errorf("version %d, %v: one pass is one version", version, err)

@@ -23,7 +23,7 @@ func TestOneJob(t *testing.T) {
 	woken := st.Bus.On(store.TopicHost(host.ID))
 
 	storetest.MustIntake(t, st, storetest.Delivery(calm, 1, millrace.JobQueued))
-	placed, err := st.Place(ctx, calm.ID, func(p millrace.Pass) millrace.Decision {
+	placed, err := st.Place(ctx, calm.ID, store.Unknown, func(p millrace.Pass) millrace.Decision {
 		if len(p.Jobs) != 1 || len(p.Hosts) != 1 || len(p.Installations) != 1 || p.Installations[0].JITLeft < 165 {
 			t.Fatalf("pass %+v", p)
 		}
@@ -58,7 +58,7 @@ func TestOneJob(t *testing.T) {
 	observe(millrace.VMOnline)
 	storetest.MustIntake(t, st, storetest.Delivery(calm, 1, millrace.JobInProgress, func(j *millrace.Job) { j.RunnerID = 4711 }))
 	nothing := func(millrace.Pass) millrace.Decision { return millrace.Decision{} }
-	if _, err := st.Place(ctx, calm.ID, nothing); err != nil {
+	if _, err := st.Place(ctx, calm.ID, store.Unknown, nothing); err != nil {
 		t.Fatal(err)
 	}
 	storetest.MustIntake(t, st, storetest.Delivery(calm, 1, millrace.JobCompleted, func(j *millrace.Job) { j.RunnerID = 4711 }))

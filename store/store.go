@@ -305,16 +305,7 @@ func (s *Store) tx(ctx context.Context, pool *pgxpool.Pool, org millrace.OrgID, 
 		_, _ = tx.Exec(ctx, `ROLLBACK`) // else Release sees to it
 		return friendly(err)
 	}
-	if s.committed == nil {
-		return tx.commit(ctx)
-	}
-	topics := slices.Sorted(maps.Keys(tx.topics))
-	clear(tx.topics)
-	if err := tx.commit(ctx); err != nil {
-		return err
-	}
-	s.committed(topics)
-	return nil
+	return s.commit(ctx, tx)
 }
 
 // clock is this process's time; what is decided by the database's is read in a transaction.
@@ -346,10 +337,22 @@ func tenant(org millrace.OrgID) string {
 }
 
 // commit makes the announcements and commits.
-func (tx *Tx) commit(ctx context.Context) error {
+func (s *Store) commit(ctx context.Context, tx *Tx) error {
 	var b pgx.Batch
-	if len(tx.topics) > 0 {
-		b.Queue(`SELECT pg_notify($1, $2)`, channel, payload(tx.topics))
+	topics := slices.Sorted(maps.Keys(tx.topics))
+	switch text := payload(topics); {
+	case len(topics) == 0:
+	case s.committed != nil:
+		b.Queue(`SELECT pg_current_xact_id()::text`).QueryRow(func(row pgx.Row) (err error) {
+			var id string
+			err = row.Scan(&id)
+			topics = append(topics, topicXID+":"+id)
+			return err
+		})
+	case text == "":
+		b.Queue(`SELECT pg_notify($1, '')`, channel)
+	default:
+		b.Queue(`SELECT pg_notify($1, $2::text || pg_current_xact_id())`, channel, text+" "+topicXID+":")
 	}
 	b.Queue(`COMMIT`).Exec(func(tag pgconn.CommandTag) error {
 		if tag.String() != "COMMIT" { // Postgres ends a transaction in which a statement failed with ROLLBACK
@@ -357,7 +360,13 @@ func (tx *Tx) commit(ctx context.Context) error {
 		}
 		return nil
 	})
-	return tx.SendBatch(ctx, &b).Close()
+	if err := tx.SendBatch(ctx, &b).Close(); err != nil {
+		return err
+	}
+	if s.committed != nil {
+		s.committed(topics)
+	}
+	return nil
 }
 
 // audit records a change in the transaction that makes it.

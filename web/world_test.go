@@ -173,7 +173,7 @@ func (w *world) deliver(id int64, status millrace.JobStatus, change ...func(*mil
 // place gives every queued job a VM on host, or a reason to wait.
 func (w *world) place(host millrace.Host, wait millrace.WaitReason) (vm millrace.VM) {
 	w.t.Helper()
-	_, err := w.Store.Place(w.t.Context(), w.Org.ID, func(p millrace.Pass) (d millrace.Decision) {
+	_, err := w.Store.Place(w.t.Context(), w.Org.ID, store.Unknown, func(p millrace.Pass) (d millrace.Decision) {
 		covered := map[millrace.JobID]bool{}
 		for _, v := range p.VMs {
 			covered[v.ForJob] = true

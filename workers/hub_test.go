@@ -237,7 +237,7 @@ func (h *hub) job(id int64) *store.JobRow {
 
 func (h *hub) place() store.Placed {
 	h.t.Helper()
-	placed, err := h.st.Place(h.t.Context(), h.tenant.ID, scheduler.Decide)
+	placed, err := h.st.Place(h.t.Context(), h.tenant.ID, store.Unknown, scheduler.Decide)
 	h.must(err)
 	return placed
 }

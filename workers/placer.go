@@ -8,6 +8,7 @@ import (
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/scheduler"
+	"github.com/millrace-ci/millrace/store"
 )
 
 // The placer runs one pass per org at a time in this process (an advisory lock keeps those of other processes apart). Its
@@ -20,8 +21,7 @@ type PlacerState struct {
 
 // OrgState is what the placer knows of one org.
 type OrgState struct {
-	Dirty    int       // announcements so far
-	Seen     int       // announcements when the running or last pass began
+	Commits  []uint64  // that announced demand since the running or last pass began, as in [store.Demand]
 	Running  bool      // a pass is under way
 	NextAt   time.Time // when the same facts would give another decision; zero: never
 	Failures int       // passes that failed in a row
@@ -29,7 +29,7 @@ type OrgState struct {
 
 // idle reports whether there is nothing to know of an org.
 func (o OrgState) idle() bool {
-	return o.Dirty == o.Seen && !o.Running && o.NextAt.IsZero() && o.Failures == 0
+	return len(o.Commits) == 0 && !o.Running && o.NextAt.IsZero() && o.Failures == 0
 }
 
 // PlacerEvent is something that happened.
@@ -37,7 +37,7 @@ type PlacerEvent interface{ placerEvent() }
 
 type (
 	// Announced says that the demand of some orgs may have changed.
-	Announced struct{ Orgs []millrace.OrgID }
+	Announced struct{ Demand store.Demand }
 	// PassDone says that a pass ended; NextAt as in [millrace.Decision].
 	PassDone struct {
 		Org    millrace.OrgID
@@ -53,7 +53,10 @@ func (PassDone) placerEvent()  {}
 func (Woken) placerEvent()     {}
 
 // RunPass is the one thing that the placer has done: a pass for an org, whose end is a [PassDone].
-type RunPass struct{ Org millrace.OrgID }
+type RunPass struct {
+	Org     millrace.OrgID
+	Commits []uint64 // that asked for it
+}
 
 // Step is the placer's decision: what happened, now, and what to do. An announcement during a pass starts another one
 // after it, for the pass may have read before the announced commit; any number of announcements start one.
@@ -64,9 +67,9 @@ func Step(s PlacerState, event PlacerEvent, now time.Time) (PlacerState, []RunPa
 	}
 	switch e := event.(type) {
 	case Announced:
-		for _, org := range e.Orgs {
+		for org, commits := range e.Demand {
 			o := s.Orgs[org]
-			o.Dirty++
+			o.Commits = slices.Concat(o.Commits, commits)
 			s.Orgs[org] = o
 		}
 	case PassDone:
@@ -75,7 +78,7 @@ func Step(s PlacerState, event PlacerEvent, now time.Time) (PlacerState, []RunPa
 		if e.Failed {
 			o.Failures++
 			o.NextAt = now.Add(retryPass(o.Failures))
-			o.Dirty = o.Seen // it is tried again at NextAt, not at once
+			o.Commits = store.Unknown // those that it was to see
 		} else {
 			o.Failures = 0
 		}
@@ -88,15 +91,15 @@ func Step(s PlacerState, event PlacerEvent, now time.Time) (PlacerState, []RunPa
 	for _, org := range slices.Sorted(maps.Keys(s.Orgs)) {
 		o := s.Orgs[org]
 		due := !o.NextAt.IsZero() && !o.NextAt.After(now)
-		if o.Running || o.Dirty == o.Seen && !due {
+		if o.Running || len(o.Commits) == 0 && !due {
 			continue
 		}
 		if o.Failures > 0 && !due {
 			continue
 		}
-		o.Running, o.Seen, o.NextAt = true, o.Dirty, time.Time{}
+		run = append(run, RunPass{org, o.Commits})
+		o.Running, o.Commits, o.NextAt = true, nil, time.Time{}
 		s.Orgs[org] = o
-		run = append(run, RunPass{org})
 	}
 	return s, run
 }
@@ -139,11 +142,11 @@ func (w *Workers) placeForever(ctx context.Context) error {
 			running--
 			event = pass
 		case <-w.store.Bus.Demands():
-			orgs, all := w.store.Bus.TakeDemand()
+			demand, all := w.store.Bus.TakeDemand()
 			if all {
 				nextPoll = time.Now()
 			}
-			event = Announced{orgs}
+			event = Announced{demand}
 		case <-timer.C:
 			event = Woken{}
 		case <-ctx.Done():
@@ -155,11 +158,11 @@ func (w *Workers) placeForever(ctx context.Context) error {
 		events := []PlacerEvent{event}
 		if now := time.Now(); !nextPoll.After(now) {
 			nextPoll = now.Add(pollDemand)
-			orgs, err := w.store.OrgsWithDemand(ctx)
+			demand, err := w.store.OrgsWithDemand(ctx)
 			if err != nil && ctx.Err() == nil {
 				w.log.Error("looking for demand failed; trying again", "error", err)
 			}
-			events = append(events, Announced{orgs})
+			events = append(events, Announced{demand})
 		}
 		for _, event := range events {
 			var run []RunPass
@@ -169,7 +172,7 @@ func (w *Workers) placeForever(ctx context.Context) error {
 				go func() {
 					slots <- struct{}{}
 					defer func() { <-slots }()
-					done <- w.pass(ctx, pass.Org)
+					done <- w.pass(ctx, pass)
 				}()
 			}
 		}
@@ -181,15 +184,15 @@ func (w *Workers) placeForever(ctx context.Context) error {
 	}
 }
 
-func (w *Workers) pass(ctx context.Context, org millrace.OrgID) PassDone {
-	placed, err := w.store.Place(ctx, org, scheduler.Decide)
+func (w *Workers) pass(ctx context.Context, p RunPass) PassDone {
+	placed, err := w.store.Place(ctx, p.Org, p.Commits, scheduler.Decide)
 	if err != nil && ctx.Err() == nil {
-		w.log.Error("a placement pass failed; trying again", "org", org, "error", err)
+		w.log.Error("a placement pass failed; trying again", "org", p.Org, "error", err)
 	}
 	if placed.VMs > 0 {
-		w.log.Debug("placed", "org", org, "vms", placed.VMs)
+		w.log.Debug("placed", "org", p.Org, "vms", placed.VMs)
 	}
-	done := PassDone{Org: org, Failed: err != nil}
+	done := PassDone{Org: p.Org, Failed: err != nil}
 	if !placed.NextAt.IsZero() {
 		// By this process's clock: were it ahead of the database's, an absolute time would be due at once, again and again.
 		done.NextAt = time.Now().Add(max(placed.NextAt.Sub(placed.At), time.Millisecond))

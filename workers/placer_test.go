@@ -1,6 +1,7 @@
 package workers_test
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -8,12 +9,20 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/store"
 	"github.com/millrace-ci/millrace/workers"
 )
 
 var now = time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC)
 
-func announced(orgs ...millrace.OrgID) workers.Announced { return workers.Announced{Orgs: orgs} }
+// announced is demand of some orgs that one transaction announced.
+func announced(commit uint64, orgs ...millrace.OrgID) workers.Announced {
+	demand := store.Demand{}
+	for _, org := range orgs {
+		demand[org] = []uint64{commit}
+	}
+	return workers.Announced{Demand: demand}
+}
 
 func TestStep(t *testing.T) {
 	t.Parallel()
@@ -23,32 +32,33 @@ func TestStep(t *testing.T) {
 		want []workers.RunPass
 	}
 	for name, events := range map[string][]event{
-		"an announcement starts a pass": {{announced(7), 0, []workers.RunPass{{Org: 7}}}},
-		"one during a pass starts another after it": {
-			{announced(7), 0, []workers.RunPass{{Org: 7}}},
-			{announced(7), 0, nil},
-			{announced(7), 0, nil},
-			{workers.PassDone{Org: 7}, 0, []workers.RunPass{{Org: 7}}},
+		"an announcement starts a pass": {{announced(1, 7), 0, []workers.RunPass{{7, []uint64{1}}}}},
+		"those during a pass start another after it": {
+			{announced(1, 7), 0, []workers.RunPass{{7, []uint64{1}}}},
+			{announced(2, 7), 0, nil},
+			{announced(3, 7), 0, nil},
+			{workers.PassDone{Org: 7}, 0, []workers.RunPass{{7, []uint64{2, 3}}}},
 			{workers.PassDone{Org: 7}, 0, nil},
 		},
 		"orgs don't wait for each other": {
-			{announced(7), 0, []workers.RunPass{{Org: 7}}},
-			{announced(8, 9), 0, []workers.RunPass{{Org: 8}, {Org: 9}}},
+			{announced(1, 7), 0, []workers.RunPass{{7, []uint64{1}}}},
+			{announced(2, 8, 9), 0, []workers.RunPass{{8, []uint64{2}}, {9, []uint64{2}}}},
 		},
 		"a decision that will be another later": {
-			{announced(7), 0, []workers.RunPass{{Org: 7}}},
+			{announced(1, 7), 0, []workers.RunPass{{7, []uint64{1}}}},
 			{workers.PassDone{Org: 7, NextAt: now.Add(time.Second)}, 0, nil},
 			{workers.Woken{}, 999 * time.Millisecond, nil},
 			{workers.Woken{}, time.Second, []workers.RunPass{{Org: 7}}},
 		},
 		"a failed pass is tried again after a pause that grows": {
-			{announced(7), 0, []workers.RunPass{{Org: 7}}},
+			{announced(1, 7), 0, []workers.RunPass{{7, []uint64{1}}}},
 			{workers.PassDone{Org: 7, Failed: true}, 0, nil},
-			{announced(7), 50 * time.Millisecond, nil},
-			{workers.Woken{}, 100 * time.Millisecond, []workers.RunPass{{Org: 7}}},
+			{announced(2, 7), 50 * time.Millisecond, nil},
+			{workers.Woken{}, 100 * time.Millisecond, []workers.RunPass{{7, []uint64{0, 2}}}},
 			{workers.PassDone{Org: 7, Failed: true}, 100 * time.Millisecond, nil},
 			{workers.Woken{}, 200 * time.Millisecond, nil},
-			{workers.Woken{}, 300 * time.Millisecond, []workers.RunPass{{Org: 7}}},
+			{workers.Woken{}, 300 * time.Millisecond, []workers.RunPass{{7, store.Unknown}}},
+			{workers.PassDone{Org: 7}, 300 * time.Millisecond, nil},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -66,14 +76,16 @@ func TestStep(t *testing.T) {
 }
 
 // Whatever happens in whatever order, no org has two passes at once, and every announcement is followed by a pass that
-// began after it.
+// began after it, and is told of it.
 func TestStepLosesNoWakeUp(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		var state workers.PlacerState
 		at := now
 		running := map[millrace.OrgID]bool{}
-		owed := map[millrace.OrgID]bool{} // announced since its last pass began
+		owed := map[millrace.OrgID]uint64{} // the last that was announced and no pass that succeeded was told of
+		told := map[millrace.OrgID]uint64{} // by the running pass
+		commit := uint64(0)
 		step := func(e workers.PlacerEvent) {
 			var run []workers.RunPass
 			state, run = workers.Step(state, e, at)
@@ -81,7 +93,10 @@ func TestStepLosesNoWakeUp(t *testing.T) {
 				if running[p.Org] {
 					t.Fatalf("two passes for org %d", p.Org)
 				}
-				running[p.Org], owed[p.Org] = true, false
+				running[p.Org], told[p.Org] = true, 0
+				if owes := owed[p.Org]; slices.Contains(p.Commits, owes) || slices.Contains(p.Commits, 0) {
+					told[p.Org] = owes
+				}
 			}
 		}
 		org := rapid.SampledFrom([]millrace.OrgID{1, 2, 3})
@@ -92,11 +107,14 @@ func TestStepLosesNoWakeUp(t *testing.T) {
 			case running[o] && rapid.Bool().Draw(t, "ends"):
 				running[o] = false
 				failed := rapid.Bool().Draw(t, "failed")
-				owed[o] = owed[o] || failed
+				if !failed && told[o] == owed[o] {
+					owed[o] = 0
+				}
 				step(workers.PassDone{Org: o, Failed: failed})
 			case rapid.Bool().Draw(t, "announced"):
-				owed[o] = true
-				step(announced(o))
+				commit++
+				owed[o] = commit
+				step(announced(commit, o))
 			default:
 				step(workers.Woken{})
 			}
@@ -105,6 +123,9 @@ func TestStepLosesNoWakeUp(t *testing.T) {
 			for o := range running {
 				if running[o] {
 					running[o] = false
+					if told[o] == owed[o] {
+						owed[o] = 0
+					}
 					step(workers.PassDone{Org: o})
 				}
 			}
@@ -113,9 +134,9 @@ func TestStepLosesNoWakeUp(t *testing.T) {
 			}
 			step(workers.Woken{})
 		}
-		for o, is := range owed {
-			if is {
-				t.Fatalf("org %d was announced and had no pass since", o)
+		for o, commit := range owed {
+			if commit != 0 {
+				t.Fatalf("%d announced demand of org %d, which had no pass since that was told so", commit, o)
 			}
 		}
 	})

@@ -382,6 +382,20 @@ CREATE POLICY tenant ON outbox TO millrace_app USING (org_id = (NULLIF(current_s
 GRANT INSERT ON outbox TO millrace_app;
 GRANT DELETE, INSERT, SELECT, UPDATE ON outbox TO millrace_system;
 
+CREATE TABLE placements (
+	org_id bigint NOT NULL,
+	snapshot pg_snapshot NOT NULL,
+	next_at timestamp with time zone,
+	CONSTRAINT placements_pkey PRIMARY KEY (org_id),
+	CONSTRAINT placements_org_fkey FOREIGN KEY (org_id) REFERENCES orgs(org_id) ON DELETE CASCADE
+);
+ALTER TABLE placements ENABLE ROW LEVEL SECURITY;
+ALTER TABLE placements FORCE ROW LEVEL SECURITY;
+CREATE POLICY owner ON placements TO millrace_migrate USING true WITH CHECK true;
+CREATE POLICY system ON placements TO millrace_system USING true WITH CHECK true;
+CREATE POLICY tenant ON placements TO millrace_app USING (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) WITH CHECK (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint);
+GRANT INSERT, SELECT, UPDATE ON placements TO millrace_system;
+
 CREATE TABLE redeliveries (
 	delivery_id bigint NOT NULL,
 	guid text NOT NULL,
