@@ -27,7 +27,7 @@ bench: deps ## Print the figures of docs/figures.md; fails when one misses its g
 
 sim: deps ## Simulate days on which everything goes wrong, then the scenarios that have figures; SEED=n for one day
 	@go build -o bin/simulate ./sim/simulate
-	@$(if $(SEED),GOMAXPROCS=1 bin/simulate -seed $(SEED) $(ARGS),bin/simulate $(ARGS) && bin/simulate -scenario lost && bin/simulate -scenario hooks && bin/simulate -scenario 18)
+	@$(if $(SEED),GOMAXPROCS=1 $(shell taskset -c 0 true 2>/dev/null && echo taskset -c 0) bin/simulate -seed $(SEED) $(ARGS),bin/simulate $(ARGS) && bin/simulate -scenario lost && bin/simulate -scenario hooks && bin/simulate -scenario 18)
 
 sim-mutants: deps ## Put bugs into the code: the simulator must catch each
 	@go run ./sim/mutants $(ARGS)
