@@ -41,10 +41,11 @@ func refuse(status int, format string, args ...any) error {
 type call struct {
 	r *http.Request
 	*route
-	quota *quota
-	owner *owner // whom the caller's installation belongs to; nil: it calls as the App, or has no credentials
-	salt  string // of its ETags
-	path  string // what is called, below the API's base, query included
+	quota  *quota
+	owner  *owner  // whom the caller's installation belongs to; nil: it calls as the App, or has no credentials
+	person *person // who the caller acts for; nil: nobody
+	salt   string  // of its ETags
+	path   string  // what is called, below the API's base, query included
 }
 
 // endpoint answers one call; the lock is held.
@@ -98,6 +99,11 @@ func (g *GitHub) routes() {
 
 	limit := g.handle("GET /rate_limit", g.asAnyone, nil)
 	limit.do, limit.free = g.rateLimit, true
+	g.userRoutes()
+	g.loginRoutes()
+	g.tokenRoutes()
+	g.deviceRoutes()
+	g.installRoutes()
 	g.brokerRoutes()
 	g.standinRoutes()
 }
@@ -182,6 +188,9 @@ func (g *GitHub) answer(h http.Header, c *call) (status int, content []byte) {
 	}
 	if l, ok := body.(listing); ok {
 		body = l.body
+		if l.sso != "" {
+			h.Set("X-GitHub-SSO", l.sso)
+		}
 		if l.next != "" {
 			h.Set("Link", l.next)
 		} else {
@@ -290,17 +299,19 @@ func (g *GitHub) asInstallation(c *call) error {
 
 func (g *GitHub) getApp(*http.Request, *owner) (int, any, error) {
 	return http.StatusOK, map[string]any{
-		"id": appID, "slug": "millrace", "client_id": "Iv1.standin", "name": "Millrace", "installations_count": len(g.owners),
-		"permissions": permissions, "events": []string{"workflow_job"},
+		"id": appID, "slug": "millrace", "client_id": clientID, "name": "Millrace", "installations_count": len(g.owners),
+		"permissions": permissions, "events": events,
 	}, nil
 }
 
-var permissions = map[string]string{"organization_self_hosted_runners": "write", "administration": "write", "actions": "read", "metadata": "read"}
+var permissions = map[string]string{"organization_self_hosted_runners": "write", "administration": "write", "actions": "read", "members": "read", "metadata": "read"}
+
+var events = []string{"organization", "workflow_job"}
 
 func (g *GitHub) installation(o *owner) map[string]any {
 	return map[string]any{
 		"id": o.Installation, "account": g.account(o), "target_type": o.Type, "target_id": o.ID, "app_id": appID, "app_slug": "millrace",
-		"repository_selection": "all", "permissions": g.permissions(o), "events": []string{"workflow_job"}, "suspended_at": g.suspendedAt(o),
+		"repository_selection": "all", "permissions": g.permissions(o), "events": events, "suspended_at": g.suspendedAt(o),
 	}
 }
 

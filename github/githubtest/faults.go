@@ -51,6 +51,7 @@ type Faults struct {
 	IPAllowList         Owners   `json:"ip_allow_list,omitempty"`
 	GroupFull           Owners   `json:"group_full,omitempty"`
 	RunnerVersionTooOld Owners   `json:"runner_version_too_old,omitempty"`
+	SAML                Owners   `json:"saml,omitempty"`                  // a person's token sees nothing of it
 	RunnerGroupExcludes []string `json:"runner_group_excludes,omitempty"` // owner/repo: no runner of the organisation gets its jobs
 }
 
@@ -130,9 +131,9 @@ func (g *GitHub) SetFaults(f Faults) error {
 			switch {
 			case c.after && !c.before:
 				o.suspended = g.now()
-				g.sendInstallation(o, c.begins)
+				g.sendInstallation(o, c.begins, g.account(o))
 			case c.before && !c.after:
-				g.sendInstallation(o, c.ends)
+				g.sendInstallation(o, c.ends, g.account(o))
 			}
 		}
 	}
@@ -209,8 +210,9 @@ func (g *GitHub) condition(o *owner, c *call) error {
 
 // What GitHub writes: word for word where a source is named, otherwise paraphrased.
 const (
-	saysSuspended  = "This installation has been suspended"                          // octokit.rb's tests of InstallationSuspended
-	saysPermission = "Resource not accessible by integration"                        // docs.github.com, "Troubleshooting the REST API"
+	saysSuspended  = "This installation has been suspended"   // octokit.rb's tests of InstallationSuspended
+	saysPermission = "Resource not accessible by integration" // docs.github.com, "Troubleshooting the REST API"
+	saysSAML       = "Resource protected by organization SAML enforcement. You must grant your OAuth token access to this organization."
 	saysTooOld     = "Runner version v%s is deprecated and cannot receive messages." // actions/runner, BrokerHttpClient
 
 	// Ubicloud's prog/github/github_runner_nexus.rb looks for its end; many logs have the whole.

@@ -3,8 +3,9 @@
 // like GitHub's, gives a queued job to any idle runner that has its labels, so that jobs do get stolen.
 //
 // Its parts: the REST API (api.go, runners.go, run.go), who gets which job (assign.go), the broker that runners speak to
-// (broker.go) and the same without a network (machine.go), webhooks (webhook.go, payload.go), and the control interface
-// with its pages (standin.go, page.go).
+// (broker.go) and the same without a network (machine.go), webhooks (webhook.go, payload.go), people and how they sign in
+// (person.go, login.go, token.go, device.go, user.go, install.go), and the control interface with its pages (standin.go,
+// page.go).
 package githubtest
 
 import (
@@ -27,15 +28,17 @@ import (
 
 // Config is how a stand-in is set up. Its zero value but URL is useful.
 type Config struct {
-	URL        string           // where it is served
-	RunnerURL  string           // where runners reach it, if elsewhere: a guest's way to its host
-	WebhookURL string           // where deliveries go; "" sends none
-	StateFile  string           // jobs and IDs outlive a restart; "" keeps them in memory
-	Demo       bool             // sample workflows on the front page
-	Now        func() time.Time // nil: time.Now
-	Rand       *mathrand.Rand   // all that is left to chance: who gets a job, GUIDs, tokens, faults; nil: random
-	Key        *rsa.PrivateKey  // the App's; nil: a new one
-	Client     *http.Client     // delivers webhooks; nil: one with GitHub's time-out of 10 s
+	URL          string           // where it is served
+	RunnerURL    string           // where runners reach it, if elsewhere: a guest's way to its host
+	WebhookURL   string           // where deliveries go; "" sends none
+	SetupURL     string           // where a browser goes after an installation; "": it stays
+	CallbackURLs []string         // where the sign-in may lead; the first unless it says
+	StateFile    string           // jobs and IDs outlive a restart; "" keeps them in memory
+	Demo         bool             // sample workflows on the front page
+	Now          func() time.Time // nil: time.Now
+	Rand         *mathrand.Rand   // all that is left to chance: who gets a job, GUIDs, tokens, faults; nil: random
+	Key          *rsa.PrivateKey  // the App's; nil: a new one
+	Client       *http.Client     // delivers webhooks; nil: one with GitHub's time-out of 10 s
 	// LosesJobAfter is how long a runner that runs a job may be silent until the job is lost; 0: GitHub's ten minutes.
 	LosesJobAfter time.Duration
 
@@ -74,6 +77,12 @@ type GitHub struct {
 	byToken       map[string]*runner
 	scopes        map[string]*scope
 	tokens        map[string]*token
+	people        []*person                // by id
+	logins        map[string]*person       // by login in lower case
+	orgs          map[string]*organisation // by login in lower case
+	codes         map[string]*code
+	userTokens    map[string]*userToken // by either of their texts
+	devices       map[string]*device
 	calls         []Call
 	sequence      int
 	violations    []Violation
@@ -135,7 +144,8 @@ func New(cfg Config) (*GitHub, error) {
 	g := &GitHub{
 		cfg: cfg, key: cfg.Key, owners: map[string]*owner{}, installations: map[int64]*owner{}, repos: map[string]*repo{}, moved: map[string]*repo{}, runs: map[int64]*run{},
 		jobs: map[int64]*job{}, pools: map[string]*pool{}, runners: map[int64]*runner{}, byToken: map[string]*runner{}, scopes: map[string]*scope{},
-		tokens: map[string]*token{}, hooks: hooks{pending: map[int64]*delivery{}}, sending: make(chan struct{}, 16), dirty: make(chan struct{}, 1),
+		tokens: map[string]*token{}, logins: map[string]*person{}, orgs: map[string]*organisation{}, codes: map[string]*code{},
+		userTokens: map[string]*userToken{}, devices: map[string]*device{}, hooks: hooks{pending: map[int64]*delivery{}}, sending: make(chan struct{}, 16), dirty: make(chan struct{}, 1),
 		chance: cfg.Rand, app: newQuota(0, perHour), nobody: newQuota(0, 60), etags: map[string]etag{},
 	}
 	g.secret = g.randomHex(20)

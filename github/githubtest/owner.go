@@ -26,7 +26,8 @@ type repo struct {
 
 func (r *repo) fullName() string { return r.Owner + "/" + r.Name }
 
-// Owner is an account with the App installed, and the id of the person who triggers its workflows.
+// Owner is an account with the App installed, and the id of the person who did that: an admin of the organisation, called
+// LOGIN-admin unless there is another, or the one whose account it is.
 type Owner struct {
 	millrace.Installation
 	SenderID int64
@@ -38,16 +39,36 @@ func (g *GitHub) AddOwner(login string, kind millrace.OwnerType) Owner {
 	defer g.mu.Unlock()
 	o, ok := g.owners[strings.ToLower(login)]
 	if !ok {
-		o = &owner{ID: idOf("owner/" + login), Login: login, Type: kind, Installation: idOf("installation/" + login), Sender: idOf("user/" + login)}
-		o.quota = newQuota(o.Installation, perHour)
-		g.owners[strings.ToLower(login)] = o
-		g.installations[o.Installation] = o
-		for _, r := range g.repos { // of a state file
-			if strings.EqualFold(r.Owner, login) {
-				o.own(r)
-			}
+		o = g.own(login, kind)
+		if kind == millrace.Organization {
+			admin := g.person(login+"-admin", idOf("user/"+login))
+			o.Sender, g.organisation(login).roles[admin.ID] = admin.ID, roleAdmin
 		}
 	}
+	return o.public()
+}
+
+// own makes the owner of that login.
+func (g *GitHub) own(login string, kind millrace.OwnerType) *owner {
+	o := &owner{Login: login, Type: kind, Installation: idOf("installation/" + login)}
+	if kind == millrace.Organization {
+		o.ID = g.organisation(login).ID
+	} else { // at GitHub, the account is the person
+		p := g.person(login, idOf("user/"+login))
+		o.ID, o.Sender = p.ID, p.ID
+	}
+	o.quota = newQuota(o.Installation, perHour)
+	g.owners[strings.ToLower(login)] = o
+	g.installations[o.Installation] = o
+	for _, r := range g.repos { // of a state file
+		if strings.EqualFold(r.Owner, login) {
+			o.own(r)
+		}
+	}
+	return o
+}
+
+func (o *owner) public() Owner {
 	return Owner{
 		Installation: millrace.Installation{ID: o.Installation, OwnerID: o.ID, OwnerLogin: o.Login, OwnerType: o.Type},
 		SenderID:     o.Sender,

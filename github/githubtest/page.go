@@ -15,10 +15,13 @@ import (
 //go:embed page.html
 var pageHTML string
 
+//go:embed login.html
+var loginHTML string
+
 //go:embed page.css
 var pageCSS []byte
 
-var pages = template.Must(template.New("page").Parse(pageHTML))
+var pages = template.Must(template.Must(template.New("page").Parse(pageHTML)).Parse(loginHTML))
 
 // sample is a workflow that the front page offers to queue.
 type sample struct {
@@ -64,6 +67,9 @@ type pageData struct {
 	Faults  string
 	Jobs    []jobView
 	Job     *jobView
+	Ask     *ask
+
+	leadsTo []string // origins that its forms lead to, beside this one
 }
 
 type jobView struct {
@@ -174,7 +180,7 @@ func (g *GitHub) QueueDemo() error {
 func render(w http.ResponseWriter, status int, data pageData) {
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; form-action "+strings.Join(append([]string{"'self'"}, data.leadsTo...), " ")+"; frame-ancestors 'none'")
 	w.WriteHeader(status)
 	pages.Execute(w, data) //nolint:errcheck // the peer is gone
 }

@@ -11,6 +11,7 @@ import (
 type listing struct {
 	total int
 	body  any
+	sso   string // its X-GitHub-SSO header: what it says nothing of
 	next  string // its Link header, where pages have cursors and not numbers
 }
 

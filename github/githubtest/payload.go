@@ -20,16 +20,20 @@ func (g *GitHub) event(j *job, action string) []byte {
 		"installation": map[string]any{"id": o.Installation, "node_id": nodeID("I", o.Installation)},
 	}
 	if o.Type == millrace.Organization {
-		org := map[string]any{"login": o.Login, "id": o.ID, "node_id": nodeID("O", o.ID), "description": "", "avatar_url": g.avatar(o.ID)}
-		base := g.APIURL() + "orgs/" + o.Login
-		org["url"] = base
-		for _, name := range []string{"repos", "events", "hooks", "issues"} {
-			org[name+"_url"] = base + "/" + name
-		}
-		org["members_url"], org["public_members_url"] = base+"/members{/member}", base+"/public_members{/member}"
-		e["organization"] = org
+		e["organization"] = g.organizationJSON(o.ID, o.Login)
 	}
 	return mustJSON(e)
+}
+
+func (g *GitHub) organizationJSON(id int64, login string) map[string]any {
+	org := map[string]any{"login": login, "id": id, "node_id": nodeID("O", id), "description": "", "avatar_url": g.avatar(id)}
+	base := g.APIURL() + "orgs/" + login
+	org["url"] = base
+	for _, name := range []string{"repos", "events", "hooks", "issues"} {
+		org[name+"_url"] = base + "/" + name
+	}
+	org["members_url"], org["public_members_url"] = base+"/members{/member}", base+"/public_members{/member}"
+	return org
 }
 
 func mustJSON(v any) []byte {
@@ -80,6 +84,9 @@ func (g *GitHub) account(o *owner) map[string]any {
 
 func (g *GitHub) user(login string) map[string]any {
 	id := idOf("user/" + login)
+	if p, ok := g.logins[strings.ToLower(login)]; ok {
+		id, login = p.ID, p.Login
+	}
 	api, html := g.APIURL()+"users/"+login, g.cfg.URL+"/"+login
 	m := map[string]any{
 		"login": login, "id": id, "node_id": nodeID("U", id), "avatar_url": g.avatar(id), "gravatar_id": "", "url": api, "html_url": html,

@@ -21,6 +21,8 @@ import (
 //	POST /_standin/jobs/{id}/cancel  → 202
 //	POST /_standin/jobs/{id}/rerun   → 201 {id, run_id, html_url} of the new job
 //	POST /_standin/repositories      {owner, name, public} → 201
+//	POST /_standin/people            {login} adds a person, {login, rename} renames one → 201 {id, login, name, email}
+//	POST /_standin/members           {org, login, role} → 200; without a role it ends the membership
 //	GET  /_standin/faults            → Faults
 //	PUT  /_standin/faults            Faults → 204; {} ends all
 //	GET  /_standin/calls             → the REST calls so far
@@ -70,6 +72,7 @@ func (g *GitHub) standinRoutes() {
 		w.Header().Set("Content-Type", "application/json")
 		w.Write(content)
 	})
+	g.personRoutes()
 	g.pageRoutes()
 }
 
@@ -235,4 +238,24 @@ func (r *runner) public() RegisteredRunner {
 func (g *GitHub) Registered(id int64) bool {
 	_, ok := g.Runner(id)
 	return ok
+}
+
+// control serves a call of the control interface that takes JSON.
+func control[T any](do func(T) (status int, body any, err error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var in T
+		dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20))
+		dec.DisallowUnknownFields()
+		if err := dec.Decode(&in); err != nil {
+			fail(w, http.StatusBadRequest, "the body is not what this takes: "+strings.TrimPrefix(err.Error(), "json: "))
+			return
+		}
+		status, body, err := do(in)
+		var refused refusal
+		if errors.As(err, &refused) {
+			fail(w, refused.status, refused.message)
+			return
+		}
+		writeJSON(w, status, body)
+	}
 }

@@ -41,9 +41,9 @@ func (g *GitHub) send(j *job, action string) {
 	g.emit("workflow_job", action, o, j.run.repo.ID, func() []byte { return g.event(&was, action) })
 }
 
-// sendInstallation delivers an installation event.
-func (g *GitHub) sendInstallation(o *owner, action string) {
-	e := map[string]any{"action": action, "installation": g.installation(o), "sender": g.account(o), "requester": nil}
+// sendInstallation delivers an installation event of what sender did.
+func (g *GitHub) sendInstallation(o *owner, action string, sender map[string]any) {
+	e := map[string]any{"action": action, "installation": g.installation(o), "sender": sender, "requester": nil}
 	if action == "created" {
 		list := []any{}
 		for _, r := range o.repos {
@@ -56,17 +56,21 @@ func (g *GitHub) sendInstallation(o *owner, action string) {
 }
 
 // emit makes a delivery and dispatches it, unless a fault swallows it. A suspended App is told nothing but that it is.
+// What happens to a person has no owner.
 func (g *GitHub) emit(event, action string, o *owner, repository int64, body func() []byte) {
 	f := &g.faults
 	switch {
 	case g.cfg.WebhookURL == "" && g.cfg.Send == nil:
 		return
-	case event != "installation" && (f.Suspended.has(o.Login) || f.Uninstalled.has(o.Login)):
+	case o != nil && event != "installation" && (f.Suspended.has(o.Login) || f.Uninstalled.has(o.Login)):
 		return
 	case f.HooksOff || g.roll(f.Drop):
 		return
 	}
-	d := delivery{GUID: g.guid(), Event: event, Action: action, InstallationID: o.Installation, RepositoryID: repository, body: body}
+	d := delivery{GUID: g.guid(), Event: event, Action: action, RepositoryID: repository, body: body}
+	if o != nil {
+		d.InstallationID = o.Installation
+	}
 	again := d
 	g.dispatch(&d)
 	if g.roll(f.Duplicate) {

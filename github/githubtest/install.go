@@ -1,0 +1,148 @@
+package githubtest
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/millrace-ci/millrace"
+)
+
+// install installs the App at an account, as somebody who may. One that is installed again has another id.
+func (g *GitHub) install(login string, kind millrace.OwnerType, by *person) (*owner, error) {
+	o, known := g.owners[strings.ToLower(login)]
+	switch {
+	case !known:
+		o = g.own(login, kind)
+	case slices.Contains(g.faults.Uninstalled, "*"):
+		return nil, refuse(http.StatusConflict, "A fault keeps the App from being installed anywhere")
+	default:
+		g.faults.Uninstalled = slices.DeleteFunc(slices.Clone(g.faults.Uninstalled), func(l string) bool { return strings.EqualFold(l, login) })
+		delete(g.installations, o.Installation)
+		for text, t := range g.tokens {
+			if t.installation == o.Installation {
+				delete(g.tokens, text)
+			}
+		}
+		o.Installation = g.nextID()
+		o.quota = newQuota(o.Installation, perHour)
+		g.installations[o.Installation] = o
+	}
+	o.Sender = by.ID
+	g.sendInstallation(o, "created", g.user(by.Login))
+	return o, nil
+}
+
+// Install installs the App at an account as somebody who may: an admin of the organisation, or the account's own person.
+func (g *GitHub) Install(account, login string) (Owner, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	p, ok := g.logins[strings.ToLower(login)]
+	if !ok {
+		return Owner{}, errors.New("there is no such person")
+	}
+	for _, t := range g.targets(p) {
+		switch {
+		case !strings.EqualFold(t.login, account):
+		case t.role != roleAdmin:
+			return Owner{}, errors.New("an owner of the organisation must approve it")
+		case t.owner != nil:
+			return t.owner.public(), nil
+		default:
+			o, err := g.install(t.login, t.kind, p)
+			if err != nil {
+				return Owner{}, err
+			}
+			return o.public(), nil
+		}
+	}
+	return Owner{}, errors.New("they have nothing to do with this account")
+}
+
+// target is an account that somebody may want the App at.
+type target struct {
+	id    int64
+	login string
+	kind  millrace.OwnerType
+	role  string
+	owner *owner // nil: the App is not installed there
+}
+
+// targets are the person's own account and their organisations.
+func (g *GitHub) targets(p *person) []target {
+	list := []target{{id: p.ID, login: p.Login, kind: millrace.Personal, role: roleAdmin}}
+	for _, org := range g.memberships(p) {
+		list = append(list, target{id: org.ID, login: org.Login, kind: millrace.Organization, role: org.roles[p.ID]})
+	}
+	for i := range list {
+		if o, ok := g.installed(list[i].login); ok {
+			list[i].owner = o
+		}
+	}
+	return list
+}
+
+func (g *GitHub) installRoutes() {
+	const path = "/apps/millrace/installations/new"
+	g.screen("GET /apps/millrace", func(*http.Request, *person) screen {
+		return screen{status: http.StatusOK, page: pageData{Title: "Millrace", Ask: &ask{
+			Text: "Runs the jobs of GitHub Actions in microVMs on your own hosts.", Links: []askLink{{path, "Install"}},
+		}}}
+	})
+	g.screen("GET "+path, func(r *http.Request, who *person) screen {
+		if who == nil {
+			return g.askWho(r.URL.RequestURI(), "")
+		}
+		a := &ask{Text: "Where is Millrace to be installed? You are signed in as " + who.Login + "."}
+		for _, t := range g.targets(who) {
+			f := askForm{Title: t.login, Text: "All repositories.", Action: path, Fields: []field{{"target_id", strconv.FormatInt(t.id, 10)}, {"state", r.FormValue("state")}}, Button: "Install"}
+			switch {
+			case t.owner != nil:
+				f.Text, f.Button = "Millrace is installed.", "Configure"
+			case t.role != roleAdmin:
+				f.Text, f.Button = "This needs an owner's approval.", ""
+			}
+			a.Forms = append(a.Forms, f)
+		}
+		a.Links = []askLink{{"/login?return_to=" + url.QueryEscape(r.URL.RequestURI()), "Use another account"}}
+		return screen{status: http.StatusOK, page: pageData{Title: "Install Millrace", Ask: a}}
+	})
+	g.screen("POST "+path, func(r *http.Request, who *person) screen {
+		state := r.PostFormValue("state")
+		if who == nil {
+			return g.askWho(path+"?"+url.Values{"state": {state}}.Encode(), "")
+		}
+		for _, t := range g.targets(who) {
+			if strconv.FormatInt(t.id, 10) != r.PostFormValue("target_id") {
+				continue
+			}
+			if t.owner != nil {
+				return g.setUp(t.owner, "update", state)
+			}
+			if t.role != roleAdmin {
+				return wrong(refuse(http.StatusForbidden, "This needs an owner's approval"))
+			}
+			o, err := g.install(t.login, t.kind, who)
+			if err != nil {
+				return wrong(err)
+			}
+			return g.setUp(o, "install", state)
+		}
+		return wrong(refuse(http.StatusNotFound, "There is no such account of yours"))
+	})
+}
+
+// setUp is where a browser goes on after an installation.
+func (g *GitHub) setUp(o *owner, action, state string) screen {
+	if g.cfg.SetupURL == "" {
+		return screen{to: "/apps/millrace"}
+	}
+	q := url.Values{"installation_id": {strconv.FormatInt(o.Installation, 10)}, "setup_action": {action}}
+	if state != "" {
+		q.Set("state", state)
+	}
+	return screen{to: withQuery(g.cfg.SetupURL, q)}
+}
