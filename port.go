@@ -122,3 +122,21 @@ type GitHub interface {
 	Repositories
 	Deliveries
 }
+
+// SignIn is GitHub's login for people. What it returns is read once; the person's token is then forgotten.
+//
+// Errors of [SignIn.Exchange] and [SignIn.PollDevice]. Forbidden: the person refused. Gone: the code was used, has expired,
+// or isn't this browser's; they must begin again. Unavailable: GitHub is away. Everything else is our own mistake.
+type SignIn interface {
+	// AuthCodeURL is where a browser is sent. GitHub sends it back with the state, and with a code or an error
+	// (access_denied: the person refused). The verifier stays with us until then. selectAccount lets the person choose who
+	// they are; otherwise GitHub asks nothing of somebody who has been here before.
+	AuthCodeURL(state, verifier string, selectAccount bool) string
+	// Exchange says who the code stands for. It works once.
+	Exchange(ctx context.Context, code, verifier string) (GitHubPerson, error)
+	// DeviceCode begins the sign-in of something without a browser.
+	DeviceCode(ctx context.Context) (DeviceCode, error)
+	// PollDevice says who confirmed the code. Conflict: nobody yet. LimitReached: it came too early, and five more seconds
+	// must pass between polls from now on.
+	PollDevice(ctx context.Context, code Secret) (GitHubPerson, error)
+}

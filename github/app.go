@@ -171,11 +171,24 @@ func (a *App) call(ctx context.Context, installation int64, credential, method, 
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
+	got, err := send(&http.Client{Transport: conditional{a.cfg.Transport, installation, a.answers}}, req, credential, out)
+	var refused *refusal
+	if installation == asApp && errors.As(err, &refused) {
+		if got.status == http.StatusUnauthorized {
+			a.dropJWT(credential)
+		}
+		return got, errors.Join(err, a.notePause(ctx, refused))
+	}
+	return got, err
+}
+
+// send makes a call with a credential. Its error is a *refusal when the answer isn't 2xx, and *unreachable when there was
+// none.
+func send(client *http.Client, req *http.Request, credential string, out any) (answer, error) {
 	req.Header.Set("Accept", "application/vnd.github+json")
 	req.Header.Set("X-GitHub-Api-Version", "2022-11-28")
 	req.Header.Set("User-Agent", "millrace")
 	req.Header.Set("Authorization", "Bearer "+credential) // on the request: a redirect to another host loses it
-	client := http.Client{Transport: conditional{a.cfg.Transport, installation, a.answers}}
 	resp, err := client.Do(req)
 	if err != nil {
 		return answer{}, &unreachable{err}
@@ -185,21 +198,14 @@ func (a *App) call(ctx context.Context, installation int64, credential, method, 
 	content, err := readAnswer(resp.Body)
 	switch {
 	case got.status < 200 || got.status > 299:
-		refused := &refusal{call: method + " " + u.Path, status: got.status, header: got.header, message: messageOf(content)}
-		if installation == asApp {
-			if got.status == http.StatusUnauthorized {
-				a.dropJWT(credential)
-			}
-			return got, errors.Join(refused, a.notePause(ctx, refused))
-		}
-		return got, refused
+		return got, &refusal{call: req.Method + " " + req.URL.Path, status: got.status, header: got.header, message: messageOf(content)}
 	case err != nil:
 		return got, &unreachable{err}
 	case out == nil:
 		return got, nil
 	}
 	if err := json.Unmarshal(content, out); err != nil {
-		return got, fmt.Errorf("%s %s: GitHub's answer is not what was asked for: %w", method, u.Path, err)
+		return got, fmt.Errorf("%s %s: GitHub's answer is not what was asked for: %w", req.Method, req.URL.Path, err)
 	}
 	return got, nil
 }
