@@ -117,11 +117,13 @@ func dev(ctx context.Context, o devOptions, stdout, stderr io.Writer) (err error
 		return err
 	}
 	github, err := githubtest.New(githubtest.Config{
-		URL:        "http://" + forge.Addr().String(),
-		RunnerURL:  machines.fromGuest(forge.Addr()),
-		WebhookURL: url + "/webhooks/github",
-		StateFile:  filepath.Join(data, "github.json"),
-		Demo:       !o.noDemo,
+		URL:          "http://" + forge.Addr().String(),
+		RunnerURL:    machines.fromGuest(forge.Addr()),
+		WebhookURL:   url + "/webhooks/github",
+		CallbackURLs: []string{url + "/sign-in/github/callback"},
+		SetupURL:     url + "/github/setup",
+		StateFile:    filepath.Join(data, "github.json"),
+		Demo:         !o.noDemo,
 	})
 	if err != nil {
 		return err
