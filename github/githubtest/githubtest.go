@@ -33,7 +33,7 @@ type Config struct {
 	WebhookURL   string           // where deliveries go; "" sends none
 	SetupURL     string           // where a browser goes after an installation; "": it stays
 	CallbackURLs []string         // where the sign-in may lead; the first unless it says
-	StateFile    string           // jobs and IDs outlive a restart; "" keeps them in memory
+	StateFile    string           // jobs, people, installations and IDs outlive a restart; "" keeps them in memory
 	Demo         bool             // sample workflows on the front page
 	Now          func() time.Time // nil: time.Now
 	Rand         *mathrand.Rand   // all that is left to chance: who gets a job, GUIDs, tokens, faults; nil: random
@@ -102,6 +102,7 @@ type owner struct {
 	Type         millrace.OwnerType
 	Installation int64
 	Sender       int64
+	byPerson     bool // somebody installed it, by hand
 
 	repos     []*repo // by name
 	quota     *quota

@@ -21,19 +21,24 @@ func (g *GitHub) install(login string, kind millrace.OwnerType, by *person) (*ow
 		return nil, refuse(http.StatusConflict, "A fault keeps the App from being installed anywhere")
 	default:
 		g.faults.Uninstalled = slices.DeleteFunc(slices.Clone(g.faults.Uninstalled), func(l string) bool { return strings.EqualFold(l, login) })
-		delete(g.installations, o.Installation)
 		for text, t := range g.tokens {
 			if t.installation == o.Installation {
 				delete(g.tokens, text)
 			}
 		}
-		o.Installation = g.nextID()
-		o.quota = newQuota(o.Installation, perHour)
-		g.installations[o.Installation] = o
+		g.number(o, g.nextID())
 	}
-	o.Sender = by.ID
+	o.Sender, o.byPerson = by.ID, true
+	g.touch()
 	g.sendInstallation(o, "created", g.user(by.Login))
 	return o, nil
+}
+
+// number gives an owner's installation another id.
+func (g *GitHub) number(o *owner, installation int64) {
+	delete(g.installations, o.Installation)
+	o.Installation, o.quota = installation, newQuota(installation, perHour)
+	g.installations[installation] = o
 }
 
 // Install installs the App at an account as somebody who may: an admin of the organisation, or the account's own person.
@@ -75,7 +80,7 @@ type target struct {
 func (g *GitHub) targets(p *person) []target {
 	list := []target{{id: p.ID, login: p.Login, kind: millrace.Personal, role: roleAdmin}}
 	for _, org := range g.memberships(p) {
-		list = append(list, target{id: org.ID, login: org.Login, kind: millrace.Organization, role: org.roles[p.ID]})
+		list = append(list, target{id: org.ID, login: org.Login, kind: millrace.Organization, role: org.Roles[p.ID]})
 	}
 	for i := range list {
 		if o, ok := g.installed(list[i].login); ok {

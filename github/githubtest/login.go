@@ -79,6 +79,7 @@ func (g *GitHub) grant(a authorization, p *person) (to string) {
 	now := g.cfg.Now()
 	maps.DeleteFunc(g.codes, func(_ string, c *code) bool { return !c.expires.After(now) })
 	p.authorized = true
+	g.touch()
 	text := g.randomHex(10)
 	g.codes[text] = &code{p, a.redirect, a.challenge, now.Add(codeLife)}
 	return a.back(url.Values{"code": {text}})

@@ -42,7 +42,7 @@ func (g *GitHub) AddOwner(login string, kind millrace.OwnerType) Owner {
 		o = g.own(login, kind)
 		if kind == millrace.Organization {
 			admin := g.person(login+"-admin", idOf("user/"+login))
-			o.Sender, g.organisation(login).roles[admin.ID] = admin.ID, roleAdmin
+			o.Sender, g.organisation(login).Roles[admin.ID] = admin.ID, roleAdmin
 		}
 	}
 	return o.public()

@@ -31,7 +31,7 @@ func (p *person) id() string { return strconv.FormatInt(p.ID, 10) }
 type organisation struct {
 	ID    int64
 	Login string
-	roles map[int64]string // by the person's id
+	Roles map[int64]string // by the person's id
 }
 
 // The roles that GitHub knows in an organisation.
@@ -58,6 +58,7 @@ func (g *GitHub) person(login string, id int64) *person {
 	}
 	p := &person{Person: Person{ID: id, Login: login, Name: login, Email: key + "@people.test"}, quota: newQuota(0, perHour)}
 	g.people, g.logins[key] = put(g.people, p), p
+	g.touch()
 	return p
 }
 
@@ -66,7 +67,7 @@ func (g *GitHub) organisation(login string) *organisation {
 	key := strings.ToLower(login)
 	org, ok := g.orgs[key]
 	if !ok {
-		org = &organisation{ID: idOf("owner/" + login), Login: login, roles: map[int64]string{}}
+		org = &organisation{ID: idOf("owner/" + login), Login: login, Roles: map[int64]string{}}
 		g.orgs[key] = org
 	}
 	return org
@@ -98,6 +99,7 @@ func (g *GitHub) RenamePerson(login, to string) error {
 	case o != nil && o.Type == millrace.Personal:
 		return fmt.Errorf("%s's own account has the App, and its repositories would have to move", login)
 	}
+	g.touch()
 	delete(g.logins, strings.ToLower(login))
 	p.Login, g.logins[strings.ToLower(to)] = to, p
 	return nil
@@ -116,8 +118,9 @@ func (g *GitHub) SetMember(org, login, role string) error {
 		return fmt.Errorf("a role in an organisation is admin or member; got %q", role)
 	}
 	in := g.organisation(org)
-	_, was := in.roles[p.ID]
-	in.roles[p.ID] = role
+	_, was := in.Roles[p.ID]
+	in.Roles[p.ID] = role
+	g.touch()
 	if !was {
 		g.sendMembership(in, p, role, "member_added")
 	}
@@ -129,11 +132,12 @@ func (g *GitHub) RemoveMember(org, login string) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	in, p := g.orgs[strings.ToLower(org)], g.logins[strings.ToLower(login)]
-	if in == nil || p == nil || in.roles[p.ID] == "" {
+	if in == nil || p == nil || in.Roles[p.ID] == "" {
 		return fmt.Errorf("%s is not a member of %s", login, org)
 	}
-	role := in.roles[p.ID]
-	delete(in.roles, p.ID)
+	role := in.Roles[p.ID]
+	delete(in.Roles, p.ID)
+	g.touch()
 	g.sendMembership(in, p, role, "member_removed")
 	return nil
 }
@@ -162,7 +166,7 @@ func (g *GitHub) membership(in *organisation, p *person, role string) map[string
 // roleAt is what somebody is at an owner: GitHub's role in an organisation, admin of their own account, or "".
 func (g *GitHub) roleAt(o *owner, p *person) string {
 	if o.Type == millrace.Organization {
-		return g.organisation(o.Login).roles[p.ID]
+		return g.organisation(o.Login).Roles[p.ID]
 	}
 	if o.ID == p.ID {
 		return roleAdmin
@@ -173,7 +177,7 @@ func (g *GitHub) roleAt(o *owner, p *person) string {
 // memberships are the organisations that somebody is in, by login.
 func (g *GitHub) memberships(p *person) (list []*organisation) {
 	for _, login := range slices.Sorted(maps.Keys(g.orgs)) {
-		if org := g.orgs[login]; org.roles[p.ID] != "" {
+		if org := g.orgs[login]; org.Roles[p.ID] != "" {
 			list = append(list, org)
 		}
 	}
@@ -218,7 +222,7 @@ func (g *GitHub) personRoutes() {
 			f := p.signIn("/people")
 			about := []string{p.Name + ", id " + p.id()}
 			for _, org := range g.memberships(p) {
-				about = append(about, org.roles[p.ID]+" of "+org.Login)
+				about = append(about, org.Roles[p.ID]+" of "+org.Login)
 			}
 			f.Text = strings.Join(about, "; ")
 			a.Forms = append(a.Forms, f)

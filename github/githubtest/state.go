@@ -4,16 +4,35 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
+
+	"github.com/millrace-ci/millrace"
 )
 
-// saved is what outlives a restart. Runners don't: their machines are gone too.
+// saved is what outlives a restart. Runners don't: their machines are gone too. Neither do sign-ins that are under way, and
+// people's tokens.
 type saved struct {
-	LastID int64  `json:"last_id"`
-	Jobs   []*job `json:"jobs"`
+	LastID        int64           `json:"last_id"`
+	Jobs          []*job          `json:"jobs"`
+	People        []savedPerson   `json:"people"`
+	Organisations []*organisation `json:"organisations"`
+	Owners        []savedOwner    `json:"owners"` // where somebody installed the App; the others are added at each start
+}
+
+type savedPerson struct {
+	Person
+	Authorized bool
+}
+
+type savedOwner struct {
+	Login                string
+	Type                 millrace.OwnerType
+	Installation, Sender int64
 }
 
 // touch notes that the state file is behind.
@@ -41,6 +60,18 @@ func (g *GitHub) load() error {
 		return fmt.Errorf("%s: %w (remove it to start with an empty GitHub)", g.cfg.StateFile, err)
 	}
 	g.lastID = max(g.lastID, s.LastID)
+	for _, was := range s.People {
+		p := g.person(was.Login, was.ID)
+		p.Person, p.authorized = was.Person, was.Authorized
+	}
+	for _, org := range s.Organisations {
+		g.orgs[strings.ToLower(org.Login)] = org
+	}
+	for _, was := range s.Owners {
+		o := g.own(was.Login, was.Type)
+		o.Sender, o.byPerson = was.Sender, true
+		g.number(o, was.Installation)
+	}
 	for _, j := range s.Jobs {
 		j.Attempt = max(j.Attempt, 1)
 		j.queued, j.ended = j.CreatedAt, j.CompletedAt
@@ -85,7 +116,19 @@ func (g *GitHub) saver() {
 
 func (g *GitHub) save() {
 	g.mu.Lock()
-	content, err := json.Marshal(saved{LastID: g.lastID, Jobs: g.order})
+	s := saved{LastID: g.lastID, Jobs: g.order}
+	for _, p := range g.people {
+		s.People = append(s.People, savedPerson{p.Person, p.authorized})
+	}
+	for _, login := range slices.Sorted(maps.Keys(g.orgs)) {
+		s.Organisations = append(s.Organisations, g.orgs[login])
+	}
+	for _, login := range slices.Sorted(maps.Keys(g.owners)) {
+		if o := g.owners[login]; o.byPerson {
+			s.Owners = append(s.Owners, savedOwner{o.Login, o.Type, o.Installation, o.Sender})
+		}
+	}
+	content, err := json.Marshal(s)
 	g.mu.Unlock()
 	if err != nil {
 		panic("githubtest: " + err.Error()) // the state is ours

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -53,6 +54,54 @@ func TestJobsOutliveARestart(t *testing.T) {
 		}
 		m.h = h
 		m.call("session", "", http.StatusGone) // its registration is gone too
+	})
+}
+
+func TestPeopleOutliveARestart(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "github.json")
+	synctest.Test(t, func(t *testing.T) {
+		keep := func(c *githubtest.Config) { c.StateFile, c.CallbackURLs = file, []string{callback} }
+		h := newHub(t, keep)
+		h.AddPerson("mona")
+		if err := h.RenamePerson("mona", "lisa"); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.SetMember("nimble", "lisa", "admin"); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.SetFaults(githubtest.Faults{Uninstalled: githubtest.Owners{"calm"}}); err != nil {
+			t.Fatal(err)
+		}
+		nimble, err := h.Install("nimble", "lisa")
+		if err != nil {
+			t.Fatal(err)
+		}
+		calm, err := h.Install("calm", "calm-admin")
+		if err != nil || calm.ID == h.owner.ID {
+			t.Fatalf("%+v, %v", calm, err)
+		}
+		authorize := (&loop{hub: h}).authorizeURL()
+		if _, err := h.Approve(authorize, "lisa"); err != nil {
+			t.Fatal(err)
+		}
+		people := h.People()
+		h.Close()
+
+		time.Sleep(time.Second)
+		h = newHub(t, keep)
+		defer h.Close()
+		if again := h.People(); !slices.Equal(again, people) {
+			t.Errorf("%+v, before: %+v", again, people)
+		}
+		if again, err := h.Install("nimble", "lisa"); err != nil || again != nimble || h.owner != calm {
+			t.Errorf("%+v, %v and %+v", again, err, h.owner)
+		}
+		h.call(h.asInstallation(calm), "GET", api+"/installation/repositories", "", http.StatusOK, nil)
+		b := &browser{loop: &loop{hub: h}}
+		b.open("/login")
+		b.press(1, "Sign in as lisa")
+		b.codeIn(b.open(authorize)) // silently
 	})
 }
 

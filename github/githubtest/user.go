@@ -82,7 +82,7 @@ func (g *GitHub) listMemberships(c *call) (int, any, error) {
 			hidden = append(hidden, strconv.FormatInt(org.ID, 10))
 			continue
 		}
-		m := g.membership(org, c.person, org.roles[c.person.ID])
+		m := g.membership(org, c.person, org.Roles[c.person.ID])
 		m["organization"] = g.organizationJSON(org.ID, org.Login)
 		list = append(list, m)
 	}
