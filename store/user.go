@@ -49,6 +49,67 @@ func (s *Store) SignIn(ctx context.Context, link string) (millrace.Secret, error
 	})
 }
 
+// SignInPerson signs in whoever GitHub says that this is, and returns the secret of a new session. Who they are is GitHub's
+// id: a person who was renamed stays who they are, and whoever takes their old name is somebody else. They become a member
+// of each org with an installation that they may see, as admin or member as they are there, and leave those that GitHub no
+// longer shows them; a role that somebody here gave them stays.
+func (s *Store) SignInPerson(ctx context.Context, p millrace.GitHubPerson) (millrace.Secret, error) {
+	secret, hash := newSecret(millrace.SessionPrefix)
+	return secret, s.systemTx(ctx, func(tx *Tx) error {
+		user := p.User
+		if err := tx.saveUser(ctx, &user); err != nil {
+			return err
+		}
+		if err := tx.followGitHub(ctx, user.ID, p.Installations); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, `INSERT INTO sessions (hash, user_id, created_at, last_used_at, expires_at) VALUES ($1, $2, $3, $3, $4)`,
+			hash, user.ID, tx.now, tx.now.Add(millrace.SessionLength))
+		return err
+	})
+}
+
+// followGitHub brings a user's memberships to what GitHub says.
+func (tx *Tx) followGitHub(ctx context.Context, user millrace.UserID, installations []millrace.PersonInstallation) error {
+	ids, admin := make([]int64, len(installations)), make([]bool, len(installations))
+	for i, at := range installations {
+		ids[i], admin[i] = at.ID, at.Admin
+	}
+	type change struct {
+		org    millrace.OrgID
+		action string
+	}
+	changes, err := many(ctx, tx, func(row pgx.CollectableRow) (c change, err error) {
+		err = row.Scan(&c.org, &c.action)
+		return c, err
+	}, `
+		WITH seen AS (
+			SELECT i.org_id, bool_or(p.admin) AS admin
+			FROM unnest($2::bigint[], $3::boolean[]) AS p (installation_id, admin) JOIN installations i ON i.installation_id = p.installation_id
+			GROUP BY i.org_id
+		), ended AS (
+			DELETE FROM memberships m WHERE m.user_id = $1 AND m.from_github AND m.org_id NOT IN (SELECT org_id FROM seen) RETURNING m.org_id
+		), kept AS (
+			INSERT INTO memberships (org_id, user_id, role, created_at, from_github)
+			SELECT org_id, $1, CASE WHEN admin THEN 'admin' ELSE 'member' END, $4, true FROM seen ORDER BY org_id
+			ON CONFLICT ON CONSTRAINT memberships_pkey DO UPDATE SET role = excluded.role
+			WHERE memberships.from_github AND memberships.role <> excluded.role
+			RETURNING org_id, xmax = 0 AS new -- which only an inserted row has
+		)
+		SELECT org_id, 'member.left' FROM ended
+		UNION ALL SELECT org_id, CASE WHEN new THEN 'member.joined' ELSE 'member.role_changed' END FROM kept
+		ORDER BY 1`, user, ids, admin, tx.now)
+	if err != nil {
+		return err
+	}
+	for _, c := range changes {
+		if err := tx.audit(ctx, c.org, millrace.Actor{Kind: millrace.ActorSystem}, c.action, user.String()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 var (
 	errLink    = millrace.Errorf(millrace.Unauthenticated, "This sign-in link was used already or has expired. Ask for a new one.")
 	errSession = millrace.Errorf(millrace.Unauthenticated, "Please sign in.")

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -181,5 +182,73 @@ func TestTokenAuth(t *testing.T) {
 	ended(`DELETE FROM memberships WHERE created_at <= $1`)
 	if n := scalar[int](t, w.root, `SELECT count(*) FROM audit WHERE action = 'api_token.created'`); n != 1 {
 		t.Errorf("%d audit entries", n)
+	}
+}
+
+// Somebody who signs in at GitHub is a member where GitHub says so, and no longer when it no longer does.
+func TestSignInPerson(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	second := storetest.MustCreateOrg(t, w.st, "brisk")
+	mona := millrace.User{GitHubID: 4077, Login: "mona", Name: "Mona"}
+	var session millrace.Session
+	signIn := func(user millrace.User, at ...millrace.PersonInstallation) string {
+		t.Helper()
+		w.advance(time.Second)
+		secret, err := w.st.SignInPerson(t.Context(), millrace.GitHubPerson{User: user, Installations: at})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if session, err = w.st.SessionUser(t.Context(), secret.Reveal()); err != nil {
+			t.Fatal(err)
+		}
+		orgs, err := w.st.Memberships(t.Context(), session.User.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var list []string
+		for _, m := range orgs {
+			list = append(list, m.Slug+" "+string(m.Role))
+		}
+		return strings.Join(list, ", ")
+	}
+	at := func(tenant storetest.Tenant, admin bool) millrace.PersonInstallation {
+		return millrace.PersonInstallation{Installation: tenant.Installation, Admin: admin}
+	}
+	elsewhere := millrace.PersonInstallation{Installation: millrace.Installation{ID: 987654321, OwnerID: 5, OwnerLogin: "stranger"}, Admin: true}
+
+	for _, step := range []struct {
+		what string
+		at   []millrace.PersonInstallation
+		want string
+	}{
+		{"an installation that is no org's", []millrace.PersonInstallation{elsewhere}, ""},
+		{"a member there, an admin here", []millrace.PersonInstallation{at(w.Tenant, true), at(second, false), elsewhere}, "brisk member, calm admin"},
+		{"GitHub gave other roles", []millrace.PersonInstallation{at(w.Tenant, false), at(second, true)}, "brisk admin, calm member"},
+		{"GitHub ended one", []millrace.PersonInstallation{at(second, true)}, "brisk admin"},
+		{"GitHub ended all", nil, ""},
+		{"they are back", []millrace.PersonInstallation{at(w.Tenant, false)}, "calm member"},
+	} {
+		if got := signIn(mona, step.at...); got != step.want {
+			t.Errorf("%s: %q, want %q", step.what, got, step.want)
+		}
+	}
+	before := session.User.ID
+	if signIn(millrace.User{GitHubID: mona.GitHubID, Login: "lisa"}, at(w.Tenant, false)); session.User.ID != before || session.User.Login != "lisa" {
+		t.Errorf("after they were renamed they are %+v", session.User)
+	}
+	if got := signIn(millrace.User{GitHubID: 4078, Login: "mona"}); got != "" || session.User.ID == before {
+		t.Errorf("whoever took their old name is %+v of %q", session.User, got)
+	}
+	// What somebody here decided stays, whatever GitHub says.
+	if got := signIn(w.Owner, at(w.Tenant, false)); got != "calm owner" {
+		t.Errorf("the owner is a member at GitHub: %q", got)
+	}
+	if got := signIn(w.Owner); got != "calm owner" {
+		t.Errorf("the owner is nobody at GitHub: %q", got)
+	}
+	actions := column[string](t, w.root, `SELECT action FROM audit WHERE org_id = $1 AND subject = $2 ORDER BY at, audit_id`, w.ID, before.String())
+	if want := []string{"member.joined", "member.role_changed", "member.left", "member.joined"}; !cmp.Equal(actions, want) {
+		t.Errorf("audit %v, want %v", actions, want)
 	}
 }

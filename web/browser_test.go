@@ -52,7 +52,41 @@ func do[T any](t *testing.T, ctx context.Context, a chromedp.Action[T]) T {
 // audit asks axe-core for violations of WCAG 2.2 A and AA and of its own best practices.
 const audit = `axe.run().then(r => r.violations.map(v => v.id + ": " + v.help + " " + v.nodes.map(n => n.html.slice(0, 200) + " " + n.failureSummary).join("; ")))`
 
-// TestPagesInABrowser looks at every page as people do: light and dark, wide and narrow. SCREENSHOTS=dir keeps pictures.
+// look looks at a page light and dark, wide and narrow: it is styled, fits, and has no violations. SCREENSHOTS=dir keeps pictures.
+func look(t *testing.T, ctx context.Context, name, address string) {
+	t.Helper()
+	for _, scheme := range []string{"light", "dark"} {
+		for size, width := range map[string]int64{"wide": 1280, "narrow": 320} {
+			do(t, ctx, chromedp.EmulateViewport(width, 800))
+			media := emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}}
+			if _, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, media); err != nil {
+				t.Fatal(err)
+			}
+			do(t, ctx, chromedp.Navigate(address))
+			do(t, ctx, chromedp.Evaluate[chromedp.Void](axe))
+			violations := do(t, ctx, chromedp.Evaluate[[]string](audit, chromedp.EvalAwaitPromise))
+			overflow := do(t, ctx, chromedp.Evaluate[int](`document.documentElement.scrollWidth - document.documentElement.clientWidth`))
+			styled := do(t, ctx, chromedp.Evaluate[string](`getComputedStyle(document.body).colorScheme`))
+			if len(violations) > 0 {
+				t.Errorf("%s, %s, %s: %s", name, scheme, size, strings.Join(violations, "\n"))
+			}
+			if overflow > 0 {
+				t.Errorf("%s, %s, %s: the page is %d px too wide", name, scheme, size, overflow)
+			}
+			if styled != "light dark" {
+				t.Errorf("%s: the style sheet did not load", name)
+			}
+			if dir := os.Getenv("SCREENSHOTS"); dir != "" {
+				picture := do(t, ctx, chromedp.FullScreenshot(100))
+				if err := os.WriteFile(filepath.Join(dir, name+"-"+scheme+"-"+size+".png"), picture, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+}
+
+// TestPagesInABrowser looks at every page as people do.
 func TestPagesInABrowser(t *testing.T) {
 	t.Parallel()
 	full, empty := newWorld(t), newWorld(t)
@@ -66,37 +100,7 @@ func TestPagesInABrowser(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx := chrome(t)
-	visit := func(name, address string) {
-		for _, scheme := range []string{"light", "dark"} {
-			for size, width := range map[string]int64{"wide": 1280, "narrow": 320} {
-				do(t, ctx, chromedp.EmulateViewport(width, 800))
-				media := emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}}
-				if _, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, media); err != nil {
-					t.Fatal(err)
-				}
-				do(t, ctx, chromedp.Navigate(address))
-				do(t, ctx, chromedp.Evaluate[chromedp.Void](axe))
-				violations := do(t, ctx, chromedp.Evaluate[[]string](audit, chromedp.EvalAwaitPromise))
-				overflow := do(t, ctx, chromedp.Evaluate[int](`document.documentElement.scrollWidth - document.documentElement.clientWidth`))
-				styled := do(t, ctx, chromedp.Evaluate[string](`getComputedStyle(document.body).colorScheme`))
-				if len(violations) > 0 {
-					t.Errorf("%s, %s, %s: %s", name, scheme, size, strings.Join(violations, "\n"))
-				}
-				if overflow > 0 {
-					t.Errorf("%s, %s, %s: the page is %d px too wide", name, scheme, size, overflow)
-				}
-				if styled != "light dark" {
-					t.Errorf("%s: the style sheet did not load", name)
-				}
-				if dir := os.Getenv("SCREENSHOTS"); dir != "" {
-					picture := do(t, ctx, chromedp.FullScreenshot(100))
-					if err := os.WriteFile(filepath.Join(dir, name+"-"+scheme+"-"+size+".png"), picture, 0o644); err != nil {
-						t.Fatal(err)
-					}
-				}
-			}
-		}
-	}
+	visit := func(name, address string) { look(t, ctx, name, address) }
 	signIn := func(w *world) {
 		do(t, ctx, chromedp.Navigate(w.link()))
 	}
@@ -171,4 +175,34 @@ func TestLive(t *testing.T) {
 			&& document.querySelector("#job details").open;
 	})()`
 	do(t, ctx, chromedp.Poll[bool](follows, chromedp.WithPollingInterval(100*time.Millisecond), chromedp.WithPollingTimeout(20*time.Second)))
+}
+
+// TestSignInInABrowser is the way from a page that wants a session, over GitHub, back to it.
+func TestSignInInABrowser(t *testing.T) {
+	t.Parallel()
+	p := newPeople(t)
+	ctx := chrome(t)
+	press := func(text string) {
+		t.Helper()
+		do(t, ctx, chromedp.Click(chromedp.Search(`//*[self::a or self::button][normalize-space()="`+text+`"]`)))
+	}
+	arrived := func(heading string) {
+		t.Helper()
+		do(t, ctx, chromedp.WaitVisible(chromedp.Search(`//h1[normalize-space()="`+heading+`"]`)))
+	}
+	look(t, ctx, "sign-in-github", p.URL+"/sign-in")
+	do(t, ctx, chromedp.Navigate(p.URL+"/o/robots/hosts"))
+	arrived("Sign in")
+	press("Sign in with GitHub")
+	press("Sign in as mona")
+	press("Authorize Millrace")
+	arrived("Hosts")
+	press("Sign out")
+	do(t, ctx, chromedp.WaitVisible(chromedp.CSS(`a[href="/sign-in"]`)))
+	do(t, ctx, chromedp.Navigate(p.URL+"/sign-in"))
+	press("With another GitHub account")
+	press("Sign in as stranger")
+	press("Authorize Millrace")
+	do(t, ctx, chromedp.WaitVisible(chromedp.Search(`//h2[normalize-space()="You are not a member of an org yet"]`)))
+	look(t, ctx, "no-org", p.URL+"/")
 }

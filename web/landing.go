@@ -16,7 +16,7 @@ func (s *server) landing(w http.ResponseWriter, r *http.Request) error {
 	case err != nil:
 		return err
 	case len(orgs) == 0:
-		return render(w, r, http.StatusOK, noOrgPage(ui.Frame{Title: "No org yet", User: session.User}))
+		return render(w, r, http.StatusOK, noOrgPage(ui.Frame{Title: "No org yet", User: session.User}, s.SignIn != nil))
 	}
 	http.Redirect(w, r, "/o/"+orgs[0].Slug+"/jobs", http.StatusSeeOther)
 	return nil

@@ -128,7 +128,7 @@ func point(heading, text string) templ.Component {
 	})
 }
 
-func signInPage(f ui.Frame, problem string) templ.Component {
+func signInPage(f ui.Frame, atGitHub bool, problem string) templ.Component {
 	return templruntime.GeneratedTemplate(func(templ_7745c5c3_Input templruntime.GeneratedComponentInput) (templ_7745c5c3_Err error) {
 		templ_7745c5c3_W, ctx := templ_7745c5c3_Input.Writer, templ_7745c5c3_Input.Context
 		if templ_7745c5c3_CtxErr := ctx.Err(); templ_7745c5c3_CtxErr != nil {
@@ -184,7 +184,18 @@ func signInPage(f ui.Frame, problem string) templ.Component {
 					return templ_7745c5c3_Err
 				}
 			}
-			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 9, "<p class=\"mt-4\">You sign in with a link that works once. In development <code class=\"tag\">millraced dev</code> prints one at its start; open it in this browser.</p><p class=\"mt-3 text-muted\">You then go on to the page that you asked for.</p></div>")
+			if atGitHub {
+				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 9, "<p class=\"mt-4\">GitHub tells Millrace who you are, and which of your organisations have the Millrace App. It is asked for nothing else: not your code, not your workflows.</p><p class=\"mt-6 flex flex-wrap items-center gap-x-5 gap-y-3\"><a class=\"button no-underline\" href=\"/sign-in/github\">Sign in with GitHub</a> <a class=\"inline-flex min-h-6 items-center underline\" href=\"/sign-in/github?account=choose\">With another GitHub account</a></p><p class=\"mt-8 text-muted\">A link that works once signs you in, too. In development <code class=\"tag\">millraced dev</code> prints one at its start; open it in this browser.</p>")
+				if templ_7745c5c3_Err != nil {
+					return templ_7745c5c3_Err
+				}
+			} else {
+				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 10, "<p class=\"mt-4\">You sign in with a link that works once. In development <code class=\"tag\">millraced dev</code> prints one at its start; open it in this browser.</p>")
+				if templ_7745c5c3_Err != nil {
+					return templ_7745c5c3_Err
+				}
+			}
+			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 11, "<p class=\"mt-3 text-muted\">You then go on to the page that you asked for.</p></div>")
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}
@@ -198,7 +209,7 @@ func signInPage(f ui.Frame, problem string) templ.Component {
 	})
 }
 
-func noOrgPage(f ui.Frame) templ.Component {
+func noOrgPage(f ui.Frame, atGitHub bool) templ.Component {
 	return templruntime.GeneratedTemplate(func(templ_7745c5c3_Input templruntime.GeneratedComponentInput) (templ_7745c5c3_Err error) {
 		templ_7745c5c3_W, ctx := templ_7745c5c3_Input.Writer, templ_7745c5c3_Input.Context
 		if templ_7745c5c3_CtxErr := ctx.Err(); templ_7745c5c3_CtxErr != nil {
@@ -231,6 +242,14 @@ func noOrgPage(f ui.Frame) templ.Component {
 				}()
 			}
 			ctx = templ.InitializeContext(ctx)
+			templ_7745c5c3_Err = ui.Heading("Your orgs").Render(ctx, templ_7745c5c3_Buffer)
+			if templ_7745c5c3_Err != nil {
+				return templ_7745c5c3_Err
+			}
+			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 12, " ")
+			if templ_7745c5c3_Err != nil {
+				return templ_7745c5c3_Err
+			}
 			templ_7745c5c3_Var11 := templruntime.GeneratedTemplate(func(templ_7745c5c3_Input templruntime.GeneratedComponentInput) (templ_7745c5c3_Err error) {
 				templ_7745c5c3_W, ctx := templ_7745c5c3_Input.Writer, templ_7745c5c3_Input.Context
 				templ_7745c5c3_Buffer, templ_7745c5c3_IsBuffer := templruntime.GetBuffer(templ_7745c5c3_W)
@@ -243,22 +262,28 @@ func noOrgPage(f ui.Frame) templ.Component {
 					}()
 				}
 				ctx = templ.InitializeContext(ctx)
-				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 10, "<p>Ask an owner of your team's org to add you, under the GitHub login <strong class=\"text-ink\"><bdi>")
+				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 13, "<p>You are signed in as <strong class=\"text-ink\"><bdi>")
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
 				}
 				var templ_7745c5c3_Var12 string
 				templ_7745c5c3_Var12, templ_7745c5c3_Err = templ.JoinStringErrs(f.User.Login)
 				if templ_7745c5c3_Err != nil {
-					return templ.Error{Err: templ_7745c5c3_Err, FileName: `web/landing.templ`, Line: 46, Col: 117}
+					return templ.Error{Err: templ_7745c5c3_Err, FileName: `web/landing.templ`, Line: 56, Col: 71}
 				}
 				_, templ_7745c5c3_Err = templ_7745c5c3_Buffer.WriteString(templ.EscapeString(templ_7745c5c3_Var12))
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
 				}
-				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 11, "</bdi></strong>. Then load this page again.</p>")
+				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 14, "</bdi></strong>. You belong to an org once the Millrace App is on a GitHub organisation or account of yours and its owner has an org here.</p><ul class=\"list-disc space-y-1 pl-5\"><li>Somebody has just added you at GitHub, or installed the App: look again.</li><li>Your organisation wants its own sign-on (SAML): sign on there, then look again.</li><li>You use another GitHub account for work: sign in with that.</li><li>Otherwise ask an owner of your team's org to add you, under the name above.</li></ul>")
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
+				}
+				if atGitHub {
+					templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 15, "<p class=\"flex flex-wrap items-center gap-x-5 gap-y-3\"><a class=\"button no-underline\" href=\"/sign-in/github\">Look again</a> <a class=\"inline-flex min-h-6 items-center underline\" href=\"/sign-in/github?account=choose\">Sign in with another GitHub account</a></p>")
+					if templ_7745c5c3_Err != nil {
+						return templ_7745c5c3_Err
+					}
 				}
 				return nil
 			})

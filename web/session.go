@@ -1,6 +1,8 @@
 package web
 
 import (
+	"crypto/rand"
+	"crypto/subtle"
 	"net/http"
 	"net/url"
 	"strings"
@@ -66,11 +68,13 @@ func (s *server) visitor(r *http.Request) (millrace.Session, []millrace.Membersh
 
 // cookieName is bound to this host and to https by its prefix (RFC 6265bis §4.1.3), which plain http, in development,
 // can't have.
-func (s *server) cookieName() string {
+func (s *server) cookieName() string { return s.bound("millrace") }
+
+func (s *server) bound(name string) string {
 	if s.Secure {
-		return "__Host-millrace"
+		return "__Host-" + name
 	}
-	return "millrace"
+	return name
 }
 
 func (s *server) cookie(r *http.Request) string {
@@ -101,7 +105,7 @@ const (
 // sendToSignIn keeps where somebody wanted to go and asks them to sign in.
 func (s *server) sendToSignIn(w http.ResponseWriter, r *http.Request, err error) {
 	if r.URL.Path == "/sign-in" || strings.HasPrefix(r.URL.Path, "/sign-in/") {
-		if err := render(w, r, http.StatusUnauthorized, signInPage(ui.Frame{Title: "Sign in"}, millrace.MessageOf(err))); err != nil {
+		if err := s.showSignIn(w, r, http.StatusUnauthorized, millrace.MessageOf(err)); err != nil {
 			s.Log.ErrorContext(r.Context(), "rendering the sign-in page", "error", err)
 		}
 		return
@@ -139,7 +143,11 @@ func (s *server) askToSignIn(w http.ResponseWriter, r *http.Request) error {
 		http.Redirect(w, r, s.target(r), http.StatusSeeOther)
 		return nil
 	}
-	return render(w, r, http.StatusOK, signInPage(ui.Frame{Title: "Sign in"}, ""))
+	return s.showSignIn(w, r, http.StatusOK, "")
+}
+
+func (s *server) showSignIn(w http.ResponseWriter, r *http.Request, status int, problem string) error {
+	return render(w, r, status, signInPage(ui.Frame{Title: "Sign in"}, s.SignIn != nil, problem))
 }
 
 // signIn uses up a sign-in link. A browser that only fetches ahead is not allowed to.
@@ -153,10 +161,74 @@ func (s *server) signIn(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.setCookie(w, s.cookieName(), "/", secret.Reveal(), millrace.SessionLength)
+	return s.begin(w, r, secret)
+}
+
+// begin gives the browser its session, ends the one that it had, and goes on to what was wanted.
+func (s *server) begin(w http.ResponseWriter, r *http.Request, session millrace.Secret) error {
+	if err := s.Store.SignOut(r.Context(), s.cookie(r)); err != nil {
+		return err
+	}
+	s.setCookie(w, s.cookieName(), "/", session.Reveal(), millrace.SessionLength)
 	s.setCookie(w, targetCookie, "/sign-in", "", 0)
 	http.Redirect(w, r, s.target(r), http.StatusSeeOther)
 	return nil
+}
+
+// A sign-in at GitHub that is under way: the state that GitHub must send back to this browser, and PKCE's verifier.
+const (
+	gitHubCookie = "millrace-github"
+	gitHubLife   = 10 * time.Minute // as long as GitHub's codes work
+)
+
+// toGitHub sends the browser to GitHub to sign in.
+func (s *server) toGitHub(w http.ResponseWriter, r *http.Request) error {
+	if s.SignIn == nil {
+		return errNoPage
+	}
+	state, verifier := rand.Text(), rand.Text()+rand.Text() // RFC 7636 wants 43 characters of a verifier
+	s.setCookie(w, s.bound(gitHubCookie), "/", state+"."+verifier, gitHubLife)
+	http.Redirect(w, r, s.SignIn.AuthCodeURL(state, verifier, r.URL.Query().Get("account") == "choose"), http.StatusSeeOther)
+	return nil
+}
+
+// fromGitHub is where GitHub sends the browser back to, with a code, or with why there is none.
+func (s *server) fromGitHub(w http.ResponseWriter, r *http.Request) error {
+	if s.SignIn == nil {
+		return errNoPage
+	}
+	w.Header().Set("Referrer-Policy", "no-referrer") // the address is a secret
+	var state, verifier string
+	if c, err := r.Cookie(s.bound(gitHubCookie)); err == nil {
+		state, verifier, _ = strings.Cut(c.Value, ".")
+	}
+	s.setCookie(w, s.bound(gitHubCookie), "/", "", 0)
+	q := r.URL.Query()
+	if state == "" || subtle.ConstantTimeCompare([]byte(state), []byte(q.Get("state"))) != 1 {
+		return s.showSignIn(w, r, http.StatusBadRequest, "This sign-in was not begun in this browser, or was begun too long ago. Begin again.")
+	}
+	switch q.Get("error") {
+	case "":
+	case "access_denied":
+		return s.showSignIn(w, r, http.StatusForbidden, "You did not let us know at GitHub who you are. Begin again if you want to.")
+	default:
+		return s.showSignIn(w, r, http.StatusBadRequest, "GitHub could not sign you in. Begin again; if it stays, whoever runs this server can look at the GitHub App's settings.")
+	}
+	person, err := s.SignIn.Exchange(r.Context(), q.Get("code"), verifier)
+	switch code := millrace.CodeOf(err); {
+	case err == nil:
+	case code == millrace.Gone:
+		return s.showSignIn(w, r, http.StatusBadRequest, millrace.MessageOf(err))
+	case code == millrace.Forbidden, code == millrace.Unavailable:
+		return s.showSignIn(w, r, code.Status(), millrace.MessageOf(err))
+	default:
+		return err
+	}
+	session, err := s.Store.SignInPerson(r.Context(), person)
+	if err != nil {
+		return err
+	}
+	return s.begin(w, r, session)
 }
 
 func (s *server) signOut(w http.ResponseWriter, r *http.Request) error {

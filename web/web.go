@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/store"
 	"github.com/millrace-ci/millrace/web/assets"
 )
@@ -18,6 +19,7 @@ import (
 // Config is what the dashboard needs.
 type Config struct {
 	Store  *store.Store
+	SignIn millrace.SignIn  // at GitHub; nil: by one-use links alone
 	Log    *slog.Logger     // nil: none
 	URL    string           // where people and agents reach this server, without a trailing slash
 	Secure bool             // URL is https: cookies are bound to it
@@ -44,6 +46,8 @@ func New(cfg Config) http.Handler {
 	mux.Handle("GET "+assets.Prefix, assets.Handler())
 	mux.Handle("GET /{$}", s.page(s.landing))
 	mux.Handle("GET /sign-in", s.page(s.askToSignIn))
+	mux.Handle("GET /sign-in/github", s.page(s.toGitHub))
+	mux.Handle("GET /sign-in/github/callback", s.page(s.fromGitHub))
 	mux.Handle("GET /sign-in/{secret}", s.page(s.signIn))
 	mux.Handle("POST /sign-out", s.page(s.signOut))
 	mux.Handle("GET /o/{org}/{$}", s.page(s.toJobs))

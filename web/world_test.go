@@ -38,6 +38,12 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	return newWorldWith(t, func(string) millrace.SignIn { return nil })
+}
+
+// newWorldWith is a world whose people sign in as signIn, which is told the dashboard's URL, has it.
+func newWorldWith(t *testing.T, signIn func(url string) millrace.SignIn) *world {
+	t.Helper()
 	w := &world{t: t, time: noon.AddDate(0, 0, -6), next: 100}
 	w.Store = storetest.OpenAt(t, storetest.NewDatabase(t), w.now)
 	if err := w.Store.KeepPartitions(t.Context()); err != nil {
@@ -47,7 +53,7 @@ func newWorld(t *testing.T) *world {
 	w.Org = storetest.MustCreateOrg(t, w.Store, "calm")
 	server := httptest.NewUnstartedServer(nil)
 	w.URL = "http://" + server.Listener.Addr().String()
-	server.Config.Handler = web.New(web.Config{Store: w.Store, URL: w.URL, Now: w.now})
+	server.Config.Handler = web.New(web.Config{Store: w.Store, SignIn: signIn(w.URL), URL: w.URL, Now: w.now})
 	server.Start()
 	t.Cleanup(func() {
 		server.CloseClientConnections()

@@ -27,6 +27,8 @@ type Config struct {
 	GitHubAppID         int64    `env:"MILLRACE_GITHUB_APP_ID"`
 	GitHubPrivateKey    string   `env:"MILLRACE_GITHUB_PRIVATE_KEY"`
 	GitHubWebhookSecret []string `env:"MILLRACE_GITHUB_WEBHOOK_SECRET"` // several while rotating
+	GitHubClientID      string   `env:"MILLRACE_GITHUB_CLIENT_ID"`      // "": nobody signs in with GitHub
+	GitHubClientSecret  string   `env:"MILLRACE_GITHUB_CLIENT_SECRET"`
 }
 
 // readConfig reads the environment given as KEY=value pairs.

@@ -120,7 +120,7 @@ func dev(ctx context.Context, o devOptions, stdout, stderr io.Writer) (err error
 		URL:          "http://" + forge.Addr().String(),
 		RunnerURL:    machines.fromGuest(forge.Addr()),
 		WebhookURL:   url + "/webhooks/github",
-		CallbackURLs: []string{url + "/sign-in/github/callback"},
+		CallbackURLs: []string{url + signInCallback},
 		SetupURL:     url + "/github/setup",
 		StateFile:    filepath.Join(data, "github.json"),
 		Demo:         !o.noDemo,
@@ -141,6 +141,8 @@ func dev(ctx context.Context, o devOptions, stdout, stderr io.Writer) (err error
 		GitHubAppID:         github.AppID(),
 		GitHubPrivateKey:    string(github.PrivateKeyPEM()),
 		GitHubWebhookSecret: []string{github.WebhookSecret()},
+		GitHubClientID:      github.ClientID(),
+		GitHubClientSecret:  github.ClientSecret(),
 	}
 
 	// The parts run under one context; the first that fails ends the others. The control plane outlives the agent, so

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/api"
 	"github.com/millrace-ci/millrace/github"
 	"github.com/millrace-ci/millrace/store"
@@ -87,7 +88,11 @@ func serve(ctx context.Context, cfg Config, st *store.Store, log *slog.Logger, l
 
 	work := workers.New(workers.Config{Store: st, GitHub: app, Log: log})
 	rest := api.New(api.Config{Store: st, Webhooks: app, Runners: work.Gate(), Log: log})
-	pages := web.New(web.Config{Store: st, Log: log, URL: cfg.URL, Secure: strings.HasPrefix(cfg.URL, "https://")})
+	signIn, err := signInAt(cfg)
+	if err != nil {
+		return err
+	}
+	pages := web.New(web.Config{Store: st, SignIn: signIn, Log: log, URL: cfg.URL, Secure: strings.HasPrefix(cfg.URL, "https://")})
 	mux := http.NewServeMux()
 	for _, path := range []string{"/api/", "/agent/", "/webhooks/", "/healthz", "/readyz", "/openapi.json", "/docs/"} {
 		mux.Handle(path, rest)
@@ -125,4 +130,18 @@ func serve(ctx context.Context, cfg Config, st *store.Store, log *slog.Logger, l
 	group.Go(func() error { return work.Run(ctx) })
 	log.Info("serving", "url", cfg.URL, "listen", listener.Addr().String(), "metrics", metrics.Addr().String())
 	return group.Wait()
+}
+
+// signInCallback is where GitHub sends people back to: the App must list it.
+const signInCallback = "/sign-in/github/callback"
+
+// signInAt is the sign-in with GitHub; nil when it isn't configured.
+func signInAt(cfg Config) (millrace.SignIn, error) {
+	if cfg.GitHubClientID == "" {
+		return nil, nil //nolint:nilnil // to be without is no error
+	}
+	return github.NewOAuth(github.OAuthConfig{
+		URL: cfg.GitHubURL, APIURL: cfg.GitHubAPIURL, ClientID: cfg.GitHubClientID, ClientSecret: millrace.Secret(cfg.GitHubClientSecret),
+		RedirectURL: strings.TrimSuffix(cfg.URL, "/") + signInCallback,
+	})
 }

@@ -312,6 +312,7 @@ CREATE TABLE memberships (
 	user_id uuid NOT NULL,
 	role text NOT NULL,
 	created_at timestamp with time zone NOT NULL,
+	from_github boolean NOT NULL DEFAULT false,
 	CONSTRAINT memberships_pkey PRIMARY KEY (org_id, user_id),
 	CONSTRAINT memberships_org_fkey FOREIGN KEY (org_id) REFERENCES orgs(org_id) ON DELETE CASCADE,
 	CONSTRAINT memberships_user_fkey FOREIGN KEY (user_id) REFERENCES users(user_id) ON DELETE CASCADE,
@@ -434,6 +435,7 @@ CREATE TABLE sessions (
 	CONSTRAINT sessions_user_fkey FOREIGN KEY (user_id) REFERENCES users(user_id) ON DELETE CASCADE
 );
 CREATE INDEX sessions_user_idx ON sessions USING btree (user_id);
+GRANT INSERT ON sessions TO millrace_system;
 
 CREATE TABLE sign_in_links (
 	hash bytea NOT NULL,
