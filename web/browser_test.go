@@ -3,6 +3,7 @@ package web_test
 import (
 	"context"
 	_ "embed"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,10 +18,10 @@ import (
 	"github.com/millrace-ci/millrace/store"
 )
 
-// axe is axe-core 4.14.1 (MPL-2.0, github.com/dequelabs/axe-core), copied here by frontend's build.
+// axeSource is axe-core 4.14.1 (MPL-2.0, github.com/dequelabs/axe-core), copied here by frontend's build.
 //
 //go:embed testdata/axe.min.js
-var axe string
+var axeSource string
 
 // chrome is a browser of the test's own.
 func chrome(t *testing.T) context.Context {
@@ -52,33 +53,38 @@ func do[T any](t *testing.T, ctx context.Context, a chromedp.Action[T]) T {
 // audit asks axe-core for violations of WCAG 2.2 A and AA and of its own best practices.
 const audit = `axe.run().then(r => r.violations.map(v => v.id + ": " + v.help + " " + v.nodes.map(n => n.html.slice(0, 200) + " " + n.failureSummary).join("; ")))`
 
-// look looks at a page light and dark, wide and narrow: it is styled, fits, and has no violations. SCREENSHOTS=dir keeps pictures.
-func look(t *testing.T, ctx context.Context, name, address string) {
+// axe fails for each violation that axe-core finds on the page that ctx shows.
+func axe(t *testing.T, ctx context.Context, name string) {
+	t.Helper()
+	do(t, ctx, chromedp.Evaluate[chromedp.Void](axeSource))
+	if violations := do(t, ctx, chromedp.Evaluate[[]string](audit, chromedp.EvalAwaitPromise)); len(violations) > 0 {
+		t.Errorf("%s: %s", name, strings.Join(violations, "\n"))
+	}
+}
+
+// look opens a page in light and dark at each width: nothing is inaccessible, too wide or unstyled. SCREENSHOTS=dir keeps
+// pictures.
+func look(t *testing.T, ctx context.Context, name, address string, widths ...int64) {
 	t.Helper()
 	for _, scheme := range []string{"light", "dark"} {
-		for size, width := range map[string]int64{"wide": 1280, "narrow": 320} {
+		for _, width := range widths {
+			name := fmt.Sprintf("%s-%s-%d", name, scheme, width)
 			do(t, ctx, chromedp.EmulateViewport(width, 800))
 			media := emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}}
 			if _, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, media); err != nil {
 				t.Fatal(err)
 			}
 			do(t, ctx, chromedp.Navigate(address))
-			do(t, ctx, chromedp.Evaluate[chromedp.Void](axe))
-			violations := do(t, ctx, chromedp.Evaluate[[]string](audit, chromedp.EvalAwaitPromise))
-			overflow := do(t, ctx, chromedp.Evaluate[int](`document.documentElement.scrollWidth - document.documentElement.clientWidth`))
-			styled := do(t, ctx, chromedp.Evaluate[string](`getComputedStyle(document.body).colorScheme`))
-			if len(violations) > 0 {
-				t.Errorf("%s, %s, %s: %s", name, scheme, size, strings.Join(violations, "\n"))
+			axe(t, ctx, name)
+			if overflow := do(t, ctx, chromedp.Evaluate[int](`document.documentElement.scrollWidth - document.documentElement.clientWidth`)); overflow > 0 {
+				t.Errorf("%s: the page is %d px too wide", name, overflow)
 			}
-			if overflow > 0 {
-				t.Errorf("%s, %s, %s: the page is %d px too wide", name, scheme, size, overflow)
-			}
-			if styled != "light dark" {
+			if styled := do(t, ctx, chromedp.Evaluate[string](`getComputedStyle(document.body).colorScheme`)); styled != "light dark" {
 				t.Errorf("%s: the style sheet did not load", name)
 			}
 			if dir := os.Getenv("SCREENSHOTS"); dir != "" {
 				picture := do(t, ctx, chromedp.FullScreenshot(100))
-				if err := os.WriteFile(filepath.Join(dir, name+"-"+scheme+"-"+size+".png"), picture, 0o644); err != nil {
+				if err := os.WriteFile(filepath.Join(dir, name+".png"), picture, 0o644); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -86,7 +92,7 @@ func look(t *testing.T, ctx context.Context, name, address string) {
 	}
 }
 
-// TestPagesInABrowser looks at every page as people do.
+// TestPagesInABrowser looks at every page as people do: light and dark, wide and narrow.
 func TestPagesInABrowser(t *testing.T) {
 	t.Parallel()
 	full, empty := newWorld(t), newWorld(t)
@@ -100,11 +106,13 @@ func TestPagesInABrowser(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx := chrome(t)
-	visit := func(name, address string) { look(t, ctx, name, address) }
+	visit := func(name, address string) {
+		t.Helper()
+		look(t, ctx, name, address, 1280, 320)
+	}
 	signIn := func(w *world) {
 		do(t, ctx, chromedp.Navigate(w.link()))
 	}
-	visit("landing", full.URL+"/")
 	visit("sign-in", full.URL+"/sign-in")
 	signIn(full)
 	visit("jobs", full.URL+"/o/calm/jobs")
@@ -190,7 +198,7 @@ func TestSignInInABrowser(t *testing.T) {
 		t.Helper()
 		do(t, ctx, chromedp.WaitVisible(chromedp.Search(`//h1[normalize-space()="`+heading+`"]`)))
 	}
-	look(t, ctx, "sign-in-github", p.URL+"/sign-in")
+	look(t, ctx, "sign-in-github", p.URL+"/sign-in", 1280, 320)
 	do(t, ctx, chromedp.Navigate(p.URL+"/o/robots/hosts"))
 	arrived("Sign in")
 	press("Sign in with GitHub")
@@ -204,5 +212,5 @@ func TestSignInInABrowser(t *testing.T) {
 	press("Sign in as stranger")
 	press("Authorize Millrace")
 	do(t, ctx, chromedp.WaitVisible(chromedp.Search(`//h2[normalize-space()="You are not a member of an org yet"]`)))
-	look(t, ctx, "no-org", p.URL+"/")
+	look(t, ctx, "no-org", p.URL+"/", 1280, 320)
 }

@@ -45,6 +45,7 @@ func New(cfg Config) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET "+assets.Prefix, assets.Handler())
 	mux.Handle("GET /{$}", s.page(s.landing))
+	mux.Handle("GET /pricing", s.page(s.pricing))
 	mux.Handle("GET /sign-in", s.page(s.askToSignIn))
 	mux.Handle("GET /sign-in/github", s.page(s.toGitHub))
 	mux.Handle("GET /sign-in/github/callback", s.page(s.fromGitHub))

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -45,6 +46,19 @@ func TestBars(t *testing.T) {
 		{Label: "3 Mar", Value: 37, Text: "37"},
 	}))
 	golden(t, "bars-empty.html", chart.Bars("Nothing", nil))
+}
+
+func TestLines(t *testing.T) {
+	t.Parallel()
+	write := func(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }
+	golden(t, "lines.html", chart.Lines("Cost per minute", chart.Plane{
+		Width: 900, X: write, Y: write,
+		Lines: func(w float64) []chart.Line {
+			return []chart.Line{{Left: 20, Right: 20, Text: "<b>flat</b>"}, {Left: 0, Right: w / 25, Dashed: true, Text: "by the minute"}}
+		},
+		Marks: []chart.Mark{{X: 500, Y: 20, Text: "the same"}, {X: 900, Y: 36, Solid: true, Text: "yours"}},
+	}))
+	golden(t, "lines-empty.html", chart.Lines("Nothing", chart.Plane{X: write, Y: write, Lines: func(float64) []chart.Line { return nil }}))
 }
 
 func TestProportions(t *testing.T) {

@@ -120,6 +120,7 @@ type Frame struct {
 	Orgs    []millrace.Membership // those to switch to
 	User    millrace.User         // zero when nobody is signed in
 	Section string                // the navigation's current entry
+	Public  bool                  // the page is for visitors: it says where to read on and how to begin
 
 	Incidents     []millrace.Incident // the org's open ones, newest first
 	MoreIncidents bool                // there are more than these
