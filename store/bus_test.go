@@ -8,6 +8,16 @@ import (
 	"github.com/millrace-ci/millrace/store/storetest"
 )
 
+// heard waits until st has heard all that was announced so far: announcements come in the order of their commits.
+func (w *world) heard(st *store.Store) {
+	w.t.Helper()
+	mark := st.Bus.On("mark")
+	if _, err := w.root.Exec(w.t.Context(), `SELECT pg_notify('millrace', 'mark')`); err != nil {
+		w.t.Fatal(err)
+	}
+	closed(w.t, mark, "the mark")
+}
+
 // When the listening connection breaks, what was announced meanwhile is lost: everyone is woken, and listens again.
 func TestReconnectWakesEveryone(t *testing.T) {
 	t.Parallel()
@@ -42,6 +52,7 @@ func TestAnnouncements(t *testing.T) {
 	w := newWorld(t)
 	second := storetest.OpenAt(t, w.db, w.now)
 	for _, st := range []*store.Store{w.st, second} {
+		w.heard(st)
 		st.Bus.TakeDemand()
 	}
 	here, there, elsewhere := w.st.Bus.On(store.TopicDemand(w.ID)), second.Bus.On(store.TopicDemand(w.ID)), second.Bus.On(store.TopicDemand(w.ID+1))
@@ -72,11 +83,13 @@ func TestAnnouncements(t *testing.T) {
 func TestDemandIsAnnouncedForNewsAlone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	w.heard(w.st)
 	deliver := func(id int64, status millrace.JobStatus, runner int64) (woken bool) {
 		t.Helper()
 		demand, shown := w.st.Bus.On(store.TopicDemand(w.ID)), w.st.Bus.On(store.TopicOrg(w.ID))
 		storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, id, status, func(j *millrace.Job) { j.RunnerID = runner }))
-		closed(t, shown, "what people see") // both come in one announcement
+		w.heard(w.st)
+		closed(t, shown, "what people see")
 		select {
 		case <-demand:
 			return true
