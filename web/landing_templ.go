@@ -119,7 +119,7 @@ func landingPage(f ui.Frame, url string) templ.Component {
 					}()
 				}
 				ctx = templ.InitializeContext(ctx)
-				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 4, "<p>A Linux machine that can boot VMs. The agent dials out: no inbound port, name or tunnel.</p><pre class=\"mt-3 rounded-md bg-log px-3 py-2.5 font-mono text-[0.8667rem] wrap-anywhere whitespace-pre-wrap text-log-ink\">echo TOKEN | sudo millrace-agent enroll --url ")
+				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 4, "<p>A Linux machine that can boot VMs: amd64 today, Arm next. The agent dials out: no inbound port, name or tunnel.</p><pre class=\"mt-3 rounded-md bg-log px-3 py-2.5 font-mono text-[0.8667rem] wrap-anywhere whitespace-pre-wrap text-log-ink\">echo TOKEN | sudo millrace-agent enroll --url ")
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
 				}
@@ -197,7 +197,7 @@ func landingPage(f ui.Frame, url string) templ.Component {
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}
-			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 9, "</pre><p class=\"mt-4 text-muted\">A label without our prefix is never answered: every other job stays where it is.</p></div></section><section id=\"permissions\" aria-labelledby=\"asks\"><h2 id=\"asks\" class=\"text-2xl font-semibold tracking-tight\">What the GitHub App asks for, and why</h2><p class=\"mt-3 max-w-2xl text-muted\">The least that works. It cannot read code, secrets or pull requests, and it hears of one kind of event: that of a job.</p><div class=\"card mt-5\"><div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Permissions\"><table class=\"stack table\" role=\"table\"><thead role=\"rowgroup\"><tr role=\"row\"><th scope=\"col\">Permission</th><th scope=\"col\">Access</th><th scope=\"col\">Why</th></tr></thead> <tbody>")
+			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 9, "</pre><p class=\"mt-4 text-muted\">A label without our prefix is never answered: every other job stays where it is.</p></div></section><section id=\"permissions\" aria-labelledby=\"asks\"><h2 id=\"asks\" class=\"text-2xl font-semibold tracking-tight\">What the GitHub App asks for, and why</h2><p class=\"mt-3 max-w-2xl text-muted\">The least that works. It asks for no code, secrets or pull requests, and it hears of one kind of event: that of a job.</p><div class=\"card mt-5\"><div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Permissions\"><table class=\"stack table\" role=\"table\"><thead role=\"rowgroup\"><tr role=\"row\"><th scope=\"col\">Permission</th><th scope=\"col\">Access</th><th scope=\"col\">Why</th></tr></thead> <tbody>")
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}
