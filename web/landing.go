@@ -46,6 +46,7 @@ type permission struct {
 var permissions = []permission{
 	{"Organization: self-hosted runners", "Read and write", "Registers one just-in-time runner for each VM, and removes it afterwards."},
 	{"Repository: actions", "Read", "Hears that a job is queued, runs or has ended."},
+	{"Organization: members", "Read", "Tells owners from members when people sign in."},
 	{"Repository: metadata", "Read", "GitHub gives it to every app: names of repositories, and whether they are public."},
 	{"Repository: administration", "Read and write", "Only for a personal account, which has no organization to register runners in. Otherwise it is not asked for."},
 }

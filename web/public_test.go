@@ -65,8 +65,8 @@ func TestPublicPages(t *testing.T) {
 		}
 		_, page := w.get(browser(t), "/")
 		rows := regexp.MustCompile(`(?m)^\| ((?:Organization|Repository): [^|]+) \| ([^|]+) \|`).FindAllStringSubmatch(string(docs), -1)
-		if len(rows) != 4 {
-			t.Fatalf("docs/run.md has %d permissions", len(rows))
+		if shown := strings.Count(page, ">Organization: ") + strings.Count(page, ">Repository: "); len(rows) == 0 || shown != len(rows) {
+			t.Fatalf("docs/run.md has %d permissions, the page %d", len(rows), shown)
 		}
 		for _, row := range rows {
 			contains(t, page, ">"+row[1]+"<", ">"+strings.ToUpper(row[2][:1])+row[2][1:]+"<")
