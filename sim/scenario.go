@@ -92,7 +92,7 @@ func Scenarios() []Scenario { //nolint:funlen // a table
 			}
 			return nil
 		}, ""},
-		{"8 cancels among jobs of overlapping labels", with(day(20*time.Minute, 250, Faults{}), func(c *Config) { c.Cancels, c.cancelAfter, c.Slots = 0.4, 6*time.Second, 400 }), starts(10 * time.Minute), ""},
+		{"8 cancels among jobs of overlapping labels", with(day(20*time.Minute, 250, Faults{}), func(c *Config) { c.Cancels, c.cancelAfter, c.Slots, c.Hosts = 0.4, 6*time.Second, 400, 8 }), starts(10 * time.Second), ""},
 		{"9 GitHub calls a busy runner idle", with(day(20*time.Minute, 250, faults(githubtest.Faults{StaleS: 90, Unprocessable: 0.3})), func(c *Config) {
 			c.Cancels, c.cancelAfter, c.Slots = 0.4, 6*time.Second, 400
 		}), starts(15 * time.Minute), ""},
