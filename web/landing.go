@@ -31,12 +31,6 @@ func (s *server) toJobs(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// toSignIn is the frame of the page that asks to sign in.
-func toSignIn(f ui.Frame) ui.Frame {
-	f.Public, f.Section = true, "sign-in"
-	return f
-}
-
 // permission is one of the GitHub App's, with what it is for; docs/run.md has the same table.
 type permission struct {
 	Name, Access, Why string

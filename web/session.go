@@ -147,7 +147,7 @@ func (s *server) askToSignIn(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *server) showSignIn(w http.ResponseWriter, r *http.Request, status int, problem string) error {
-	return render(w, r, status, signInPage(ui.Frame{Title: "Sign in"}, s.SignIn != nil, problem))
+	return render(w, r, status, signInPage(ui.Frame{Title: "Sign in", Section: "sign-in", Public: true}, s.SignIn != nil, problem))
 }
 
 // signIn uses up a sign-in link. A browser that only fetches ahead is not allowed to.

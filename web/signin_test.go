@@ -12,6 +12,7 @@ import (
 	"github.com/millrace-ci/millrace/github"
 	"github.com/millrace-ci/millrace/github/githubtest"
 	"github.com/millrace-ci/millrace/store"
+	"github.com/millrace-ci/millrace/web"
 )
 
 // people is a dashboard whose people sign in at a stand-in GitHub.
@@ -26,7 +27,7 @@ func newPeople(t *testing.T) *people {
 	at := "http://" + site.Listener.Addr().String()
 	var gh *githubtest.GitHub
 	w := newWorldWith(t, func(dashboard string) millrace.SignIn {
-		callback := dashboard + "/sign-in/github/callback"
+		callback := dashboard + web.SignInCallback
 		var err error
 		if gh, err = githubtest.New(githubtest.Config{URL: at, CallbackURLs: []string{callback}}); err != nil {
 			t.Fatal(err)

@@ -26,6 +26,9 @@ type Config struct {
 	Now    func() time.Time // nil: the wall clock. It is used to show ages, never to decide.
 }
 
+// SignInCallback is the path that GitHub sends people back to: the App must list it.
+const SignInCallback = "/sign-in/github/callback"
+
 // server is the dashboard.
 type server struct {
 	Config
@@ -48,7 +51,7 @@ func New(cfg Config) http.Handler {
 	mux.Handle("GET /pricing", s.page(s.pricing))
 	mux.Handle("GET /sign-in", s.page(s.askToSignIn))
 	mux.Handle("GET /sign-in/github", s.page(s.toGitHub))
-	mux.Handle("GET /sign-in/github/callback", s.page(s.fromGitHub))
+	mux.Handle("GET "+SignInCallback, s.page(s.fromGitHub))
 	mux.Handle("GET /sign-in/{secret}", s.page(s.signIn))
 	mux.Handle("POST /sign-out", s.page(s.signOut))
 	mux.Handle("GET /o/{org}/{$}", s.page(s.toJobs))

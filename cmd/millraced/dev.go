@@ -23,6 +23,7 @@ import (
 	"github.com/millrace-ci/millrace/migrations"
 	"github.com/millrace-ci/millrace/pg"
 	"github.com/millrace-ci/millrace/store"
+	"github.com/millrace-ci/millrace/web"
 )
 
 // devOptions are the flags of `millraced dev`.
@@ -120,8 +121,7 @@ func dev(ctx context.Context, o devOptions, stdout, stderr io.Writer) (err error
 		URL:          "http://" + forge.Addr().String(),
 		RunnerURL:    machines.fromGuest(forge.Addr()),
 		WebhookURL:   url + "/webhooks/github",
-		CallbackURLs: []string{url + signInCallback},
-		SetupURL:     url + "/github/setup",
+		CallbackURLs: []string{url + web.SignInCallback},
 		StateFile:    filepath.Join(data, "github.json"),
 		Demo:         !o.noDemo,
 	})

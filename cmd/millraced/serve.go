@@ -132,9 +132,6 @@ func serve(ctx context.Context, cfg Config, st *store.Store, log *slog.Logger, l
 	return group.Wait()
 }
 
-// signInCallback is where GitHub sends people back to: the App must list it.
-const signInCallback = "/sign-in/github/callback"
-
 // signInAt is the sign-in with GitHub; nil when it isn't configured.
 func signInAt(cfg Config) (millrace.SignIn, error) {
 	if cfg.GitHubClientID == "" {
@@ -142,6 +139,6 @@ func signInAt(cfg Config) (millrace.SignIn, error) {
 	}
 	return github.NewOAuth(github.OAuthConfig{
 		URL: cfg.GitHubURL, APIURL: cfg.GitHubAPIURL, ClientID: cfg.GitHubClientID, ClientSecret: millrace.Secret(cfg.GitHubClientSecret),
-		RedirectURL: strings.TrimSuffix(cfg.URL, "/") + signInCallback,
+		RedirectURL: strings.TrimSuffix(cfg.URL, "/") + web.SignInCallback,
 	})
 }
