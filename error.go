@@ -14,6 +14,7 @@ const (
 	Unauthenticated Code = "unauthenticated"  // 401: no or unknown credentials
 	PaymentRequired Code = "payment_required" // 402: the plan doesn't cover it
 	Forbidden       Code = "forbidden"        // 403: known, but lacks the right within its own org
+	ReauthRequired  Code = "reauth_required"  // 403: may do it, once they have confirmed that it is them
 	NotFound        Code = "not_found"        // 404: isn't there, or is another org's
 	Conflict        Code = "conflict"         // 409: contradicts the present state
 	Gone            Code = "gone"             // 410: was there, won't come back
@@ -33,6 +34,7 @@ var codes = map[Code]struct {
 	Unauthenticated: {401, "The request carries no credentials that we know, or they have expired or were revoked."},
 	PaymentRequired: {402, "The plan does not cover it."},
 	Forbidden:       {403, "You are known, and lack the right within your org. An owner can grant it."},
+	ReauthRequired:  {403, "This is asked again of whoever does it, even when they are signed in. Confirm at the dashboard that it is you."},
 	NotFound:        {404, "It isn't there, or it is another org's: the two look the same."},
 	Conflict:        {409, "It contradicts the present state. Look at it again before you repeat the request."},
 	Gone:            {410, "It was there and won't come back."},
@@ -54,10 +56,10 @@ func (c Code) Status() int {
 // Meaning says in a sentence or two what c tells whoever meets it; "" for an unknown code.
 func (c Code) Meaning() string { return codes[c].meaning }
 
-// CodeForStatus is the code whose [Code.Status] is status; Internal when there is none.
+// CodeForStatus is the general code whose [Code.Status] is status; Internal when there is none.
 func CodeForStatus(status int) Code {
 	for c, s := range codes {
-		if s.status == status {
+		if s.status == status && c != ReauthRequired {
 			return c
 		}
 	}

@@ -23,6 +23,8 @@ type (
 	apiTokenKind        struct{}
 	enrollmentTokenKind struct{}
 	incidentKind        struct{}
+	sessionKind         struct{}
+	auditKind           struct{}
 )
 
 func (userKind) prefix() string            { return "user" }
@@ -32,6 +34,8 @@ func (vmKind) prefix() string              { return "vm" }
 func (apiTokenKind) prefix() string        { return "tok" }
 func (enrollmentTokenKind) prefix() string { return "enr" }
 func (incidentKind) prefix() string        { return "inc" }
+func (sessionKind) prefix() string         { return "ses" }
+func (auditKind) prefix() string           { return "aud" }
 
 // Each kind of ID is a type of its own, so that a host's cannot be passed for a job's.
 type (
@@ -49,6 +53,10 @@ type (
 	EnrollmentTokenID = ID[enrollmentTokenKind]
 	// IncidentID is an incident's ID.
 	IncidentID = ID[incidentKind]
+	// SessionID is a session's ID; it is no secret.
+	SessionID = ID[sessionKind]
+	// AuditID is an audit entry's ID.
+	AuditID = ID[auditKind]
 )
 
 // OrgID is an org's key; it leads every primary key. People see the org's slug instead.
@@ -88,6 +96,12 @@ func NewEnrollmentTokenID(src *Source, now time.Time) EnrollmentTokenID {
 
 // NewIncidentID makes an incident's ID.
 func NewIncidentID(src *Source, now time.Time) IncidentID { return newID[incidentKind](src, now) }
+
+// NewSessionID makes a session's ID.
+func NewSessionID(src *Source, now time.Time) SessionID { return newID[sessionKind](src, now) }
+
+// NewAuditID makes an audit entry's ID.
+func NewAuditID(src *Source, now time.Time) AuditID { return newID[auditKind](src, now) }
 
 func newID[K Kind](src *Source, now time.Time) ID[K] {
 	var id ID[K]

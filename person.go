@@ -16,7 +16,8 @@ type GitHubPerson struct {
 // PersonInstallation is an installation that a person may see.
 type PersonInstallation struct {
 	Installation
-	Admin bool // they own the organisation at GitHub, or it is their own account: they may link it to an org
+	Member bool // they belong to it: a collaborator of one repository doesn't
+	Admin  bool // they own the organisation at GitHub, or it is their own account: they may link it to an org
 }
 
 // DeviceCode is the sign-in of something without a browser: it shows UserCode, which a person types at VerificationURL.

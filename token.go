@@ -5,8 +5,11 @@ import (
 	"crypto/sha256"
 	"hash/crc32"
 	"io"
+	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Prefixes of secrets, so that people and scanners know what they found.
@@ -23,16 +26,99 @@ const (
 	crcDigits    = 6
 )
 
-// APIToken lets a program use the REST API as a user of one org.
+// APIToken lets a program use the REST API: as a user of one org, or as the org itself.
 type APIToken struct {
 	OrgID      OrgID
 	ID         APITokenID
-	UserID     UserID
+	UserID     UserID // zero: the org's own
+	Login      string // the user's; display only
 	Name       string
-	Role       Role
+	Hint       string // how the secret begins
+	Scopes     []Permission
+	Role       Role // the user's as it is now; an admin's when it is the org's own
 	CreatedAt  time.Time
-	ExpiresAt  time.Time // zero: never
-	LastUsedAt time.Time
+	ExpiresAt  time.Time
+	RevokedAt  time.Time // zero: it wasn't
+	LastUsedAt time.Time // zero: never; to the minute
+	LastUsedBy Device
+}
+
+// Caller is the token as somebody who asks for something.
+func (t APIToken) Caller(address, requestID string) Caller {
+	return Caller{
+		Actor:  Actor{Kind: ActorToken, ID: t.ID.String(), Name: t.Name, Address: address, RequestID: requestID},
+		UserID: t.UserID, Role: t.Role, Token: &t,
+	}
+}
+
+// Lives of API tokens, in days.
+const (
+	DefaultTokenDays = 30
+	MaxTokenDays     = 366
+)
+
+// NewAPIToken is a token to make.
+type NewAPIToken struct {
+	Name   string
+	Scopes []Permission
+	Days   int  // until it expires; 0: 30
+	OfOrg  bool // the org's own: it outlives its maker's membership
+}
+
+// MaxName bounds the names that people give to things, in characters.
+const MaxName = 100
+
+// Check says what of the token its maker may not have. Unprocessable: a value is wrong. Forbidden: it would have more than
+// its maker has; a token makes none that outlives it.
+func (n NewAPIToken) Check(by Caller, now time.Time) error {
+	if err := by.Require(TokensWrite); err != nil {
+		return err
+	}
+	if n.OfOrg {
+		if err := by.Require(OrgTokensWrite); err != nil {
+			return err
+		}
+	}
+	if err := CheckName(n.Name); err != nil {
+		return err
+	}
+	switch {
+	case len(n.Scopes) == 0:
+		return Errorf(Unprocessable, "A token without scopes could do nothing. Give it at least one.")
+	case n.Days < 1 || n.Days > MaxTokenDays:
+		return Errorf(Unprocessable, "A token lives for 1 to %d days, not %d.", MaxTokenDays, n.Days)
+	case !n.OfOrg && by.UserID.IsZero():
+		return Errorf(Unprocessable, "A token of the org's own makes only such tokens: there is no person whose it could be.")
+	case by.Token != nil && now.AddDate(0, 0, n.Days).After(by.Token.ExpiresAt):
+		return Errorf(Forbidden, "A token can't make one that outlives it: this one expires at %s.", by.Token.ExpiresAt.UTC().Format(time.RFC3339))
+	}
+	for _, p := range n.Scopes {
+		if !slices.Contains(Scopes(), p) {
+			return Errorf(Unprocessable, "%q is no scope; the scopes are %s.", p, list(Scopes()))
+		}
+		if !by.May(p) {
+			return Errorf(Forbidden, "You can't give a token the scope %s: you don't have it.", p)
+		}
+	}
+	return nil
+}
+
+// CheckName is Unprocessable unless a person may give this name to something.
+func CheckName(name string) error {
+	if n := utf8.RuneCountInString(name); n == 0 || n > MaxName || strings.TrimSpace(name) != name ||
+		strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return Errorf(Unprocessable, "A name has 1 to %d printable characters and neither begins nor ends with a space.", MaxName)
+	}
+	return nil
+}
+
+// list is permissions in words.
+func list(permissions []Permission) string {
+	words := make([]string, len(permissions))
+	for i, p := range permissions {
+		words[i] = string(p)
+	}
+	return strings.Join(words, ", ")
 }
 
 // EnrollmentToken turns a machine into a host of one org.
@@ -42,7 +128,15 @@ type EnrollmentToken struct {
 	UsesLeft  int
 	CreatedAt time.Time
 	ExpiresAt time.Time
+	RevokedAt time.Time // zero: it wasn't
 }
+
+// Lives and uses of enrollment tokens: one that is made at the dashboard is for one machine, soon.
+const (
+	DefaultEnrollmentLife = time.Hour
+	MaxEnrollmentLife     = 30 * 24 * time.Hour
+	MaxEnrollmentUses     = 1000
+)
 
 // Secret is the text of a token. It prints as [redacted] everywhere but through [Secret.Reveal].
 type Secret string

@@ -45,7 +45,7 @@ func (s *Server) enroll(w http.ResponseWriter, r *http.Request) error {
 	if err := checkFacts(in.Facts); err != nil {
 		return err
 	}
-	host, slug, err := s.store.EnrollHost(r.Context(), in.Token, in.Name, in.SignKey, in.SealKey, in.Facts)
+	host, slug, err := s.store.EnrollHost(r.Context(), millrace.Actor{Address: address(r.RemoteAddr), RequestID: requestID(r.Context())}, in.Token, in.Name, in.SignKey, in.SealKey, in.Facts)
 	if err != nil {
 		return err
 	}

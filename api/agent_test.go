@@ -31,7 +31,7 @@ func TestEnrollRefuses(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	mint := func(uses int, life time.Duration) string {
-		secret, err := w.st.Org(w.calm.ID).CreateEnrollmentToken(t.Context(), storetest.System, uses, life)
+		_, secret, err := w.st.Org(w.calm.ID).CreateEnrollmentToken(t.Context(), storetest.System, store.NewEnrollmentToken{Uses: uses, Life: life})
 		if err != nil {
 			t.Fatal(err)
 		}

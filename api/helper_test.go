@@ -215,7 +215,7 @@ type host struct {
 
 func (w *world) enroll(tenant storetest.Tenant, name string) host {
 	w.t.Helper()
-	secret, err := w.st.Org(tenant.ID).CreateEnrollmentToken(w.t.Context(), storetest.System, 1, 1e12)
+	_, secret, err := w.st.Org(tenant.ID).CreateEnrollmentToken(w.t.Context(), storetest.System, store.NewEnrollmentToken{})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -8,12 +8,11 @@ import (
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/client"
-	"github.com/millrace-ci/millrace/store"
 )
 
 func (s *Server) hostRoutes(api huma.API) {
-	register(s, api, huma.Operation{OperationID: "list-hosts", Method: http.MethodGet, Path: "/hosts", Summary: "List hosts by name", Tags: []string{"hosts"}},
-		func(ctx context.Context, org store.Org, _ *InOrg) (*out[client.List[client.Host]], error) {
+	register(s, api, millrace.HostsRead, huma.Operation{OperationID: "list-hosts", Method: http.MethodGet, Path: "/hosts", Summary: "List hosts by name", Tags: []string{"hosts"}},
+		func(ctx context.Context, org tenant, _ *InOrg) (*out[client.List[client.Host]], error) {
 			rows, err := org.Hosts(ctx)
 			if err != nil {
 				return nil, err
@@ -29,8 +28,8 @@ func (s *Server) hostRoutes(api huma.API) {
 		InOrg
 		Host string `path:"host" maxLength:"40" doc:"The host's ID"`
 	}
-	register(s, api, huma.Operation{OperationID: "get-host", Method: http.MethodGet, Path: "/hosts/{host}", Summary: "Show a host", Tags: []string{"hosts"}},
-		func(ctx context.Context, org store.Org, in *one) (*out[client.Host], error) {
+	register(s, api, millrace.HostsRead, huma.Operation{OperationID: "get-host", Method: http.MethodGet, Path: "/hosts/{host}", Summary: "Show a host", Tags: []string{"hosts"}},
+		func(ctx context.Context, org tenant, in *one) (*out[client.Host], error) {
 			id, err := millrace.ParseHostID(in.Host)
 			if err != nil {
 				return nil, err

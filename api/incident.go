@@ -6,6 +6,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/client"
 	"github.com/millrace-ci/millrace/store"
 )
@@ -16,10 +17,10 @@ func (s *Server) incidentRoutes(api huma.API) {
 		Paging
 		Open bool `query:"open" doc:"Only incidents that hold now"`
 	}
-	register(s, api, huma.Operation{
+	register(s, api, millrace.IncidentsRead, huma.Operation{
 		OperationID: "list-incidents", Method: http.MethodGet, Path: "/incidents", Tags: []string{"incidents"},
 		Summary: "List incidents, newest first", Description: "Conditions at GitHub that stop jobs, and what an admin can do about each. Millrace opens and closes them.",
-	}, func(ctx context.Context, org store.Org, in *list) (*out[client.List[client.Incident]], error) {
+	}, func(ctx context.Context, org tenant, in *list) (*out[client.List[client.Incident]], error) {
 		page, err := org.Incidents(ctx, store.IncidentFilter{Open: in.Open, Cursor: in.Cursor, Limit: in.Limit})
 		if err != nil {
 			return nil, err

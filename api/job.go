@@ -20,8 +20,8 @@ func (s *Server) jobRoutes(api huma.API) {
 		Status     string `query:"status" maxLength:"100" doc:"Statuses, separated by commas: waiting, queued, in_progress, completed"`
 		Repository string `query:"repository" maxLength:"300" doc:"A repository's full name, owner/name"`
 	}
-	register(s, api, huma.Operation{OperationID: "list-jobs", Method: http.MethodGet, Path: "/jobs", Summary: "List jobs, newest first", Tags: []string{"jobs"}},
-		func(ctx context.Context, org store.Org, in *list) (*out[client.List[client.Job]], error) {
+	register(s, api, millrace.JobsRead, huma.Operation{OperationID: "list-jobs", Method: http.MethodGet, Path: "/jobs", Summary: "List jobs, newest first", Tags: []string{"jobs"}},
+		func(ctx context.Context, org tenant, in *list) (*out[client.List[client.Job]], error) {
 			filter := store.JobFilter{Repository: in.Repository, Cursor: in.Cursor, Limit: in.Limit}
 			for word := range strings.SplitSeq(in.Status, ",") {
 				if word == "" {
@@ -47,8 +47,8 @@ func (s *Server) jobRoutes(api huma.API) {
 		InOrg
 		Job string `path:"job" maxLength:"40" doc:"The job's ID" example:"job_01jd2w8k5p7m9q3r5t7v9x1z3b"`
 	}
-	register(s, api, huma.Operation{OperationID: "get-job", Method: http.MethodGet, Path: "/jobs/{job}", Summary: "Show a job", Tags: []string{"jobs"}},
-		func(ctx context.Context, org store.Org, in *one) (*out[client.Job], error) {
+	register(s, api, millrace.JobsRead, huma.Operation{OperationID: "get-job", Method: http.MethodGet, Path: "/jobs/{job}", Summary: "Show a job", Tags: []string{"jobs"}},
+		func(ctx context.Context, org tenant, in *one) (*out[client.Job], error) {
 			id, err := millrace.ParseJobID(in.Job)
 			if err != nil {
 				return nil, err

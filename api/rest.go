@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -95,23 +96,23 @@ type Paging struct {
 
 type out[T any] struct{ Body T }
 
+// tenant is an org as its token's caller may use it.
+type tenant struct {
+	store.Org
+	by millrace.Caller
+}
+
 type tenantKey struct{}
 
 // authenticate finds the token's org and checks that it is the path's. Another org and none at all are the same 404.
 func (s *Server) authenticate(ctx huma.Context, next func(huma.Context)) {
-	refuse := func(err error) {
-		p := s.problem(ctx.Context(), err)
-		if p.Status == http.StatusUnauthorized {
-			ctx.SetHeader("WWW-Authenticate", `Bearer realm="millrace"`)
-		}
-		_, w := humachi.Unwrap(ctx)
-		writeProblem(w, p)
-	}
+	refuse := func(err error) { s.refuse(ctx, err) }
 	scheme, secret, _ := strings.Cut(ctx.Header("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") {
 		secret = ""
 	}
-	token, err := s.store.TokenAuth(ctx.Context(), strings.TrimSpace(secret))
+	from := millrace.Device{Address: address(ctx.RemoteAddr()), UserAgent: ctx.Header("User-Agent")}
+	token, err := s.store.TokenAuth(ctx.Context(), strings.TrimSpace(secret), from)
 	if err != nil {
 		refuse(err)
 		return
@@ -125,18 +126,41 @@ func (s *Server) authenticate(ctx huma.Context, next func(huma.Context)) {
 		refuse(millrace.Errorf(millrace.NotFound, "There is no org with this name that this token may see."))
 		return
 	}
-	next(huma.WithValue(ctx, tenantKey{}, s.store.Org(org.ID)))
+	next(huma.WithValue(ctx, tenantKey{}, tenant{s.store.Org(org.ID), token.Caller(from.Address, requestID(ctx.Context()))}))
 }
 
-// register adds one operation: its errors become problems, and its tenant is found in the context.
-func register[I, O any](s *Server, api huma.API, op huma.Operation, do func(ctx context.Context, org store.Org, in *I) (*O, error)) {
-	op.Errors = []int{http.StatusUnauthorized, http.StatusNotFound, http.StatusUnprocessableEntity}
-	huma.Register(api, op, func(ctx context.Context, in *I) (*O, error) {
-		org, ok := ctx.Value(tenantKey{}).(store.Org)
+func (s *Server) refuse(ctx huma.Context, err error) {
+	_, w := humachi.Unwrap(ctx)
+	writeProblem(w, s.problem(ctx.Context(), err))
+}
+
+// address is the IP address of a peer, without its port.
+func address(remote string) string {
+	if host, _, err := net.SplitHostPort(remote); err == nil {
+		return host
+	}
+	return remote
+}
+
+// register adds one operation for callers with a permission: its errors become problems, and its tenant is found in the
+// context.
+func register[I, O any](s *Server, api huma.API, needs millrace.Permission, op huma.Operation, do func(ctx context.Context, org tenant, in *I) (*O, error)) {
+	op.Errors = append(op.Errors, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusUnprocessableEntity)
+	op.Security = []map[string][]string{{"token": {string(needs)}}}
+	op.Middlewares = append(op.Middlewares, func(ctx huma.Context, next func(huma.Context)) {
+		org, ok := ctx.Context().Value(tenantKey{}).(tenant)
 		if !ok {
-			return nil, &problem{s.problem(ctx, errors.New("api: an operation without authentication"))}
+			s.refuse(ctx, errors.New("api: an operation without authentication"))
+			return
 		}
-		o, err := do(ctx, org, in)
+		if err := org.by.Require(needs); err != nil {
+			s.refuse(ctx, err)
+			return
+		}
+		next(ctx)
+	})
+	huma.Register(api, op, func(ctx context.Context, in *I) (*O, error) {
+		o, err := do(ctx, ctx.Value(tenantKey{}).(tenant), in)
 		if err != nil {
 			return nil, &problem{s.problem(ctx, err)}
 		}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/client"
-	"github.com/millrace-ci/millrace/store"
 )
 
 func (s *Server) usageRoutes(api huma.API) {
@@ -19,8 +18,8 @@ func (s *Server) usageRoutes(api huma.API) {
 		From time.Time `query:"from" doc:"Jobs completed from then on; 28 days ago unless given"`
 		To   time.Time `query:"to" doc:"Jobs completed before then; now unless given"`
 	}
-	register(s, api, huma.Operation{OperationID: "get-usage", Method: http.MethodGet, Path: "/usage", Summary: "Sum up completed jobs", Tags: []string{"usage"}},
-		func(ctx context.Context, org store.Org, in *query) (*out[client.List[client.Usage]], error) {
+	register(s, api, millrace.UsageRead, huma.Operation{OperationID: "get-usage", Method: http.MethodGet, Path: "/usage", Summary: "Sum up completed jobs", Tags: []string{"usage"}},
+		func(ctx context.Context, org tenant, in *query) (*out[client.List[client.Usage]], error) {
 			if in.To.IsZero() {
 				in.To = s.now().Add(time.Minute) // GitHub's clock may be a little ahead of ours
 			}

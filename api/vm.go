@@ -18,8 +18,8 @@ func (s *Server) vmRoutes(api huma.API) {
 		Live bool   `query:"live" doc:"Only VMs that aren't gone"`
 		Host string `query:"host" maxLength:"40" doc:"Only VMs of this host"`
 	}
-	register(s, api, huma.Operation{OperationID: "list-vms", Method: http.MethodGet, Path: "/vms", Summary: "List VMs, newest first", Tags: []string{"vms"}},
-		func(ctx context.Context, org store.Org, in *list) (*out[client.List[client.VM]], error) {
+	register(s, api, millrace.JobsRead, huma.Operation{OperationID: "list-vms", Method: http.MethodGet, Path: "/vms", Summary: "List VMs, newest first", Tags: []string{"vms"}},
+		func(ctx context.Context, org tenant, in *list) (*out[client.List[client.VM]], error) {
 			filter := store.VMFilter{Live: in.Live, Cursor: in.Cursor, Limit: in.Limit}
 			if in.Host != "" {
 				host, err := millrace.ParseHostID(in.Host)
@@ -43,15 +43,15 @@ func (s *Server) vmRoutes(api huma.API) {
 		InOrg
 		VM string `path:"vm" maxLength:"40" doc:"The VM's ID"`
 	}
-	find := func(ctx context.Context, org store.Org, text string) (row store.VMRow, err error) {
+	find := func(ctx context.Context, org tenant, text string) (row store.VMRow, err error) {
 		id, err := millrace.ParseVMID(text)
 		if err != nil {
 			return row, err
 		}
 		return org.VM(ctx, id)
 	}
-	register(s, api, huma.Operation{OperationID: "get-vm", Method: http.MethodGet, Path: "/vms/{vm}", Summary: "Show a VM", Tags: []string{"vms"}},
-		func(ctx context.Context, org store.Org, in *one) (*out[client.VM], error) {
+	register(s, api, millrace.JobsRead, huma.Operation{OperationID: "get-vm", Method: http.MethodGet, Path: "/vms/{vm}", Summary: "Show a VM", Tags: []string{"vms"}},
+		func(ctx context.Context, org tenant, in *one) (*out[client.VM], error) {
 			row, err := find(ctx, org, in.VM)
 			if err != nil {
 				return nil, err
@@ -63,11 +63,11 @@ func (s *Server) vmRoutes(api huma.API) {
 		ContentType string `header:"Content-Type"`
 		Body        []byte
 	}
-	register(s, api, huma.Operation{
+	register(s, api, millrace.JobsRead, huma.Operation{
 		OperationID: "get-vm-console", Method: http.MethodGet, Path: "/vms/{vm}/console", Summary: "Show the end of what a VM printed", Tags: []string{"vms"},
 		Description: "At most the last 1 MiB, as it was printed: it may hold control characters.",
 	},
-		func(ctx context.Context, org store.Org, in *one) (*console, error) {
+		func(ctx context.Context, org tenant, in *one) (*console, error) {
 			row, err := find(ctx, org, in.VM)
 			if err != nil {
 				return nil, err

@@ -71,11 +71,11 @@ func (s *Sim) addHost(setup *store.Store, o *org, n int) error {
 	if skew := s.within(48*time.Hour) - 24*time.Hour; s.cfg.Skew { // drawn in any case: a day is the same with and without
 		h.skew = skew
 	}
-	secret, err := setup.Org(o.ID).CreateEnrollmentToken(s.ctx, millrace.Actor{Kind: millrace.ActorSystem}, 1, time.Hour)
+	_, secret, err := setup.Org(o.ID).CreateEnrollmentToken(s.ctx, millrace.Actor{Kind: millrace.ActorSystem}, store.NewEnrollmentToken{})
 	if err != nil {
 		return err
 	}
-	enrolled, _, err := setup.EnrollHost(s.ctx, secret.Reveal(), h.name, h.sign.Public().(ed25519.PublicKey), h.seal.PublicKey().Bytes(), h.facts)
+	enrolled, _, err := setup.EnrollHost(s.ctx, millrace.Actor{}, secret.Reveal(), h.name, h.sign.Public().(ed25519.PublicKey), h.seal.PublicKey().Bytes(), h.facts)
 	if err != nil {
 		return err
 	}

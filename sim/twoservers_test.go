@@ -100,7 +100,7 @@ func TestTwoServers(t *testing.T) {
 			}
 		})
 
-		token, err := setup.Org(org.ID).CreateEnrollmentToken(t.Context(), storetest.System, 1, time.Hour)
+		_, token, err := setup.Org(org.ID).CreateEnrollmentToken(t.Context(), storetest.System, store.NewEnrollmentToken{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -69,7 +69,7 @@ var errEnrollment = millrace.Errorf(millrace.Unauthenticated, "The enrollment to
 
 // EnrollHost turns an enrollment token into a host of the token's org. The secret tells which org: the lookup runs before
 // the tenant is known, everything after it inside the tenant.
-func (s *Store) EnrollHost(ctx context.Context, secret, name string, signKey, sealKey []byte, facts millrace.HostFacts) (host millrace.Host, slug string, err error) {
+func (s *Store) EnrollHost(ctx context.Context, from millrace.Actor, secret, name string, signKey, sealKey []byte, facts millrace.HostFacts) (host millrace.Host, slug string, err error) {
 	hash, ok := millrace.HashSecret(millrace.EnrollmentTokenPrefix, secret)
 	if !ok {
 		return host, "", errEnrollment
@@ -100,7 +100,8 @@ func (s *Store) EnrollHost(ctx context.Context, secret, name string, signKey, se
 		if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 			return err
 		}
-		if err := tx.audit(ctx, org, millrace.Actor{Kind: millrace.ActorHost, ID: id.String()}, "host.enrolled", id.String()); err != nil {
+		from.Kind, from.ID, from.Name = millrace.ActorHost, id.String(), name
+		if err := tx.audit(ctx, org, from, "host.enrolled", id.String(), millrace.Change{Field: "name", After: name}); err != nil {
 			return err
 		}
 		if host, err = one(ctx, tx, scanHost, `SELECT `+hostColumns+hostFrom+` WHERE (h.org_id, h.host_id) = ($1, $2)`, org, id); err != nil {

@@ -18,7 +18,7 @@ import (
 func TestEnrollmentTokenWorksOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	secret, err := w.org.CreateEnrollmentToken(t.Context(), storetest.System, 1, time.Hour)
+	_, secret, err := w.org.CreateEnrollmentToken(t.Context(), storetest.System, store.NewEnrollmentToken{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,7 +27,7 @@ func TestEnrollmentTokenWorksOnce(t *testing.T) {
 	for i := range 100 {
 		wg.Go(func() {
 			n := byte(i)
-			_, slug, err := w.st.EnrollHost(t.Context(), secret.Reveal(), "racer-"+string('a'+rune(i%26))+string('a'+rune(i/26)), key(100+n), key(100+n), storetest.Facts())
+			_, slug, err := w.st.EnrollHost(t.Context(), millrace.Actor{}, secret.Reveal(), "racer-"+string('a'+rune(i%26))+string('a'+rune(i/26)), key(100+n), key(100+n), storetest.Facts())
 			if err == nil {
 				won.Add(1)
 				if slug != "calm" {
@@ -54,7 +54,7 @@ func TestEnrollmentRefused(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	mint := func(uses int, life time.Duration) string {
-		secret, err := w.org.CreateEnrollmentToken(t.Context(), storetest.System, uses, life)
+		_, secret, err := w.org.CreateEnrollmentToken(t.Context(), storetest.System, store.NewEnrollmentToken{Uses: uses, Life: life})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -70,15 +70,15 @@ func TestEnrollmentRefused(t *testing.T) {
 		"none": "", "expired": expired, "revoked": revoked, "mistyped": good[:len(good)-1] + "!",
 		"unknown": millrace.NewSecret(millrace.EnrollmentTokenPrefix, nil).Reveal(), "of another kind": storetest.MustCreateToken(t, w.st, w.Tenant),
 	} {
-		_, _, err := w.st.EnrollHost(t.Context(), secret, "rack-2", key(3), key(4), storetest.Facts())
+		_, _, err := w.st.EnrollHost(t.Context(), millrace.Actor{}, secret, "rack-2", key(3), key(4), storetest.Facts())
 		if millrace.CodeOf(err) != millrace.Unauthenticated {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	// What is refused for another reason leaves the token as it was.
-	_, _, err := w.st.EnrollHost(t.Context(), good, "rack-1", key(5), key(6), storetest.Facts())
+	_, _, err := w.st.EnrollHost(t.Context(), millrace.Actor{}, good, "rack-1", key(5), key(6), storetest.Facts())
 	code(t, err, millrace.Conflict)
-	_, _, err = w.st.EnrollHost(t.Context(), good, "rack-3", key(1), key(6), storetest.Facts())
+	_, _, err = w.st.EnrollHost(t.Context(), millrace.Actor{}, good, "rack-3", key(1), key(6), storetest.Facts())
 	code(t, err, millrace.Conflict)
 	if n := scalar[int](t, w.root, `SELECT max(uses_left) FROM enrollment_tokens`); n != 3 {
 		t.Errorf("the token has %d uses left, want 3", n)

@@ -81,7 +81,7 @@ func (s *Store) CreateOrg(ctx context.Context, n NewOrg) (org millrace.Org, owne
 			return err
 		}
 		_, err = tx.Exec(ctx, `
-			INSERT INTO memberships (org_id, user_id, role, created_at) VALUES ($1, $2, $3, $4)
+			INSERT INTO memberships (org_id, user_id, role, created_at, chosen) VALUES ($1, $2, $3, $4, true)
 			ON CONFLICT ON CONSTRAINT memberships_pkey DO NOTHING`, org.ID, owner.ID, millrace.RoleOwner, tx.now)
 		if err != nil {
 			return err
@@ -91,7 +91,7 @@ func (s *Store) CreateOrg(ctx context.Context, n NewOrg) (org millrace.Org, owne
 				return err
 			}
 		}
-		return tx.audit(ctx, org.ID, millrace.Actor{Kind: millrace.ActorSystem}, "org.created", org.Slug)
+		return tx.audit(ctx, org.ID, millrace.Actor{Kind: millrace.ActorSystem}, "org.created", org.Slug, millrace.Change{Field: "name", After: org.Name})
 	})
 	return org, owner, err
 }

@@ -369,15 +369,6 @@ func (s *Store) commit(ctx context.Context, tx *Tx) error {
 	return nil
 }
 
-// audit records a change in the transaction that makes it.
-func (tx *Tx) audit(ctx context.Context, org millrace.OrgID, actor millrace.Actor, action, subject string) error {
-	_, err := tx.Exec(ctx, `
-		INSERT INTO audit (org_id, at, audit_id, actor_kind, actor_id, action, subject)
-		VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-		org, tx.now, millrace.NewJobID(tx.ids, tx.now).UUID(), actor.Kind, actor.ID, action, subject)
-	return err
-}
-
 // Org is one tenant's part of the store: the app role, with the tenant set for each transaction.
 type Org struct {
 	id    millrace.OrgID

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -16,135 +17,104 @@ func (tx *Tx) saveUser(ctx context.Context, u *millrace.User) error {
 		RETURNING user_id`, millrace.NewUserID(tx.ids, tx.now), u.GitHubID, u.Login, u.Name, tx.now).Scan(&u.ID)
 }
 
-// CreateSignInLink makes the secret of a one-use sign-in link for user.
-func (s *Store) CreateSignInLink(ctx context.Context, user millrace.UserID) (millrace.Secret, error) {
-	secret, hash := newSecret(millrace.SignInLinkPrefix)
-	return secret, s.systemTx(ctx, func(tx *Tx) error {
-		if _, err := tx.Exec(ctx, `DELETE FROM sign_in_links WHERE expires_at <= $1`, tx.now); err != nil {
-			return err
-		}
-		_, err := tx.Exec(ctx, `INSERT INTO sign_in_links (hash, user_id, expires_at) VALUES ($1, $2, $3)`,
-			hash, user, tx.now.Add(millrace.SignInLinkLength))
-		return err
-	})
-}
-
-// SignIn uses up a sign-in link and returns the secret of a new session. Unauthenticated when the link is unknown, used
-// or expired.
-func (s *Store) SignIn(ctx context.Context, link string) (millrace.Secret, error) {
-	linkHash, ok := millrace.HashSecret(millrace.SignInLinkPrefix, link)
-	if !ok {
-		return "", errLink
-	}
-	secret, hash := newSecret(millrace.SessionPrefix)
-	return secret, s.lookupTx(ctx, func(tx *Tx) error {
-		var user *string
-		if err := tx.QueryRow(ctx, `SELECT sign_in($1, $2, $3, $4)::text`, linkHash, hash, tx.now, tx.now.Add(millrace.SessionLength)).Scan(&user); err != nil {
-			return err
-		}
-		if user == nil {
-			return errLink
-		}
-		return nil
-	})
-}
-
 // SignInPerson signs in whoever GitHub says that this is, and returns the secret of a new session. Who they are is GitHub's
 // id: a person who was renamed stays who they are, and whoever takes their old name is somebody else. They become a member
-// of each org with an installation that they may see, as admin or member as they are there, and leave those that GitHub no
-// longer shows them; a role that somebody here gave them stays.
-func (s *Store) SignInPerson(ctx context.Context, p millrace.GitHubPerson) (millrace.Secret, error) {
-	secret, hash := newSecret(millrace.SessionPrefix)
-	return secret, s.systemTx(ctx, func(tx *Tx) error {
+// of each org that they belong to at GitHub, as admin or member as they are there, and leave those that GitHub no longer
+// shows them; a role that somebody here gave them stays.
+func (s *Store) SignInPerson(ctx context.Context, p millrace.GitHubPerson, from millrace.Device) (secret millrace.Secret, err error) {
+	err = s.systemTx(ctx, func(tx *Tx) error {
 		user := p.User
 		if err := tx.saveUser(ctx, &user); err != nil {
 			return err
 		}
-		if err := tx.followGitHub(ctx, user.ID, p.Installations); err != nil {
+		if err := tx.savePerson(ctx, user.ID, p); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, `INSERT INTO sessions (hash, user_id, created_at, last_used_at, expires_at) VALUES ($1, $2, $3, $3, $4)`,
-			hash, user.ID, tx.now, tx.now.Add(millrace.SessionLength))
+		if err := tx.followGitHub(ctx, []millrace.UserID{user.ID}); err != nil {
+			return err
+		}
+		secret, err = tx.insertSession(ctx, user.ID, from)
 		return err
 	})
+	return secret, err
 }
 
-// followGitHub brings a user's memberships to what GitHub says.
-func (tx *Tx) followGitHub(ctx context.Context, user millrace.UserID, installations []millrace.PersonInstallation) error {
-	ids, admin := make([]int64, len(installations)), make([]bool, len(installations))
-	for i, at := range installations {
-		ids[i], admin[i] = at.ID, at.Admin
+// savePerson keeps what GitHub said of a person. What it said of an installation that was deleted is kept as it was: nobody
+// can say anything of that one now.
+func (tx *Tx) savePerson(ctx context.Context, user millrace.UserID, p millrace.GitHubPerson) error {
+	var b pgx.Batch
+	b.Queue(`
+		DELETE FROM user_installations u WHERE u.user_id = $1
+			AND NOT EXISTS (SELECT FROM installations i WHERE i.installation_id = u.installation_id AND i.deleted_at IS NOT NULL)`, user)
+	for _, at := range p.Installations {
+		b.Queue(`
+			INSERT INTO user_installations (user_id, installation_id, owner_id, owner_login, owner_type, member, admin, seen_at)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+			ON CONFLICT ON CONSTRAINT user_installations_pkey DO UPDATE SET
+				owner_login = excluded.owner_login, member = excluded.member, admin = excluded.admin, seen_at = excluded.seen_at`,
+			user, at.ID, at.OwnerID, at.OwnerLogin, at.OwnerType, at.Member, at.Admin, tx.now)
 	}
+	hidden := p.Hidden
+	if hidden == nil {
+		hidden = []string{}
+	}
+	b.Queue(`UPDATE users SET hidden = $2, read_at = $3 WHERE user_id = $1`, user, hidden, tx.now)
+	return tx.SendBatch(ctx, &b).Close()
+}
+
+// followGitHub brings users' memberships to what GitHub says. An org without an owner gets one: whoever owns its account at
+// GitHub, so that nobody is locked out when the last one leaves. An org whose App is installed nowhere keeps its owners.
+func (tx *Tx) followGitHub(ctx context.Context, users []millrace.UserID) error {
 	type change struct {
 		org    millrace.OrgID
+		user   millrace.UserID
 		action string
+		role   millrace.Change
 	}
 	changes, err := many(ctx, tx, func(row pgx.CollectableRow) (c change, err error) {
-		err = row.Scan(&c.org, &c.action)
+		c.role.Field = "role"
+		err = row.Scan(&c.org, &c.user, &c.action, &c.role.Before, &c.role.After)
 		return c, err
 	}, `
 		WITH seen AS (
-			SELECT i.org_id, bool_or(p.admin) AS admin
-			FROM unnest($2::bigint[], $3::boolean[]) AS p (installation_id, admin) JOIN installations i ON i.installation_id = p.installation_id
-			GROUP BY i.org_id
+			SELECT p.user_id, i.org_id, bool_or(p.admin) AS admin,
+				bool_or(p.admin) AND NOT EXISTS (SELECT FROM memberships m WHERE m.org_id = i.org_id AND m.role = 'owner') AS heir
+			FROM user_installations p JOIN installations i ON i.installation_id = p.installation_id
+			WHERE p.user_id = ANY($1) AND p.member AND i.deleted_at IS NULL
+			GROUP BY p.user_id, i.org_id
+		), before AS (
+			SELECT org_id, user_id, role FROM memberships WHERE user_id = ANY($1)
 		), ended AS (
-			DELETE FROM memberships m WHERE m.user_id = $1 AND m.from_github AND m.org_id NOT IN (SELECT org_id FROM seen) RETURNING m.org_id
+			DELETE FROM memberships m
+			WHERE m.user_id = ANY($1) AND m.from_github AND NOT EXISTS (SELECT FROM seen s WHERE (s.org_id, s.user_id) = (m.org_id, m.user_id))
+				AND NOT (m.role = 'owner' AND NOT EXISTS (SELECT FROM installations i WHERE i.org_id = m.org_id AND i.deleted_at IS NULL))
+			RETURNING m.org_id, m.user_id, m.role
 		), kept AS (
-			INSERT INTO memberships (org_id, user_id, role, created_at, from_github)
-			SELECT org_id, $1, CASE WHEN admin THEN 'admin' ELSE 'member' END, $4, true FROM seen ORDER BY org_id
-			ON CONFLICT ON CONSTRAINT memberships_pkey DO UPDATE SET role = excluded.role
-			WHERE memberships.from_github AND memberships.role <> excluded.role
-			RETURNING org_id, xmax = 0 AS new -- which only an inserted row has
+			INSERT INTO memberships (org_id, user_id, role, created_at, from_github, chosen)
+			SELECT org_id, user_id, CASE WHEN heir THEN 'owner' WHEN admin THEN 'admin' ELSE 'member' END, $2, true, heir
+			FROM seen ORDER BY org_id, user_id
+			ON CONFLICT ON CONSTRAINT memberships_pkey DO UPDATE SET role = excluded.role, chosen = excluded.chosen
+			WHERE (NOT memberships.chosen OR excluded.chosen) AND memberships.role <> excluded.role
+			RETURNING org_id, user_id, role
 		)
-		SELECT org_id, 'member.left' FROM ended
-		UNION ALL SELECT org_id, CASE WHEN new THEN 'member.joined' ELSE 'member.role_changed' END FROM kept
-		ORDER BY 1`, user, ids, admin, tx.now)
+		SELECT org_id, user_id, 'member.left', role, '' FROM ended
+		UNION ALL
+		SELECT k.org_id, k.user_id, CASE WHEN b.role IS NULL THEN 'member.joined' ELSE 'member.role_changed' END, coalesce(b.role, ''), k.role
+		FROM kept k LEFT JOIN before b USING (org_id, user_id)
+		ORDER BY 1, 2`, uuids(users), tx.now)
 	if err != nil {
 		return err
 	}
 	for _, c := range changes {
-		if err := tx.audit(ctx, c.org, millrace.Actor{Kind: millrace.ActorSystem}, c.action, user.String()); err != nil {
+		if err := tx.audit(ctx, c.org, millrace.Actor{Kind: millrace.ActorSystem}, c.action, c.user.String(), c.role); err != nil {
 			return err
 		}
+		if _, err := tx.Exec(ctx, `UPDATE sessions SET renew = true WHERE user_id = $1`, c.user); err != nil {
+			return err
+		}
+		tx.announceTo(TopicUser(c.user))
 	}
 	return nil
-}
-
-var (
-	errLink    = millrace.Errorf(millrace.Unauthenticated, "This sign-in link was used already or has expired. Ask for a new one.")
-	errSession = millrace.Errorf(millrace.Unauthenticated, "Please sign in.")
-)
-
-// SessionUser is the session with this secret. Unauthenticated when it is unknown, expired or idle for too long.
-func (s *Store) SessionUser(ctx context.Context, secret string) (session millrace.Session, err error) {
-	hash, ok := millrace.HashSecret(millrace.SessionPrefix, secret)
-	if !ok {
-		return session, errSession
-	}
-	err = s.lookupTx(ctx, func(tx *Tx) error {
-		session, err = one(ctx, tx, func(row pgx.CollectableRow) (s millrace.Session, err error) {
-			err = row.Scan(&s.User.ID, &s.User.GitHubID, &s.User.Login, &s.User.Name, &s.CreatedAt, &s.ExpiresAt)
-			return s, err
-		}, `SELECT user_id, github_id, login, name, created_at, expires_at FROM session_user_at($1, $2, $3)`,
-			hash, tx.now, tx.now.Add(-millrace.SessionIdle))
-		return err
-	})
-	if millrace.CodeOf(err) == millrace.NotFound {
-		err = errSession
-	}
-	return session, err
-}
-
-// SignOut ends a session; an unknown one is no error.
-func (s *Store) SignOut(ctx context.Context, secret string) error {
-	hash, ok := millrace.HashSecret(millrace.SessionPrefix, secret)
-	if !ok {
-		return nil
-	}
-	return s.lookupTx(ctx, func(tx *Tx) error {
-		_, err := tx.Exec(ctx, `SELECT sign_out($1)`, hash)
-		return err
-	})
 }
 
 // Memberships are the orgs that user belongs to, by slug.
@@ -159,9 +129,26 @@ func (s *Store) Memberships(ctx context.Context, user millrace.UserID) (list []m
 	return list, err
 }
 
-// newSecret makes a secret and the hash that is stored of it.
-func newSecret(prefix string) (millrace.Secret, []byte) {
-	secret := millrace.NewSecret(prefix, nil)
-	hash, _ := millrace.HashSecret(prefix, secret.Reveal())
-	return secret, hash
+// uuids are IDs as Postgres takes a list of them.
+func uuids[K millrace.Kind](ids []millrace.ID[K]) []string {
+	list := make([]string, len(ids))
+	for i, id := range ids {
+		list[i] = id.UUID()
+	}
+	return list
+}
+
+// bounded is a user agent as it is kept: printable, and not longer than it needs to be.
+func bounded(userAgent string) string {
+	s := strings.ToValidUTF8(userAgent, "")
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return -1
+		}
+		return r
+	}, s)
+	if len(s) > millrace.MaxUserAgent {
+		s = strings.ToValidUTF8(s[:millrace.MaxUserAgent], "")
+	}
+	return s
 }

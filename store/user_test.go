@@ -25,7 +25,7 @@ func (w *world) link() string {
 
 func (w *world) signIn() string {
 	w.t.Helper()
-	session, err := w.st.SignIn(w.t.Context(), w.link())
+	session, err := w.st.SignIn(w.t.Context(), w.link(), millrace.Device{})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -40,7 +40,7 @@ func TestSignInLinkWorksOnce(t *testing.T) {
 	var in atomic.Int64
 	for range 50 {
 		tries.Go(func() {
-			switch _, err := w.st.SignIn(t.Context(), link); {
+			switch _, err := w.st.SignIn(t.Context(), link, millrace.Device{}); {
 			case err == nil:
 				in.Add(1)
 			case millrace.CodeOf(err) != millrace.Unauthenticated:
@@ -54,10 +54,10 @@ func TestSignInLinkWorksOnce(t *testing.T) {
 	}
 	expired := w.link()
 	w.advance(millrace.SignInLinkLength)
-	_, err := w.st.SignIn(t.Context(), expired)
+	_, err := w.st.SignIn(t.Context(), expired, millrace.Device{})
 	code(t, err, millrace.Unauthenticated)
 	for _, other := range []string{"", "mrsl_", storetest.MustCreateToken(t, w.st, w.Tenant), millrace.NewSecret(millrace.SignInLinkPrefix, nil).Reveal()} {
-		_, err := w.st.SignIn(t.Context(), other)
+		_, err := w.st.SignIn(t.Context(), other, millrace.Device{})
 		code(t, err, millrace.Unauthenticated)
 	}
 	w.link() // makes room
@@ -154,13 +154,16 @@ func TestTokenAuth(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	secret := storetest.MustCreateToken(t, w.st, w.Tenant)
-	got, err := w.st.TokenAuth(t.Context(), secret)
-	want := millrace.APIToken{OrgID: w.ID, ID: got.ID, UserID: w.Owner.ID, Name: "test", Role: millrace.RoleOwner, CreatedAt: got.CreatedAt}
+	got, err := w.st.TokenAuth(t.Context(), secret, millrace.Device{})
+	want := millrace.APIToken{
+		OrgID: w.ID, ID: got.ID, UserID: w.Owner.ID, Name: "test", Hint: secret[:9], Scopes: millrace.Scopes(), Role: millrace.RoleOwner,
+		CreatedAt: got.CreatedAt, ExpiresAt: w.now().AddDate(0, 0, millrace.DefaultTokenDays),
+	}
 	if diff := cmp.Diff(want, got); diff != "" || err != nil || !got.CreatedAt.Equal(w.now()) {
 		t.Errorf("%v\n%s", err, diff)
 	}
 	for _, other := range []string{"", w.link(), secret + "x", secret[:len(secret)-1] + "?", millrace.NewSecret(millrace.APITokenPrefix, nil).Reveal()} {
-		_, err := w.st.TokenAuth(t.Context(), other)
+		_, err := w.st.TokenAuth(t.Context(), other, millrace.Device{})
 		code(t, err, millrace.Unauthenticated)
 	}
 	ended := func(sql string) {
@@ -168,15 +171,15 @@ func TestTokenAuth(t *testing.T) {
 		if _, err := w.root.Exec(t.Context(), sql, w.now()); err != nil {
 			t.Fatal(err)
 		}
-		_, err := w.st.TokenAuth(t.Context(), secret)
+		_, err := w.st.TokenAuth(t.Context(), secret, millrace.Device{})
 		code(t, err, millrace.Unauthenticated)
 	}
 	ended(`UPDATE api_tokens SET expires_at = $1`)
-	ended(`UPDATE api_tokens SET expires_at = NULL, revoked_at = $1`)
+	ended(`UPDATE api_tokens SET expires_at = $1::timestamptz + interval '1 hour', revoked_at = $1`)
 	if _, err := w.root.Exec(t.Context(), `UPDATE api_tokens SET revoked_at = NULL`); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.st.TokenAuth(t.Context(), secret); err != nil {
+	if _, err := w.st.TokenAuth(t.Context(), secret, millrace.Device{}); err != nil {
 		t.Error(err)
 	}
 	ended(`DELETE FROM memberships WHERE created_at <= $1`)
@@ -195,7 +198,7 @@ func TestSignInPerson(t *testing.T) {
 	signIn := func(user millrace.User, at ...millrace.PersonInstallation) string {
 		t.Helper()
 		w.advance(time.Second)
-		secret, err := w.st.SignInPerson(t.Context(), millrace.GitHubPerson{User: user, Installations: at})
+		secret, err := w.st.SignInPerson(t.Context(), millrace.GitHubPerson{User: user, Installations: at}, millrace.Device{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -213,9 +216,9 @@ func TestSignInPerson(t *testing.T) {
 		return strings.Join(list, ", ")
 	}
 	at := func(tenant storetest.Tenant, admin bool) millrace.PersonInstallation {
-		return millrace.PersonInstallation{Installation: tenant.Installation, Admin: admin}
+		return millrace.PersonInstallation{Installation: tenant.Installation, Member: true, Admin: admin}
 	}
-	elsewhere := millrace.PersonInstallation{Installation: millrace.Installation{ID: 987654321, OwnerID: 5, OwnerLogin: "stranger"}, Admin: true}
+	elsewhere := millrace.PersonInstallation{Installation: millrace.Installation{ID: 987654321, OwnerID: 5, OwnerLogin: "stranger"}, Member: true, Admin: true}
 
 	for _, step := range []struct {
 		what string

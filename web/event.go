@@ -13,7 +13,7 @@ const (
 	eventGap     = 250 * time.Millisecond // at least this long between two events: a burst is one
 	eventPing    = 15 * time.Second       // proxies close streams that are silent
 	eventRetry   = 2 * time.Second        // how long a browser waits before it comes back
-	eventRecheck = time.Minute            // how often it is looked whether the visitor still may see the org
+	eventRecheck = time.Minute            // how often it is looked, whatever is announced, whether the visitor still may see the org
 )
 
 // events tells a browser that something of the org changed; what it is, the browser asks for. One event comes at the
@@ -29,7 +29,7 @@ func (s *server) events(w http.ResponseWriter, r *http.Request, v visit) error {
 	defer ping.Stop()
 	defer recheck.Stop()
 	for {
-		changed := s.Store.Bus.On(store.TopicOrg(v.Org.OrgID))
+		changed, user := s.Store.Bus.On(store.TopicOrg(v.Org.OrgID)), s.Store.Bus.On(store.TopicUser(v.Session.User.ID))
 		if _, err := fmt.Fprintf(w, "id: %d\nevent: changed\ndata: {}\n\n", s.Now().UnixMilli()); err != nil {
 			return nil
 		}
@@ -46,6 +46,11 @@ func (s *server) events(w http.ResponseWriter, r *http.Request, v visit) error {
 					return nil
 				}
 			case <-recheck.C:
+				if _, err := s.visit(r); err != nil {
+					return nil
+				}
+			case <-user:
+				user = s.Store.Bus.On(store.TopicUser(v.Session.User.ID))
 				if _, err := s.visit(r); err != nil {
 					return nil
 				}

@@ -22,25 +22,13 @@ type hostsView struct {
 	Now       time.Time
 }
 
-// An enrollment token made on the page is for one machine, soon.
-const (
-	tokenUses = 1
-	tokenLife = time.Hour
-)
-
-func mayEnroll(r millrace.Role) bool { return r == millrace.RoleOwner || r == millrace.RoleAdmin }
-
 func (s *server) hosts(w http.ResponseWriter, r *http.Request, v visit) error {
 	return s.showHosts(w, r, v, "")
 }
 
 // makeEnrollmentToken makes a token and shows it, in this answer only.
 func (s *server) makeEnrollmentToken(w http.ResponseWriter, r *http.Request, v visit) error {
-	if !mayEnroll(v.Org.Role) {
-		return millrace.Errorf(millrace.Forbidden, "Your role in this org, %s, may not add hosts; owner and admin may.", v.Org.Role)
-	}
-	actor := millrace.Actor{Kind: millrace.ActorUser, ID: v.Session.User.ID.String()}
-	token, err := s.Store.Org(v.Org.OrgID).CreateEnrollmentToken(r.Context(), actor, tokenUses, tokenLife)
+	_, token, err := s.Store.Org(v.Org.OrgID).CreateEnrollmentToken(r.Context(), v.By.Actor, store.NewEnrollmentToken{})
 	if err != nil {
 		return err
 	}
@@ -48,7 +36,7 @@ func (s *server) makeEnrollmentToken(w http.ResponseWriter, r *http.Request, v v
 }
 
 func (s *server) showHosts(w http.ResponseWriter, r *http.Request, v visit, token millrace.Secret) error {
-	view := hostsView{Path: "/o/" + v.Org.Slug + "/hosts", URL: s.URL, MayEnroll: mayEnroll(v.Org.Role), Token: token, Now: s.Now()}
+	view := hostsView{Path: "/o/" + v.Org.Slug + "/hosts", URL: s.URL, MayEnroll: v.By.May(millrace.HostsWrite), Token: token, Now: s.Now()}
 	view.Waiting = token != "" || r.URL.Query().Has("waiting")
 	var err error
 	if view.Hosts, err = s.Store.Org(v.Org.OrgID).Hosts(r.Context()); err != nil {

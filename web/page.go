@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"net"
 	"net/http"
+	"strings"
 
 	"github.com/a-h/templ"
 
@@ -25,8 +27,9 @@ type page func(http.ResponseWriter, *http.Request) error
 // page serves p and shows its error.
 func (s *server) page(p page) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		id := rand.Text()[:12]
+		id := "req_" + strings.ToLower(rand.Text()[:20])
 		w.Header().Set("X-Request-Id", id)
+		r = r.WithContext(context.WithValue(r.Context(), requestIDKey{}, id))
 		err := p(w, r)
 		if err == nil || r.Context().Err() != nil {
 			return
@@ -39,22 +42,47 @@ func (s *server) page(p page) http.Handler {
 		if code == millrace.Internal {
 			s.Log.ErrorContext(r.Context(), "serving a page", "path", r.URL.Path, "request", id, "error", err)
 		}
+		if code == millrace.ReauthRequired && r.Method == http.MethodGet {
+			http.Redirect(w, r, confirmPath(r.URL.RequestURI()), http.StatusSeeOther)
+			return
+		}
 		// Not found and forbidden look the same for everyone, so nobody learns from the frame which orgs there are.
-		f := failure{Status: code.Status(), Text: millrace.MessageOf(err), Request: id}
+		f := failure{Status: code.Status(), Code: code, Text: millrace.MessageOf(err), Request: id}
 		if err := render(w, r, f.Status, errorPage(ui.Frame{Title: f.heading()}, f)); err != nil {
 			s.Log.ErrorContext(r.Context(), "rendering an error page", "request", id, "error", err)
 		}
 	})
 }
 
+type requestIDKey struct{}
+
+// requestID names a request in answers, in the log and in the audit log.
+func requestID(r *http.Request) string {
+	id, _ := r.Context().Value(requestIDKey{}).(string)
+	return id
+}
+
+// device is what a request comes from.
+func device(r *http.Request) millrace.Device {
+	address := r.RemoteAddr
+	if host, _, err := net.SplitHostPort(address); err == nil {
+		address = host
+	}
+	return millrace.Device{Address: address, UserAgent: r.UserAgent()}
+}
+
 // failure is what an error page shows.
 type failure struct {
 	Status  int
+	Code    millrace.Code
 	Text    string
 	Request string
 }
 
 func (f failure) heading() string {
+	if f.Code == millrace.ReauthRequired {
+		return "Confirm that it is you"
+	}
 	switch f.Status {
 	case http.StatusNotFound:
 		return "Page not found"
@@ -75,6 +103,8 @@ func (f failure) heading() string {
 // next says what to do about it.
 func (f failure) next() string {
 	switch {
+	case f.Code == millrace.ReauthRequired:
+		return "Confirm it, then do it once more."
 	case f.Status == http.StatusNotFound:
 		return "Check the address, or ask an owner of the org to add you."
 	case f.Status == http.StatusForbidden:

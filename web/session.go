@@ -18,7 +18,11 @@ type visit struct {
 	Session millrace.Session
 	Orgs    []millrace.Membership
 	Org     millrace.Membership
+	By      millrace.Caller // the same, as whoever asks for something
 }
+
+// path is that of a page of the org.
+func (v visit) path(page string) string { return "/o/" + v.Org.Slug + page }
 
 // frame is the frame of a page of the org; it shows the org's open incidents.
 func (s *server) frame(r *http.Request, v visit, title, section string) (f ui.Frame, err error) {
@@ -32,15 +36,64 @@ func (s *server) frame(r *http.Request, v visit, title, section string) (f ui.Fr
 	}, nil
 }
 
-// org serves a page of an org to its members. Everyone else finds nothing there.
-func (s *server) org(p func(http.ResponseWriter, *http.Request, visit) error) http.Handler {
+// orgPage is a page of an org.
+type orgPage func(http.ResponseWriter, *http.Request, visit) error
+
+// org serves a page of an org to its members who have the permission that it takes. Whoever is no member finds nothing
+// there.
+func (s *server) org(needs millrace.Permission, p orgPage) http.Handler {
 	return s.page(func(w http.ResponseWriter, r *http.Request) error {
 		v, err := s.visit(r)
 		if err != nil {
 			return err
 		}
+		if err := s.renew(w, r, v.Session); err != nil {
+			return err
+		}
+		if err := v.By.Require(needs); err != nil {
+			return err
+		}
 		return p(w, r, v)
 	})
+}
+
+var errConfirm = millrace.Errorf(millrace.ReauthRequired, "This takes more than being signed in: whoever finds your browser open could do it.")
+
+// dangerous is a page for which the user must have confirmed lately that it is them.
+func (s *server) dangerous(p orgPage) orgPage {
+	return func(w http.ResponseWriter, r *http.Request, v visit) error {
+		if !v.Session.Confirmed(s.Now()) {
+			return errConfirm
+		}
+		return p(w, r, v)
+	}
+}
+
+// user serves a page of whoever is signed in, whatever org they belong to.
+func (s *server) user(p func(http.ResponseWriter, *http.Request, millrace.Session, []millrace.Membership) error) http.Handler {
+	return s.page(func(w http.ResponseWriter, r *http.Request) error {
+		session, orgs, err := s.visitor(r)
+		if err != nil {
+			return err
+		}
+		if err := s.renew(w, r, session); err != nil {
+			return err
+		}
+		return p(w, r, session, orgs)
+	})
+}
+
+// renew gives the browser another secret when the session wants one.
+func (s *server) renew(w http.ResponseWriter, r *http.Request, session millrace.Session) error {
+	if !session.Renew {
+		return nil
+	}
+	fresh, err := s.Store.RenewSession(r.Context(), s.cookie(r))
+	if err != nil || fresh == "" {
+		return err
+	}
+	s.setCookie(w, s.cookieName(), "/", fresh.Reveal(), session.ExpiresAt.Sub(s.Now()))
+	return nil
 }
 
 func (s *server) visit(r *http.Request) (v visit, err error) {
@@ -50,6 +103,13 @@ func (s *server) visit(r *http.Request) (v visit, err error) {
 	for _, m := range v.Orgs {
 		if m.Slug == r.PathValue("org") {
 			v.Org = m
+			v.By = millrace.Caller{
+				Actor: millrace.Actor{
+					Kind: millrace.ActorUser, ID: v.Session.User.ID.String(), Name: v.Session.User.Login,
+					Address: device(r).Address, RequestID: requestID(r),
+				},
+				UserID: v.Session.User.ID, Role: m.Role,
+			}
 			return v, nil
 		}
 	}
@@ -157,7 +217,7 @@ func (s *server) signIn(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	w.Header().Set("Referrer-Policy", "no-referrer") // the address is a secret
-	secret, err := s.Store.SignIn(r.Context(), r.PathValue("secret"))
+	secret, err := s.Store.SignIn(r.Context(), r.PathValue("secret"), device(r))
 	if err != nil {
 		return err
 	}
@@ -224,7 +284,7 @@ func (s *server) fromGitHub(w http.ResponseWriter, r *http.Request) error {
 	default:
 		return err
 	}
-	session, err := s.Store.SignInPerson(r.Context(), person)
+	session, err := s.Store.SignInPerson(r.Context(), person, device(r))
 	if err != nil {
 		return err
 	}

@@ -80,13 +80,13 @@ func newHubOf(t *testing.T, kind millrace.OwnerType) *hub {
 		t.Fatal(err)
 	}
 	h.org = h.st.Org(h.tenant.ID)
-	secret, err := h.org.CreateEnrollmentToken(t.Context(), storetest.System, 1, time.Hour)
+	_, secret, err := h.org.CreateEnrollmentToken(t.Context(), storetest.System, store.NewEnrollmentToken{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	facts := storetest.Facts()
 	facts.Offer = millrace.Size{MilliCPU: 1_000_000, MemoryMB: 1_000_000}
-	h.host, _, err = h.st.EnrollHost(t.Context(), secret.Reveal(), "rack-1", make([]byte, 32), make([]byte, 32), facts)
+	h.host, _, err = h.st.EnrollHost(t.Context(), millrace.Actor{}, secret.Reveal(), "rack-1", make([]byte, 32), make([]byte, 32), facts)
 	if err != nil {
 		t.Fatal(err)
 	}

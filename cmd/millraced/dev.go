@@ -246,7 +246,8 @@ func seed(ctx context.Context, cfg Config, github *githubtest.GitHub) (*seeded, 
 		if err != nil {
 			return nil, err
 		}
-		token, err := st.Org(org.ID).CreateAPIToken(ctx, system, owner.ID, "dev")
+		by := millrace.Caller{Actor: system, UserID: owner.ID, Role: millrace.RoleOwner}
+		_, token, err := st.Org(org.ID).CreateAPIToken(ctx, by, millrace.NewAPIToken{Name: "dev", Scopes: millrace.Scopes()})
 		if err != nil {
 			return nil, err
 		}
@@ -257,7 +258,7 @@ func seed(ctx context.Context, cfg Config, github *githubtest.GitHub) (*seeded, 
 		if s.signIn, err = st.CreateSignInLink(ctx, owner.ID); err != nil {
 			return nil, err
 		}
-		if s.enrollment, err = st.Org(org.ID).CreateEnrollmentToken(ctx, system, 1, time.Hour); err != nil {
+		if _, s.enrollment, err = st.Org(org.ID).CreateEnrollmentToken(ctx, system, store.NewEnrollmentToken{}); err != nil {
 			return nil, err
 		}
 	}

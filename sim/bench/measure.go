@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/store"
 	"github.com/millrace-ci/millrace/client"
 	"github.com/millrace-ci/millrace/github/githubtest"
 	"github.com/millrace-ci/millrace/sim"
@@ -194,7 +195,7 @@ func (w *world) enrollBench(ctx context.Context) (*client.Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	token, err := w.store.Org(w.orgs[0].ID).CreateEnrollmentToken(ctx, millrace.Actor{Kind: millrace.ActorSystem}, 1, time.Hour)
+	_, token, err := w.store.Org(w.orgs[0].ID).CreateEnrollmentToken(ctx, millrace.Actor{Kind: millrace.ActorSystem}, store.NewEnrollmentToken{})
 	if err != nil {
 		return nil, err
 	}
@@ -215,7 +216,7 @@ func (w *world) enrollBench(ctx context.Context) (*client.Agent, error) {
 
 // memory runs a real job in a real VM of a real agent, and then reads what both processes hold.
 func memory(ctx context.Context, w *world) ([]figure, error) {
-	token, err := w.store.Org(w.orgs[1].ID).CreateEnrollmentToken(ctx, millrace.Actor{Kind: millrace.ActorSystem}, 1, time.Hour)
+	_, token, err := w.store.Org(w.orgs[1].ID).CreateEnrollmentToken(ctx, millrace.Actor{Kind: millrace.ActorSystem}, store.NewEnrollmentToken{})
 	if err != nil {
 		return nil, err
 	}

@@ -182,7 +182,7 @@ func (w *world) seed(ctx context.Context) error {
 			return err
 		}
 	}
-	token, err := st.Org(w.orgs[0].ID).CreateEnrollmentToken(ctx, millrace.Actor{Kind: millrace.ActorSystem}, 1, time.Hour)
+	_, token, err := st.Org(w.orgs[0].ID).CreateEnrollmentToken(ctx, millrace.Actor{Kind: millrace.ActorSystem}, store.NewEnrollmentToken{})
 	if err != nil {
 		return err
 	}

@@ -169,6 +169,11 @@ type Tenant struct {
 	Installation millrace.Installation
 }
 
+// Caller is the tenant's owner as somebody who asks for something.
+func (t Tenant) Caller() millrace.Caller {
+	return millrace.Caller{Actor: millrace.Actor{Kind: millrace.ActorUser, ID: t.Owner.ID.String(), Name: t.Owner.Login}, UserID: t.Owner.ID, Role: millrace.RoleOwner}
+}
+
 // MustCreateOrg makes an org whose GitHub owner has the same name.
 func MustCreateOrg(t testing.TB, st *store.Store, slug string) Tenant {
 	t.Helper()
@@ -186,10 +191,10 @@ func MustCreateOrg(t testing.TB, st *store.Store, slug string) Tenant {
 	return Tenant{org, owner, installation}
 }
 
-// MustCreateToken makes an API token of the org's owner.
+// MustCreateToken makes an API token of the org's owner, with every scope.
 func MustCreateToken(t testing.TB, st *store.Store, tenant Tenant) string {
 	t.Helper()
-	secret, err := st.Org(tenant.ID).CreateAPIToken(t.Context(), System, tenant.Owner.ID, "test")
+	_, secret, err := st.Org(tenant.ID).CreateAPIToken(t.Context(), tenant.Caller(), millrace.NewAPIToken{Name: "test", Scopes: millrace.Scopes()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -207,11 +212,11 @@ func Facts() millrace.HostFacts {
 // MustEnroll enrolls a host with the given keys' bytes (32 each).
 func MustEnroll(t testing.TB, st *store.Store, tenant Tenant, name string, signKey, sealKey []byte) millrace.Host {
 	t.Helper()
-	secret, err := st.Org(tenant.ID).CreateEnrollmentToken(t.Context(), System, 1, time.Hour)
+	_, secret, err := st.Org(tenant.ID).CreateEnrollmentToken(t.Context(), System, store.NewEnrollmentToken{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	host, _, err := st.EnrollHost(t.Context(), secret.Reveal(), name, signKey, sealKey, Facts())
+	host, _, err := st.EnrollHost(t.Context(), millrace.Actor{}, secret.Reveal(), name, signKey, sealKey, Facts())
 	if err != nil {
 		t.Fatal(err)
 	}

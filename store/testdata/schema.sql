@@ -5,16 +5,22 @@ CREATE TYPE job_status AS ENUM ('waiting', 'queued', 'in_progress', 'completed')
 CREATE TABLE api_tokens (
 	org_id bigint NOT NULL,
 	token_id uuid NOT NULL,
-	user_id uuid NOT NULL,
+	user_id uuid,
 	name text NOT NULL,
 	hash bytea NOT NULL,
 	created_at timestamp with time zone NOT NULL,
-	expires_at timestamp with time zone,
+	expires_at timestamp with time zone NOT NULL,
 	revoked_at timestamp with time zone,
+	hint text NOT NULL DEFAULT ''::text,
+	scopes text[] NOT NULL DEFAULT '{}'::text[],
+	last_used_at timestamp with time zone,
+	last_address text NOT NULL DEFAULT ''::text,
+	last_agent text NOT NULL DEFAULT ''::text,
 	CONSTRAINT api_tokens_hash_key UNIQUE (hash),
 	CONSTRAINT api_tokens_pkey PRIMARY KEY (org_id, token_id),
 	CONSTRAINT api_tokens_membership_fkey FOREIGN KEY (org_id, user_id) REFERENCES memberships(org_id, user_id) ON DELETE CASCADE
 );
+CREATE INDEX api_tokens_user_idx ON api_tokens USING btree (org_id, user_id);
 ALTER TABLE api_tokens ENABLE ROW LEVEL SECURITY;
 ALTER TABLE api_tokens FORCE ROW LEVEL SECURITY;
 CREATE POLICY owner ON api_tokens TO millrace_migrate USING true WITH CHECK true;
@@ -31,6 +37,10 @@ CREATE TABLE audit (
 	actor_id text NOT NULL,
 	action text NOT NULL,
 	subject text NOT NULL,
+	actor_name text NOT NULL DEFAULT ''::text,
+	address text NOT NULL DEFAULT ''::text,
+	request_id text NOT NULL DEFAULT ''::text,
+	changes jsonb NOT NULL DEFAULT '[]'::jsonb,
 	CONSTRAINT audit_pkey PRIMARY KEY (org_id, at, audit_id),
 	CONSTRAINT audit_actor_check CHECK ((actor_kind = ANY (ARRAY['user'::text, 'token'::text, 'host'::text, 'system'::text])))
 ) PARTITION BY RANGE (at);
@@ -180,11 +190,14 @@ CREATE TABLE installations (
 	quota_limit integer NOT NULL DEFAULT 0,
 	quota_left integer NOT NULL DEFAULT 0,
 	quota_reset timestamp with time zone,
+	deleted_at timestamp with time zone,
+	members_at timestamp with time zone,
 	CONSTRAINT installations_installation_key UNIQUE (installation_id),
 	CONSTRAINT installations_pkey PRIMARY KEY (org_id, installation_id),
 	CONSTRAINT installations_org_fkey FOREIGN KEY (org_id) REFERENCES orgs(org_id) ON DELETE CASCADE,
 	CONSTRAINT installations_owner_type_check CHECK ((owner_type = ANY (ARRAY['Organization'::text, 'User'::text])))
 );
+CREATE UNIQUE INDEX installations_owner_key ON installations USING btree (owner_id) WHERE (deleted_at IS NULL);
 ALTER TABLE installations ENABLE ROW LEVEL SECURITY;
 ALTER TABLE installations FORCE ROW LEVEL SECURITY;
 CREATE POLICY owner ON installations TO millrace_migrate USING true WITH CHECK true;
@@ -313,6 +326,7 @@ CREATE TABLE memberships (
 	role text NOT NULL,
 	created_at timestamp with time zone NOT NULL,
 	from_github boolean NOT NULL DEFAULT false,
+	chosen boolean NOT NULL DEFAULT false,
 	CONSTRAINT memberships_pkey PRIMARY KEY (org_id, user_id),
 	CONSTRAINT memberships_org_fkey FOREIGN KEY (org_id) REFERENCES orgs(org_id) ON DELETE CASCADE,
 	CONSTRAINT memberships_user_fkey FOREIGN KEY (user_id) REFERENCES users(user_id) ON DELETE CASCADE,
@@ -352,6 +366,7 @@ CREATE TABLE orgs (
 	default_memory integer NOT NULL,
 	actuated_labels boolean NOT NULL,
 	created_at timestamp with time zone NOT NULL,
+	checklist_hidden boolean NOT NULL DEFAULT false,
 	CONSTRAINT orgs_slug_key UNIQUE (slug),
 	CONSTRAINT orgs_pkey PRIMARY KEY (org_id),
 	CONSTRAINT orgs_concurrency_check CHECK ((concurrency >= 0)),
@@ -431,11 +446,20 @@ CREATE TABLE sessions (
 	created_at timestamp with time zone NOT NULL,
 	last_used_at timestamp with time zone NOT NULL,
 	expires_at timestamp with time zone NOT NULL,
+	session_id uuid NOT NULL,
+	address text NOT NULL,
+	user_agent text NOT NULL,
+	confirmed_at timestamp with time zone,
+	renew boolean NOT NULL,
+	former bytea,
+	renewed_at timestamp with time zone,
+	CONSTRAINT sessions_former_key UNIQUE (former),
+	CONSTRAINT sessions_id_key UNIQUE (session_id),
 	CONSTRAINT sessions_pkey PRIMARY KEY (hash),
 	CONSTRAINT sessions_user_fkey FOREIGN KEY (user_id) REFERENCES users(user_id) ON DELETE CASCADE
 );
 CREATE INDEX sessions_user_idx ON sessions USING btree (user_id);
-GRANT INSERT ON sessions TO millrace_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON sessions TO millrace_system;
 
 CREATE TABLE sign_in_links (
 	hash bytea NOT NULL,
@@ -454,12 +478,29 @@ CREATE TABLE sweeps (
 );
 GRANT INSERT, SELECT, UPDATE ON sweeps TO millrace_system;
 
+CREATE TABLE user_installations (
+	user_id uuid NOT NULL,
+	installation_id bigint NOT NULL,
+	owner_id bigint NOT NULL,
+	owner_login text NOT NULL,
+	owner_type text NOT NULL,
+	member boolean NOT NULL,
+	admin boolean NOT NULL,
+	seen_at timestamp with time zone NOT NULL,
+	CONSTRAINT user_installations_pkey PRIMARY KEY (user_id, installation_id),
+	CONSTRAINT user_installations_user_fkey FOREIGN KEY (user_id) REFERENCES users(user_id) ON DELETE CASCADE
+);
+CREATE INDEX user_installations_installation_idx ON user_installations USING btree (installation_id);
+GRANT DELETE, INSERT, SELECT, UPDATE ON user_installations TO millrace_system;
+
 CREATE TABLE users (
 	user_id uuid NOT NULL,
 	github_id bigint NOT NULL,
 	login text NOT NULL,
 	name text NOT NULL,
 	created_at timestamp with time zone NOT NULL,
+	hidden text[] NOT NULL DEFAULT '{}'::text[],
+	read_at timestamp with time zone,
 	CONSTRAINT users_github_id_key UNIQUE (github_id),
 	CONSTRAINT users_pkey PRIMARY KEY (user_id)
 );
@@ -619,6 +660,24 @@ AS $function$
 $function$;
 GRANT EXECUTE ON FUNCTION memberships_of TO millrace_app;
 
+CREATE OR REPLACE FUNCTION org_members()
+ RETURNS TABLE(user_id uuid, github_id bigint, login text, name text, role text, chosen boolean, github_role text, joined_at timestamp with time zone, seen_at timestamp with time zone)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+	SELECT u.user_id, u.github_id, u.login, u.name, m.role, m.chosen,
+		(SELECT CASE WHEN bool_or(p.admin) THEN 'admin' WHEN bool_or(p.member) THEN 'member' ELSE '' END
+			FROM public.user_installations p JOIN public.installations i ON i.installation_id = p.installation_id
+			WHERE i.org_id = m.org_id AND p.user_id = m.user_id),
+		m.created_at,
+		(SELECT max(s.last_used_at) FROM public.sessions s WHERE s.user_id = m.user_id)
+	FROM public.memberships m JOIN public.users u ON u.user_id = m.user_id
+	WHERE m.org_id = nullif(current_setting('app.org_id', true), '')::bigint
+	ORDER BY lower(u.login), u.user_id
+$function$;
+GRANT EXECUTE ON FUNCTION org_members TO millrace_app;
+
 CREATE OR REPLACE FUNCTION org_of_api_token(hash bytea)
  RETURNS bigint
  LANGUAGE sql
@@ -659,6 +718,33 @@ BEGIN
 END
 $function$;
 
+CREATE OR REPLACE FUNCTION renew_session(session bytea, fresh bytea, at timestamp with time zone)
+ RETURNS boolean
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+	WITH renewed AS (
+		UPDATE public.sessions s SET hash = fresh, former = s.hash, renewed_at = at, renew = false
+		WHERE s.hash = session AND s.renew RETURNING 1
+	)
+	SELECT EXISTS (SELECT FROM renewed)
+$function$;
+GRANT EXECUTE ON FUNCTION renew_session TO millrace_app;
+
+CREATE OR REPLACE FUNCTION renew_sessions(user_id uuid)
+ RETURNS void
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+	UPDATE public.sessions s SET renew = true
+	WHERE s.user_id = renew_sessions.user_id AND EXISTS (
+		SELECT FROM public.memberships m
+		WHERE m.org_id = nullif(current_setting('app.org_id', true), '')::bigint AND m.user_id = renew_sessions.user_id)
+$function$;
+GRANT EXECUTE ON FUNCTION renew_sessions TO millrace_app;
+
 CREATE OR REPLACE FUNCTION schema_version()
  RETURNS bigint
  LANGUAGE sql
@@ -668,8 +754,8 @@ AS $function$ SELECT max(version_id) FROM public.goose_db_version WHERE is_appli
 GRANT EXECUTE ON FUNCTION schema_version TO millrace_app;
 GRANT EXECUTE ON FUNCTION schema_version TO millrace_system;
 
-CREATE OR REPLACE FUNCTION session_user_at(session bytea, at timestamp with time zone, idle_since timestamp with time zone)
- RETURNS TABLE(user_id uuid, github_id bigint, login text, name text, created_at timestamp with time zone, expires_at timestamp with time zone)
+CREATE OR REPLACE FUNCTION session_at(session bytea, at timestamp with time zone, idle_since timestamp with time zone, renewed_since timestamp with time zone)
+ RETURNS TABLE(session_id uuid, user_id uuid, github_id bigint, login text, name text, created_at timestamp with time zone, expires_at timestamp with time zone, confirmed_at timestamp with time zone, renew boolean)
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
@@ -678,14 +764,14 @@ BEGIN
 	UPDATE public.sessions s SET last_used_at = at
 	WHERE s.hash = session AND s.expires_at > at AND s.last_used_at > idle_since AND s.last_used_at < at - interval '1 minute';
 	RETURN QUERY
-		SELECT u.user_id, u.github_id, u.login, u.name, s.created_at, s.expires_at
+		SELECT s.session_id, u.user_id, u.github_id, u.login, u.name, s.created_at, s.expires_at, s.confirmed_at, s.renew AND s.hash = session
 		FROM public.sessions s JOIN public.users u ON u.user_id = s.user_id
-		WHERE s.hash = session AND s.expires_at > at AND s.last_used_at > idle_since;
+		WHERE (s.hash = session OR s.former = session AND s.renewed_at > renewed_since) AND s.expires_at > at AND s.last_used_at > idle_since;
 END
 $function$;
-GRANT EXECUTE ON FUNCTION session_user_at TO millrace_app;
+GRANT EXECUTE ON FUNCTION session_at TO millrace_app;
 
-CREATE OR REPLACE FUNCTION sign_in(link bytea, session bytea, at timestamp with time zone, expires_at timestamp with time zone)
+CREATE OR REPLACE FUNCTION sign_in(link bytea, session bytea, session_id uuid, address text, user_agent text, at timestamp with time zone, expires_at timestamp with time zone)
  RETURNS uuid
  LANGUAGE sql
  SECURITY DEFINER
@@ -694,16 +780,17 @@ AS $function$
 	WITH used AS (
 		DELETE FROM sign_in_links l WHERE l.hash = link RETURNING l.user_id, l.expires_at
 	)
-	INSERT INTO public.sessions (hash, user_id, created_at, last_used_at, expires_at)
-	SELECT session, u.user_id, at, at, sign_in.expires_at FROM used u WHERE u.expires_at > at
+	INSERT INTO public.sessions (hash, user_id, session_id, address, user_agent, created_at, last_used_at, expires_at, renew)
+	SELECT session, u.user_id, sign_in.session_id, sign_in.address, sign_in.user_agent, at, at, sign_in.expires_at, false
+	FROM used u WHERE u.expires_at > at
 	RETURNING user_id
 $function$;
 GRANT EXECUTE ON FUNCTION sign_in TO millrace_app;
 
 CREATE OR REPLACE FUNCTION sign_out(session bytea)
- RETURNS void
+ RETURNS uuid
  LANGUAGE sql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
-AS $function$ DELETE FROM public.sessions s WHERE s.hash = session $function$;
+AS $function$ DELETE FROM public.sessions s WHERE s.hash = session OR s.former = session RETURNING s.user_id $function$;
 GRANT EXECUTE ON FUNCTION sign_out TO millrace_app;
