@@ -15,7 +15,8 @@ type Delivery struct {
 	Action         string
 	InstallationID int64
 	Body           []byte
-	Job            *JobEvent // for workflow_job; nil for every other event
+	Job            *JobEvent          // for workflow_job; nil for every other event
+	Installation   *InstallationEvent // for events that tell of an installation; nil for every other
 }
 
 // WebhookSource verifies and decodes deliveries.
