@@ -17,6 +17,16 @@ type GitHubPerson struct {
 type PersonInstallation struct {
 	Installation
 	Admin bool // they own the organisation at GitHub, or it is their own account: they may link it to an org
+	// Member says that they are in the organisation, or that it is their own account. Who was only let into a repository, an
+	// outside collaborator, sees the installation and is none; nor is a billing manager, whom GitHub lists among no members.
+	Member bool
+}
+
+// Member is somebody in a GitHub organisation.
+type Member struct {
+	GitHubID int64
+	Login    string
+	Admin    bool // they own the organisation at GitHub
 }
 
 // DeviceCode is the sign-in of something without a browser: it shows UserCode, which a person types at VerificationURL.

@@ -1,6 +1,6 @@
-// Package github is our GitHub App: it verifies and decodes webhooks, registers runners, and reads repositories, their jobs
-// and the App's deliveries. Everything that knows GitHub's shapes is here, with those of go-github where it has them; the
-// rest of the product knows the ports of package millrace.
+// Package github is our GitHub App: it verifies and decodes webhooks, registers runners, and reads repositories, their jobs,
+// members of organisations and the App's deliveries. Everything that knows GitHub's shapes is here, with those of go-github
+// where it has them; the rest of the product knows the ports of package millrace.
 //
 // A call starts no goroutine and reads no clock but Config.Now, but for its time-out: with a Transport that starts none
 // either, a simulator that has one thread and a clock of its own can drive it. go-github's client can't be, which counts
