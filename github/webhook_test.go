@@ -388,6 +388,62 @@ func TestParseReadsWhatChangedOfAnInstallation(t *testing.T) {
 	}
 }
 
+// TestParseReadsWhatTheStandInSends: of all that is done to an installation, and of nothing else.
+func TestParseReadsWhatTheStandInSends(t *testing.T) {
+	t.Parallel()
+	var got []string
+	var app *github.App
+	gh, err := githubtest.New(githubtest.Config{URL: "http://github.test", Send: func(o githubtest.Outgoing) {
+		d, err := app.Parse(o.Header, o.Body)
+		line := d.Event + " " + d.Action
+		if i := d.Installation; i != nil {
+			line += fmt.Sprintf(" %d %d %s %d", i.InstallationID, i.OwnerID, i.Changed, i.PersonID)
+		}
+		if got = append(got, line); err != nil {
+			t.Error(err)
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	app = newApp(t, gh, nil)
+	calm, mona := gh.AddOwner("calm", millrace.Organization), gh.AddPerson("mona")
+	queued(t, gh)
+	for _, err := range []error{
+		gh.SetMember("calm", "mona", "member"), gh.RemoveMember("calm", "mona"), gh.CreateRepository("calm", "website", true), gh.CreateRepository("calm", "website", false),
+		gh.MoveRepository("calm", "website", "calm", "site"), gh.MoveRepository("calm", "site", "stranger", "site"), gh.RenameOwner("calm", "still"),
+		gh.Suspend("still", true), gh.Suspend("still", false), gh.Uninstall("still"),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	again, err := gh.Install("still", "calm-admin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := fmt.Sprintf("%d %d", calm.ID, calm.OwnerID)
+	want := []string{
+		"workflow_job queued",
+		fmt.Sprintf("organization member_added %s people %d", ids, mona.ID),
+		fmt.Sprintf("organization member_removed %s people %d", ids, mona.ID),
+		fmt.Sprintf("repository created %d 0 repositories 0", calm.ID),
+		"installation_repositories added " + ids + " repositories 0",
+		fmt.Sprintf("repository privatized %d 0 repositories 0", calm.ID),
+		fmt.Sprintf("repository renamed %d 0 repositories 0", calm.ID),
+		"installation_repositories removed " + ids + " repositories 0",
+		"organization renamed " + ids + " state 0",
+		"installation_target renamed " + ids + " state 0",
+		"installation suspend " + ids + " state 0",
+		"installation unsuspend " + ids + " state 0",
+		"installation deleted " + ids + " state 0",
+		fmt.Sprintf("installation created %d %d state 0", again.ID, calm.OwnerID),
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 func TestParseKnowsEachStatus(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
