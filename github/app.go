@@ -182,13 +182,15 @@ func (a *App) call(ctx context.Context, installation int64, credential, method, 
 	return got, err
 }
 
-// send makes a call with a credential. Its error is a *refusal when the answer isn't 2xx, and *unreachable when there was
+// send makes a call with a credential, "" for one that needs none. Its error is a *refusal when the answer isn't 2xx, and *unreachable when there was
 // none.
 func send(client *http.Client, req *http.Request, credential string, out any) (answer, error) {
 	req.Header.Set("Accept", "application/vnd.github+json")
 	req.Header.Set("X-GitHub-Api-Version", "2022-11-28")
 	req.Header.Set("User-Agent", "millrace")
-	req.Header.Set("Authorization", "Bearer "+credential) // on the request: a redirect to another host loses it
+	if credential != "" {
+		req.Header.Set("Authorization", "Bearer "+credential) // on the request: a redirect to another host loses it
+	}
 	resp, err := client.Do(req)
 	if err != nil {
 		return answer{}, &unreachable{err}
