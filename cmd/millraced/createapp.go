@@ -50,7 +50,7 @@ func newCreateAppCmd() *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&o.url, "url", "", "where people and GitHub reach `millraced serve` (MILLRACE_URL)")
+	flags.StringVar(&o.url, "url", "", "where people and GitHub reach the server (MILLRACE_URL)")
 	flags.StringVar(&o.organization, "organization", "", "the GitHub organization that owns the App; without it, you own it")
 	flags.StringVar(&o.githubURL, "github-url", "https://github.com", "GitHub's pages, or those of an Enterprise Server")
 	flags.StringVar(&o.githubAPIURL, "github-api-url", "", "GitHub's REST API (default: the one that belongs to --github-url)")
@@ -305,7 +305,7 @@ func (m *appMaker) write() (err error) {
 	defer func() {
 		if err != nil {
 			for _, path := range written {
-				os.Remove(path) //nolint:errcheck // what went wrong is said already
+				os.Remove(path)
 			}
 		}
 	}()
