@@ -13,6 +13,25 @@ type Installation struct {
 	SuspendedAt time.Time // zero: active
 }
 
+// InstallationEvent is a hint that something about an installation changed. Deliveries get lost and reordered: what is true
+// is read at GitHub.
+type InstallationEvent struct {
+	InstallationID int64
+	OwnerID        int64 // GitHub's id of the account; 0: the event does not say
+	Changed        InstallationChange
+	PersonID       int64 // GitHub's id, for [InstallationPeople]; 0: the event does not say
+}
+
+// InstallationChange is what changed.
+type InstallationChange string
+
+// The changes, each with what tells the truth of it.
+const (
+	InstallationState        InstallationChange = "state"        // it is there, suspended, renamed, or has other permissions: [Repositories.Installation]
+	InstallationRepositories InstallationChange = "repositories" // which it may see, and what they are: [Repositories.InstallationRepositories]
+	InstallationPeople       InstallationChange = "people"       // who is in the organisation: [People.Members]
+)
+
 // OwnerType is GitHub's account type.
 type OwnerType string
 

@@ -16,8 +16,17 @@ type GitHubPerson struct {
 // PersonInstallation is an installation that a person may see.
 type PersonInstallation struct {
 	Installation
-	Member bool // they belong to it: a collaborator of one repository doesn't
-	Admin  bool // they own the organisation at GitHub, or it is their own account: they may link it to an org
+	Admin bool // they own the organisation at GitHub, or it is their own account: they may link it to an org
+	// Member says that they are in the organisation, or that it is their own account. Who was only let into a repository, an
+	// outside collaborator, sees the installation and is none; nor is a billing manager, whom GitHub lists among no members.
+	Member bool
+}
+
+// GitHubMember is somebody in a GitHub organisation.
+type GitHubMember struct {
+	GitHubID int64
+	Login    string
+	Admin    bool // they own the organisation at GitHub
 }
 
 // DeviceCode is the sign-in of something without a browser: it shows UserCode, which a person types at VerificationURL.

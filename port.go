@@ -15,7 +15,8 @@ type Delivery struct {
 	Action         string
 	InstallationID int64
 	Body           []byte
-	Job            *JobEvent // for workflow_job; nil for every other event
+	Job            *JobEvent          // for workflow_job; nil for every other event
+	Installation   *InstallationEvent // for events that tell of an installation; nil for every other
 }
 
 // WebhookSource verifies and decodes deliveries.
@@ -75,6 +76,16 @@ type Repositories interface {
 	InstallationRepositories(ctx context.Context, installation int64) ([]Repository, error)
 	// Installation reads an installation's state; OrgID is not set. NotFound: it was uninstalled.
 	Installation(ctx context.Context, installation int64) (Installation, error)
+	// Uninstall takes the App away from its owner; where it is gone already is no error.
+	Uninstall(ctx context.Context, installation int64) error
+}
+
+// People is what GitHub knows of who is in an organisation. Its errors may hold a [Condition].
+type People interface {
+	// Members lists all members of the organisation whose login is owner, in no order. NotFound: the App was uninstalled
+	// there, or it is no organisation. Conflict: it has another login by now, which [Repositories.Installation] tells.
+	// Forbidden without a condition: its owner has not accepted the permission for it. Lists are asked for conditionally.
+	Members(ctx context.Context, installation int64, owner string) ([]GitHubMember, error)
 }
 
 // RepositoryTarget is a repository of an installation.
@@ -120,6 +131,7 @@ type DeliveryTry struct {
 type GitHub interface {
 	Runners
 	Repositories
+	People
 	Deliveries
 }
 

@@ -1,6 +1,6 @@
-// Package github is our GitHub App: it verifies and decodes webhooks, registers runners, and reads repositories, their jobs
-// and the App's deliveries. Everything that knows GitHub's shapes is here, with those of go-github where it has them; the
-// rest of the product knows the ports of package millrace.
+// Package github is our GitHub App: it verifies and decodes webhooks, registers runners, and reads repositories, their jobs,
+// members of organisations and the App's deliveries. Everything that knows GitHub's shapes is here, with those of go-github
+// where it has them; the rest of the product knows the ports of package millrace.
 //
 // A call starts no goroutine and reads no clock but Config.Now, but for its time-out: with a Transport that starts none
 // either, a simulator that has one thread and a clock of its own can drive it. go-github's client can't be, which counts
@@ -182,13 +182,15 @@ func (a *App) call(ctx context.Context, installation int64, credential, method, 
 	return got, err
 }
 
-// send makes a call with a credential. Its error is a *refusal when the answer isn't 2xx, and *unreachable when there was
+// send makes a call with a credential, "" for one that needs none. Its error is a *refusal when the answer isn't 2xx, and *unreachable when there was
 // none.
 func send(client *http.Client, req *http.Request, credential string, out any) (answer, error) {
 	req.Header.Set("Accept", "application/vnd.github+json")
 	req.Header.Set("X-GitHub-Api-Version", "2022-11-28")
 	req.Header.Set("User-Agent", "millrace")
-	req.Header.Set("Authorization", "Bearer "+credential) // on the request: a redirect to another host loses it
+	if credential != "" {
+		req.Header.Set("Authorization", "Bearer "+credential) // on the request: a redirect to another host loses it
+	}
 	resp, err := client.Do(req)
 	if err != nil {
 		return answer{}, &unreachable{err}

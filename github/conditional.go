@@ -5,11 +5,12 @@ import (
 	"container/list"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 )
 
-// conditional asks for runs and jobs conditionally: a 304 costs nothing of the quota
+// conditional asks for runs, jobs and members conditionally: a 304 costs nothing of the quota
 // (https://docs.github.com/en/rest/using-the-rest-api/best-practices-for-using-the-rest-api). It always asks, and gives the
 // answer that it remembers with the new answer's headers only when GitHub says that it still holds. An ETag is good for the
 // token that it was given to (github/docs issue 34689): the first answers after a renewal, once an hour, count.
@@ -19,9 +20,12 @@ type conditional struct {
 	answers      *answers
 }
 
+// polled are parts of the paths that are asked for again and again.
+var polled = []string{"/actions/runs", "/actions/jobs", "/members"}
+
 // RoundTrip implements [http.RoundTripper].
 func (c conditional) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.Method != http.MethodGet || !strings.Contains(req.URL.Path, "/actions/runs") && !strings.Contains(req.URL.Path, "/actions/jobs") {
+	if req.Method != http.MethodGet || !slices.ContainsFunc(polled, func(part string) bool { return strings.Contains(req.URL.Path, part) }) {
 		return c.next.RoundTrip(req)
 	}
 	key := answerKey{c.installation, req.URL.String()}

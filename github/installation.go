@@ -2,6 +2,7 @@ package github
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 
@@ -13,15 +14,36 @@ import (
 // Installation reads an installation as the App, which may when the installation itself is suspended
 // (GET /app/installations/{id}).
 func (a *App) Installation(ctx context.Context, installation int64) (millrace.Installation, error) {
+	read, _, err := a.installation(ctx, installation)
+	return read, err
+}
+
+// installation reads an installation, and what its owner has accepted that the App may do.
+func (a *App) installation(ctx context.Context, installation int64) (millrace.Installation, *github.InstallationPermissions, error) {
 	var i github.Installation
 	if _, err := a.do(ctx, asApp, http.MethodGet, fmt.Sprintf("app/installations/%d", installation), nil, &i); err != nil {
-		return millrace.Installation{}, fmt.Errorf("reading installation %d: %w", installation, err)
+		return millrace.Installation{}, nil, fmt.Errorf("reading installation %d: %w", installation, err)
 	}
 	read, ok := installationOf(&i)
 	if !ok || read.ID != installation {
-		return millrace.Installation{}, millrace.Errorf(millrace.Unavailable, "GitHub's answer is not installation %d.", installation)
+		return millrace.Installation{}, nil, millrace.Errorf(millrace.Unavailable, "GitHub's answer is not installation %d.", installation)
 	}
-	return read, nil
+	return read, i.GetPermissions(), nil
+}
+
+// Uninstall takes the App away (DELETE /app/installations/{id}): 204 and 404 alone mean that it is gone.
+func (a *App) Uninstall(ctx context.Context, installation int64) error {
+	got, err := a.do(ctx, asApp, http.MethodDelete, fmt.Sprintf("app/installations/%d", installation), nil, nil)
+	var refused *refusal
+	switch {
+	case got.status == http.StatusNoContent:
+		return nil
+	case got.status == http.StatusNotFound && errors.As(err, &refused) && !refused.noSuchApp():
+		return nil
+	case err == nil:
+		return millrace.Errorf(millrace.Unavailable, "GitHub answered %d and did not say that installation %d is gone.", got.status, installation)
+	}
+	return fmt.Errorf("uninstalling %d: %w", installation, err)
 }
 
 // installationOf is what GitHub says of an installation; it is not ok when it lacks what one must have.

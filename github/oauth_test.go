@@ -112,13 +112,16 @@ func (f *front) signIn(login string) millrace.GitHubPerson {
 	return p
 }
 
-// where is where a person is somebody: a star says that they are an admin.
+// where is where a person is somebody: a star says that they are an admin, a question mark that they are no member.
 func where(p millrace.GitHubPerson) string {
 	var list []string
 	for _, at := range p.Installations {
 		name := at.OwnerLogin
 		if at.Admin {
 			name += "*"
+		}
+		if !at.Member {
+			name += "?"
 		}
 		list = append(list, name)
 	}
@@ -329,7 +332,7 @@ func TestSignInWithAnOrganisationsOwnSignOn(t *testing.T) {
 		return resp
 	}
 	p = f.signIn("mona")
-	if where(p) != "calm mona* open" || !slices.Equal(p.Hidden, []string{"calm", "open"}) {
+	if where(p) != "calm? mona* open?" || !slices.Equal(p.Hidden, []string{"calm", "open"}) {
 		t.Errorf("%s, hidden %q", where(p), p.Hidden)
 	}
 }
@@ -438,7 +441,27 @@ func TestNewOAuthChecksItsConfiguration(t *testing.T) {
 	}
 }
 
-// TestWhoIsAnAdmin: only whom GitHub calls one, now, by the account's id.
+// TestACollaboratorIsNoMember: whom an organisation let into one repository sees the installation, and is nobody there.
+func TestACollaboratorIsNoMember(t *testing.T) {
+	t.Parallel()
+	f := newFront(t)
+	f.AddRepository("calm", "engine", false)
+	f.must(f.SetCollaborator("calm", "engine", "mona", true))
+	if p := f.signIn("mona"); where(p) != "calm? mona*" || len(p.Hidden) != 0 {
+		t.Errorf("%s, hidden %q", where(p), p.Hidden)
+	}
+	f.must(f.SetMember("calm", "mona", "member"))
+	if p := f.signIn("mona"); where(p) != "calm mona*" {
+		t.Errorf("%s", where(p))
+	}
+	f.must(f.RemoveMember("calm", "mona"))
+	f.must(f.SetCollaborator("calm", "engine", "mona", false))
+	if p := f.signIn("mona"); where(p) != "mona*" {
+		t.Errorf("%s", where(p))
+	}
+}
+
+// TestWhoIsAnAdmin: only whom GitHub calls one, now, by the account's id; and so it is with members.
 func TestWhoIsAnAdmin(t *testing.T) {
 	t.Parallel()
 	f := newFront(t)
@@ -446,7 +469,7 @@ func TestWhoIsAnAdmin(t *testing.T) {
 	f.meddle = func(r *http.Request) *http.Response {
 		switch {
 		case strings.HasSuffix(r.URL.Path, "/installations"):
-			return answerWith(r, 200, "application/json", fmt.Sprintf(`{"total_count": 7, "installations": [
+			return answerWith(r, 200, "application/json", fmt.Sprintf(`{"total_count": 8, "installations": [
 				{"id": 1, "account": {"id": %d, "login": "own", "type": "User"}},
 				{"id": 2, "account": {"id": 20, "login": "a-friend", "type": "User"}},
 				{"id": 3, "account": {"id": 30, "login": "admin", "type": "Organization"}},
@@ -454,6 +477,7 @@ func TestWhoIsAnAdmin(t *testing.T) {
 				{"id": 5, "account": {"id": 50, "login": "recycled", "type": "Organization"}},
 				{"id": 6, "account": {"id": 60, "login": "manager", "type": "Organization"}},
 				{"id": 7, "account": {"id": %d, "login": "not-a-person", "type": "Organization"}},
+				{"id": 8, "account": {"id": 80, "login": "member", "type": "Organization"}},
 				{"id": 0, "account": {"id": 30, "login": "none", "type": "Organization"}}, {"id": 9}]}`, mona.ID, mona.ID))
 		case strings.HasSuffix(r.URL.Path, "/orgs"):
 			return answerWith(r, 200, "application/json", `[
@@ -461,11 +485,12 @@ func TestWhoIsAnAdmin(t *testing.T) {
 				{"state": "active", "role": "admin", "organization": {"id": 30, "login": "renamed"}},
 				{"state": "pending", "role": "admin", "organization": {"id": 40, "login": "invited"}},
 				{"state": "active", "role": "admin", "organization": {"id": 51, "login": "recycled"}},
+				{"state": "active", "role": "member", "organization": {"id": 80, "login": "member"}},
 				{"state": "active", "role": "billing_manager", "organization": {"id": 60, "login": "manager"}}]`)
 		}
 		return nil
 	}
-	if got := where(f.signIn("mona")); got != "a-friend admin* invited manager not-a-person own* recycled" {
+	if got := where(f.signIn("mona")); got != "a-friend? admin* invited? manager? member not-a-person? own* recycled?" {
 		t.Errorf("%s", got)
 	}
 }

@@ -36,7 +36,8 @@ func (o *OAuth) read(ctx context.Context, token millrace.Secret) (p millrace.Git
 	_, err = userPages(ctx, o, token, "user/installations", &hidden, func(page installations) {
 		for _, i := range page.Installations {
 			if at, ok := installationOf(i); ok {
-				p.Installations = append(p.Installations, millrace.PersonInstallation{Installation: at, Admin: at.OwnerType == millrace.Personal && at.OwnerID == u.GetID()})
+				own := at.OwnerType == millrace.Personal && at.OwnerID == u.GetID()
+				p.Installations = append(p.Installations, millrace.PersonInstallation{Installation: at, Admin: own, Member: own})
 			}
 		}
 	})
@@ -56,7 +57,8 @@ func (o *OAuth) read(ctx context.Context, token millrace.Secret) (p millrace.Git
 	}
 	for i, at := range p.Installations {
 		if at.OwnerType == millrace.Organization {
-			p.Installations[i].Admin = roles[at.OwnerID] == "admin"
+			role := roles[at.OwnerID]
+			p.Installations[i].Admin, p.Installations[i].Member = role == "admin", role != "" && role != "billing_manager"
 			if !whole { // nobody says who they are there
 				hidden.add(strconv.FormatInt(at.OwnerID, 10))
 			}

@@ -153,9 +153,7 @@ func (a *App) condition(ctx context.Context, err error) *millrace.Condition {
 	if r.status >= 500 {
 		return &millrace.Condition{Code: millrace.WaitGitHubDown, Detail: r.detail()}
 	}
-	// No token for want of an installation; but "Integration not found" says that there is no such App: our mistake
-	// (actions/create-github-app-token issue 76).
-	if r.ofToken && r.status == http.StatusNotFound && !strings.Contains(said, "integration not found") {
+	if r.ofToken && r.status == http.StatusNotFound && !r.noSuchApp() { // no token for want of an installation
 		return &millrace.Condition{Code: millrace.WaitSuspended, Detail: r.detail()}
 	}
 	for _, c := range conditions {
@@ -164,6 +162,11 @@ func (a *App) condition(ctx context.Context, err error) *millrace.Condition {
 		}
 	}
 	return nil
+}
+
+// noSuchApp reports whether GitHub says that it knows no App of our id: our mistake (actions/create-github-app-token issue 76).
+func (r *refusal) noSuchApp() bool {
+	return strings.Contains(strings.ToLower(r.message), "integration not found")
 }
 
 // detail is what GitHub said, for people.

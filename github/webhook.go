@@ -2,6 +2,7 @@ package github
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
@@ -42,11 +43,12 @@ func (a *App) Parse(header millrace.Header, body []byte) (millrace.Delivery, err
 		GUID: clean(header.Get("X-GitHub-Delivery")), Event: clean(header.Get("X-GitHub-Event")), Action: clean(envelope.Action),
 		InstallationID: envelope.Installation.ID, Body: body,
 	}
-	if d.Event != "workflow_job" {
-		return d, nil
+	var err error
+	if change := installationEvents[d.Event][d.Action]; d.Event == "workflow_job" {
+		d.Job, err = decodeJob(body)
+	} else if change != "" {
+		d.Installation, err = decodeInstallation(d.Event, change, body)
 	}
-	job, err := decodeJob(body)
-	d.Job = job
 	return d, err
 }
 
@@ -99,6 +101,52 @@ const (
 	maxText  = 1024
 	maxNames = 100
 )
+
+// installationEvents are the events that tell of an installation, by action; what the others say is of no use here.
+var installationEvents = map[string]map[string]millrace.InstallationChange{
+	"installation": {
+		"created": millrace.InstallationState, "deleted": millrace.InstallationState, "suspend": millrace.InstallationState,
+		"unsuspend": millrace.InstallationState, "new_permissions_accepted": millrace.InstallationState,
+	},
+	"installation_target":       {"renamed": millrace.InstallationState},
+	"installation_repositories": {"added": millrace.InstallationRepositories, "removed": millrace.InstallationRepositories},
+	"organization": {
+		"renamed": millrace.InstallationState, "member_added": millrace.InstallationPeople, "member_removed": millrace.InstallationPeople,
+	},
+	"repository": {
+		"created": millrace.InstallationRepositories, "deleted": millrace.InstallationRepositories, "renamed": millrace.InstallationRepositories,
+		"transferred": millrace.InstallationRepositories, "privatized": millrace.InstallationRepositories, "publicized": millrace.InstallationRepositories,
+	},
+}
+
+func decodeInstallation(event string, change millrace.InstallationChange, body []byte) (*millrace.InstallationEvent, error) {
+	type account struct {
+		ID int64 `json:"id"`
+	}
+	var e struct {
+		Installation struct {
+			ID      int64   `json:"id"`
+			Account account `json:"account"` // of the events of an installation
+		} `json:"installation"`
+		Account      account `json:"account"` // of installation_target
+		Organization account `json:"organization"`
+		Membership   struct {
+			User account `json:"user"`
+		} `json:"membership"`
+	}
+	if err := json.Unmarshal(body, &e); err != nil || e.Installation.ID <= 0 {
+		return nil, millrace.Errorf(millrace.Invalid, "The body is not an event of an installation.")
+	}
+	owner := cmp.Or(e.Installation.Account.ID, e.Account.ID)
+	if event == "organization" { // with other events it is a repository's, which may have been transferred to it
+		owner = e.Organization.ID
+	}
+	out := &millrace.InstallationEvent{InstallationID: e.Installation.ID, OwnerID: max(0, owner), Changed: change}
+	if change == millrace.InstallationPeople {
+		out.PersonID = max(0, e.Membership.User.ID)
+	}
+	return out, nil
+}
 
 func decodeJob(body []byte) (*millrace.JobEvent, error) {
 	var e github.WorkflowJobEvent

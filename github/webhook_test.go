@@ -102,7 +102,7 @@ func TestParseLooksAtTheSignatureFirst(t *testing.T) {
 func TestParseKnowsTwoSecretsWhileRotating(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	body := []byte(`{"action":"created"}`)
+	body := []byte(`{"action":"created","installation":{"id":7}}`)
 	app := func(secrets ...string) *github.App {
 		app, err := github.New(github.Config{APIURL: w.APIURL(), AppID: w.AppID(), PrivateKeyPEM: w.PrivateKeyPEM(), WebhookSecrets: secrets})
 		if err != nil {
@@ -306,20 +306,141 @@ func TestParseTakesEventsItDoesNotKnow(t *testing.T) {
 	w := newWorld(t)
 	for event, body := range map[string]string{
 		"ping":                          `{"zen":"Keep it logically awesome.","hook_id":1}`,
-		"installation":                  `{"action":"created","installation":{"id":7,"account":{"login":"calm"}}}`,
+		"installation":                  `{"action":"dreamt","installation":{"id":7,"account":{"login":"calm"}}}`,
+		"organization":                  `{"action":"member_invited","invitation":{"id":5},"user":{"id":6},"organization":{"id":51},"installation":{"id":7}}`,
+		"repository":                    `{"action":"edited","repository":{"id":5},"installation":{"id":7}}`,
 		"custom_property_values":        `{"action":"updated","installation":{"id":7}}`,
 		"an event of the year 2050":     `{"action":"dreamt","installation":null,"workflow_job":5}`,
 		"github_app_authorization":      `{"action":"revoked","sender":{"login":"mona"}}`,
-		"installation_target":           `{"action":"renamed","changes":{"login":{"from":"old"}},"installation":{"id":7}}`,
-		"installation_repositories\x00": `{"action":"added"}`,
+		"installation_repositories\x00": `{"action":null}`,
 	} {
 		d, err := w.App.Parse(delivered(w.WebhookSecret(), event, []byte(body)), []byte(body))
-		if err != nil || d.Job != nil || d.Event != strings.ReplaceAll(event, "\x00", "") || string(d.Body) != body {
+		if err != nil || d.Job != nil || d.Installation != nil || d.Event != strings.ReplaceAll(event, "\x00", "") || string(d.Body) != body {
 			t.Errorf("%s: %+v, %v", event, d, err)
 		}
 		if strings.Contains(body, `{"id":7`) && d.InstallationID != 7 {
 			t.Errorf("%s: installation %d", event, d.InstallationID)
 		}
+	}
+}
+
+func TestParseReadsWhatChangedOfAnInstallation(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const (
+		state, repositories, people = millrace.InstallationState, millrace.InstallationRepositories, millrace.InstallationPeople
+
+		installation = `"installation":{"id":7,"account":{"id":51,"login":"calm","type":"Organization"}}`
+		reference    = `"installation":{"id":7,"node_id":"I_7"}`
+		organization = `"organization":{"id":51,"login":"calm"}`
+		membership   = `"membership":{"state":"active","role":"member","user":{"id":9,"login":"mona"}}`
+		repository   = `"repository":{"id":5,"full_name":"calm/engine","owner":{"id":51}}`
+	)
+	for _, tc := range []struct {
+		event, action string
+		rest          string
+		want          millrace.InstallationEvent
+	}{
+		{"installation", "created", installation + `,"repositories":[{"id":5}],"requester":null`, millrace.InstallationEvent{OwnerID: 51, Changed: state}},
+		{"installation", "deleted", installation, millrace.InstallationEvent{OwnerID: 51, Changed: state}},
+		{"installation", "suspend", installation, millrace.InstallationEvent{OwnerID: 51, Changed: state}},
+		{"installation", "unsuspend", installation, millrace.InstallationEvent{OwnerID: 51, Changed: state}},
+		{"installation", "new_permissions_accepted", installation, millrace.InstallationEvent{OwnerID: 51, Changed: state}},
+		{"installation", "deleted", reference, millrace.InstallationEvent{Changed: state}},
+		{"installation", "deleted", `"installation":{"id":7,"account":{"id":-5}}`, millrace.InstallationEvent{Changed: state}},
+		{
+			"installation_target", "renamed", reference + `,"account":{"id":51,"login":"still"},"target_type":"Organization","changes":{"login":{"from":"calm"}}`,
+			millrace.InstallationEvent{OwnerID: 51, Changed: state},
+		},
+		{"organization", "renamed", reference + `,"changes":{"login":{"from":"calm"}},` + organization, millrace.InstallationEvent{OwnerID: 51, Changed: state}},
+		{"organization", "member_added", reference + "," + organization + "," + membership, millrace.InstallationEvent{OwnerID: 51, Changed: people, PersonID: 9}},
+		{"organization", "member_removed", reference + "," + organization + "," + membership, millrace.InstallationEvent{OwnerID: 51, Changed: people, PersonID: 9}},
+		{"organization", "member_removed", reference + `,"membership":{"user":null}`, millrace.InstallationEvent{Changed: people}},
+		{"installation_repositories", "added", installation + `,"repositories_added":[{"id":5}]`, millrace.InstallationEvent{OwnerID: 51, Changed: repositories}},
+		{"installation_repositories", "removed", installation + `,"repositories_removed":[{"id":5}]`, millrace.InstallationEvent{OwnerID: 51, Changed: repositories}},
+		{"repository", "created", reference + "," + repository + "," + membership, millrace.InstallationEvent{Changed: repositories}},
+		{"repository", "deleted", reference + "," + repository, millrace.InstallationEvent{Changed: repositories}},
+		{"repository", "renamed", reference + "," + repository, millrace.InstallationEvent{Changed: repositories}},
+		{"repository", "privatized", reference + "," + repository, millrace.InstallationEvent{Changed: repositories}},
+		{"repository", "publicized", reference + "," + repository, millrace.InstallationEvent{Changed: repositories}},
+		{"repository", "transferred", reference + "," + repository + "," + organization, millrace.InstallationEvent{Changed: repositories}}, // maybe to another's
+	} {
+		body := fmt.Appendf(nil, `{"action":%q,"sender":{"id":1},%s}`, tc.action, tc.rest)
+		d, err := w.App.Parse(delivered(w.WebhookSecret(), tc.event, body), body)
+		tc.want.InstallationID = 7
+		if err != nil || d.Job != nil || d.Installation == nil || *d.Installation != tc.want || d.InstallationID != 7 || d.Action != tc.action {
+			t.Errorf("%s %s: %+v (%+v), %v, want %+v", tc.event, tc.action, d.Installation, d, err, tc.want)
+		}
+		for name, body := range map[string][]byte{
+			"no installation":              changed(t, body, map[string]any{"installation": nil}),
+			"a negative installation":      changed(t, body, map[string]any{"installation.id": -7}),
+			"an installation past 2^63":    changed(t, body, map[string]any{"installation.id": json.Number("9223372036854775808")}),
+			"an installation that is text": changed(t, body, map[string]any{"installation": "7"}),
+			"an account that is text":      changed(t, body, map[string]any{"installation.account": "calm"}),
+			"an organization that is text": changed(t, body, map[string]any{"organization": "calm"}),
+			"a membership that is a list":  changed(t, body, map[string]any{"membership": []int{1}}),
+		} {
+			d, err := w.App.Parse(delivered(w.WebhookSecret(), tc.event, body), body)
+			if millrace.CodeOf(err) != millrace.Invalid || d.Installation != nil {
+				t.Errorf("%s %s, %s: %+v, %v", tc.event, tc.action, name, d.Installation, err)
+			}
+		}
+	}
+}
+
+// TestParseReadsWhatTheStandInSends: of all that is done to an installation, and of nothing else.
+func TestParseReadsWhatTheStandInSends(t *testing.T) {
+	t.Parallel()
+	var got []string
+	var app *github.App
+	gh, err := githubtest.New(githubtest.Config{URL: "http://github.test", Send: func(o githubtest.Outgoing) {
+		d, err := app.Parse(o.Header, o.Body)
+		line := d.Event + " " + d.Action
+		if i := d.Installation; i != nil {
+			line += fmt.Sprintf(" %d %d %s %d", i.InstallationID, i.OwnerID, i.Changed, i.PersonID)
+		}
+		if got = append(got, line); err != nil {
+			t.Error(err)
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	app = newApp(t, gh, nil)
+	calm, mona := gh.AddOwner("calm", millrace.Organization), gh.AddPerson("mona")
+	queued(t, gh)
+	for _, err := range []error{
+		gh.SetMember("calm", "mona", "member"), gh.RemoveMember("calm", "mona"), gh.CreateRepository("calm", "website", true), gh.CreateRepository("calm", "website", false),
+		gh.MoveRepository("calm", "website", "calm", "site"), gh.MoveRepository("calm", "site", "stranger", "site"), gh.RenameOwner("calm", "still"),
+		gh.Suspend("still", true), gh.Suspend("still", false), gh.Uninstall("still"),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	again, err := gh.Install("still", "calm-admin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := fmt.Sprintf("%d %d", calm.ID, calm.OwnerID)
+	want := []string{
+		"workflow_job queued",
+		fmt.Sprintf("organization member_added %s people %d", ids, mona.ID),
+		fmt.Sprintf("organization member_removed %s people %d", ids, mona.ID),
+		fmt.Sprintf("repository created %d 0 repositories 0", calm.ID),
+		"installation_repositories added " + ids + " repositories 0",
+		fmt.Sprintf("repository privatized %d 0 repositories 0", calm.ID),
+		fmt.Sprintf("repository renamed %d 0 repositories 0", calm.ID),
+		"installation_repositories removed " + ids + " repositories 0",
+		"organization renamed " + ids + " state 0",
+		"installation_target renamed " + ids + " state 0",
+		"installation suspend " + ids + " state 0",
+		"installation unsuspend " + ids + " state 0",
+		"installation deleted " + ids + " state 0",
+		fmt.Sprintf("installation created %d %d state 0", again.ID, calm.OwnerID),
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 
@@ -364,6 +485,9 @@ func FuzzParse(f *testing.F) {
 	} {
 		f.Add("workflow_job", seed)
 	}
+	f.Add("installation", []byte(`{"action":"created","installation":{"id":7,"account":{"id":51,"login":"calm"}}}`))
+	f.Add("organization", []byte(`{"action":"member_added","installation":{"id":7},"organization":{"id":51},"membership":{"user":{"id":9}}}`))
+	f.Add("repository", []byte(`{"action":"renamed","installation":{"id":7},"repository":{"id":5}}`))
 	f.Add("ping", []byte(`{"zen":"Half measures are as bad as nothing at all."}`))
 	f.Fuzz(func(t *testing.T, event string, body []byte) {
 		original := bytes.Clone(body)
@@ -379,6 +503,11 @@ func FuzzParse(f *testing.F) {
 		}
 		if (d.Job != nil) != (d.Event == "workflow_job") {
 			t.Fatalf("%q: job %+v", d.Event, d.Job)
+		}
+		if i := d.Installation; i != nil {
+			if i.InstallationID <= 0 || i.InstallationID != d.InstallationID || i.OwnerID < 0 || i.PersonID < 0 || i.Changed == "" || d.Job != nil {
+				t.Fatalf("%q %q: %+v", d.Event, d.Action, i)
+			}
 		}
 		if d.Job == nil {
 			return

@@ -189,11 +189,25 @@ func (g *Gate) InstallationRepositories(ctx context.Context, installation int64)
 	return list, err
 }
 
+// Members lists who is in an organisation.
+func (g *Gate) Members(ctx context.Context, installation int64, owner string) (list []millrace.GitHubMember, err error) {
+	err = g.call(ctx, installation, provenByAny, func() error {
+		list, err = g.github.Members(ctx, installation, owner)
+		return err
+	})
+	return list, err
+}
+
 // The App's own calls are for no installation: they are made whatever its incidents are.
 
 // Installation reads an installation's state.
 func (g *Gate) Installation(ctx context.Context, installation int64) (millrace.Installation, error) {
 	return g.github.Installation(ctx, installation)
+}
+
+// Uninstall takes the App away from its owner.
+func (g *Gate) Uninstall(ctx context.Context, installation int64) error {
+	return g.github.Uninstall(ctx, installation)
 }
 
 // DeliveryTries lists a page of deliveries.

@@ -1,4 +1,5 @@
-// Command millraced is the control plane: `serve` and `migrate` for production, `dev` for a whole system on one machine.
+// Command millraced is the control plane: `serve`, `migrate` and `create-app` for production, `dev` for a whole system on one
+// machine.
 package main
 
 import (
@@ -34,7 +35,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newServeCmd(environ), newMigrateCmd(environ), newDevCmd())
+	root.AddCommand(newServeCmd(environ), newMigrateCmd(environ), newCreateAppCmd(), newDevCmd())
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)

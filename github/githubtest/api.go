@@ -70,6 +70,7 @@ func (g *GitHub) routes() {
 	app("GET /app", g.getApp)
 	app("GET /app/installations", g.listInstallations)
 	app("GET /app/installations/{id}", g.getInstallation)
+	app("DELETE /app/installations/{id}", g.deleteInstallation)
 	app("POST /app/installations/{id}/access_tokens", g.createToken)
 	app("GET /app/hook/deliveries", g.listHookDeliveries).version = func(*http.Request) uint64 { return uint64(g.hooks.last) }
 	app("GET /app/hook/deliveries/{id}", g.getHookDelivery)
@@ -84,6 +85,7 @@ func (g *GitHub) routes() {
 		as("DELETE "+at+"/actions/runners/{id}", g.deleteRunner)
 	}
 	as("GET /orgs/{owner}/actions/runner-groups", g.listGroups)
+	as("GET /orgs/{owner}/members", g.listMembers)
 	const runs = "/repos/{owner}/{repo}/actions/runs"
 	as("GET "+runs, g.listRuns).version = g.runVersion
 	as("GET "+runs+"/{id}", g.getRun).version = g.runVersion
@@ -104,6 +106,7 @@ func (g *GitHub) routes() {
 	g.tokenRoutes()
 	g.deviceRoutes()
 	g.installRoutes()
+	g.manifestRoutes()
 	g.brokerRoutes()
 	g.standinRoutes()
 }
@@ -281,7 +284,7 @@ func (g *GitHub) asInstallation(c *call) error {
 		return refuse(http.StatusUnauthorized, "Bad credentials")
 	}
 	o := g.installations[t.installation]
-	if g.faults.Uninstalled.has(o.Login) {
+	if g.isUninstalled(o) {
 		delete(g.tokens, text)
 		return refuse(http.StatusUnauthorized, "Bad credentials")
 	}
@@ -290,8 +293,11 @@ func (g *GitHub) asInstallation(c *call) error {
 		return refuse(http.StatusUnauthorized, "Bad credentials")
 	}
 	c.quota, c.salt, c.owner = o.quota, text, o
-	login := c.r.PathValue("owner")
-	if login != "" && (!strings.EqualFold(login, o.Login) || c.r.PathValue("repo") == "" && o.Type != millrace.Organization) {
+	login, repo := c.r.PathValue("owner"), c.r.PathValue("repo")
+	if moved := g.moved[strings.ToLower(login+"/"+repo)]; repo != "" && moved != nil && strings.EqualFold(moved.Owner, o.Login) {
+		return nil // it is redirected
+	}
+	if login != "" && (!strings.EqualFold(login, o.Login) || repo == "" && o.Type != millrace.Organization) {
 		return refuse(http.StatusNotFound, "Not Found")
 	}
 	return nil
@@ -300,26 +306,38 @@ func (g *GitHub) asInstallation(c *call) error {
 func (g *GitHub) getApp(*http.Request, *owner) (int, any, error) {
 	return http.StatusOK, map[string]any{
 		"id": appID, "slug": "millrace", "client_id": clientID, "name": "Millrace", "installations_count": len(g.owners),
-		"permissions": permissions, "events": events,
+		"permissions": permissions, "events": millrace.AppEvents,
 	}, nil
 }
 
-var permissions = map[string]string{"organization_self_hosted_runners": "write", "administration": "write", "actions": "read", "members": "read", "metadata": "read"}
-
-var events = []string{"organization", "workflow_job"}
+// permissions are those of an App that serves personal accounts, too.
+var permissions = func() map[string]string {
+	m := map[string]string{}
+	for _, p := range millrace.AppPermissions {
+		m[p.Key] = p.Level()
+	}
+	return m
+}()
 
 func (g *GitHub) installation(o *owner) map[string]any {
 	return map[string]any{
 		"id": o.Installation, "account": g.account(o), "target_type": o.Type, "target_id": o.ID, "app_id": appID, "app_slug": "millrace",
-		"repository_selection": "all", "permissions": g.permissions(o), "events": events, "suspended_at": g.suspendedAt(o),
+		"repository_selection": "all", "permissions": g.permissions(o), "events": millrace.AppEvents, "suspended_at": g.suspendedAt(o),
 	}
 }
 
 func (g *GitHub) suspendedAt(o *owner) any {
-	if !g.faults.Suspended.has(o.Login) {
+	if !g.isSuspended(o) {
 		return nil
 	}
 	return moment(o.suspended)
+}
+
+// isSuspended and isUninstalled: by somebody, or by a fault.
+func (g *GitHub) isSuspended(o *owner) bool { return o.paused || g.faults.Suspended.has(o.Login) }
+
+func (g *GitHub) isUninstalled(o *owner) bool {
+	return o.uninstalled || g.faults.Uninstalled.has(o.Login)
 }
 
 // permissions are what the installation's owner has accepted.
@@ -333,8 +351,8 @@ func (g *GitHub) permissions(o *owner) map[string]string {
 func (g *GitHub) listInstallations(r *http.Request, _ *owner) (int, any, error) {
 	list := []any{}
 	for _, login := range slices.Sorted(maps.Keys(g.owners)) {
-		if !g.faults.Uninstalled.has(login) {
-			list = append(list, g.installation(g.owners[login]))
+		if o := g.owners[login]; !g.isUninstalled(o) {
+			list = append(list, g.installation(o))
 		}
 	}
 	return http.StatusOK, listing{total: len(list), body: paged(r, list)}, nil
@@ -342,7 +360,7 @@ func (g *GitHub) listInstallations(r *http.Request, _ *owner) (int, any, error) 
 
 func (g *GitHub) installationAt(r *http.Request) (*owner, error) {
 	id, _ := strconv.ParseInt(r.PathValue("id"), 10, 64)
-	if o, ok := g.installations[id]; ok && !g.faults.Uninstalled.has(o.Login) {
+	if o, ok := g.installations[id]; ok && !g.isUninstalled(o) {
 		return o, nil
 	}
 	return nil, refuse(http.StatusNotFound, "Not Found")
@@ -361,7 +379,7 @@ func (g *GitHub) createToken(r *http.Request, _ *owner) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	if g.faults.Suspended.has(o.Login) {
+	if g.isSuspended(o) {
 		return 0, nil, refuse(http.StatusForbidden, saysSuspended)
 	}
 	text, expires := "ghs_"+g.randomHex(18), g.cfg.Now().UTC().Add(time.Hour)
@@ -370,6 +388,15 @@ func (g *GitHub) createToken(r *http.Request, _ *owner) (int, any, error) {
 	return http.StatusCreated, map[string]any{
 		"token": text, "expires_at": expires.Format(time.RFC3339), "permissions": g.permissions(o), "repository_selection": "all",
 	}, nil
+}
+
+func (g *GitHub) deleteInstallation(r *http.Request, _ *owner) (int, any, error) {
+	o, err := g.installationAt(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	g.uninstall(o)
+	return http.StatusNoContent, nil, nil
 }
 
 // forgetTokens drops expired tokens now and then.
@@ -381,11 +408,15 @@ func (g *GitHub) forgetTokens() {
 
 // listRepositories lists what the installation may see: all of its owner's.
 func (g *GitHub) listRepositories(r *http.Request, o *owner) (int, any, error) {
+	return g.repositoriesJSON(r, o, o.repos)
+}
+
+func (g *GitHub) repositoriesJSON(r *http.Request, o *owner, repos []*repo) (int, any, error) {
 	list := []any{}
-	for _, rp := range paged(r, o.repos) {
+	for _, rp := range paged(r, repos) {
 		list = append(list, g.repositoryJSON(o, rp, rp.Public, false))
 	}
-	return http.StatusOK, listing{total: len(o.repos), body: map[string]any{
-		"total_count": len(o.repos), "repository_selection": "all", "repositories": list,
+	return http.StatusOK, listing{total: len(repos), body: map[string]any{
+		"total_count": len(repos), "repository_selection": "all", "repositories": list,
 	}}, nil
 }

@@ -125,8 +125,8 @@ func (g *GitHub) SetFaults(f Faults) error {
 			before, after bool
 			begins, ends  string
 		}{
-			{was.Suspended.has(login), f.Suspended.has(login), "suspend", "unsuspend"},
-			{was.Uninstalled.has(login), f.Uninstalled.has(login), "deleted", "created"},
+			{o.paused || was.Suspended.has(login), o.paused || f.Suspended.has(login), "suspend", "unsuspend"},
+			{o.uninstalled || was.Uninstalled.has(login), o.uninstalled || f.Uninstalled.has(login), "deleted", "created"},
 		} {
 			switch {
 			case c.after && !c.before:
@@ -194,7 +194,7 @@ func (g *GitHub) excluded(login, repo string) bool {
 func (g *GitHub) condition(o *owner, c *call) error {
 	f := &g.faults
 	switch {
-	case f.Suspended.has(o.Login):
+	case g.isSuspended(o):
 		return refuse(http.StatusForbidden, saysSuspended)
 	case f.IPAllowList.has(o.Login):
 		return refuse(http.StatusForbidden, saysIPAllowList, o.Login)

@@ -4,7 +4,7 @@
 //
 // Its parts: the REST API (api.go, runners.go, run.go), who gets which job (assign.go), the broker that runners speak to
 // (broker.go) and the same without a network (machine.go), webhooks (webhook.go, payload.go), people and how they sign in
-// (person.go, login.go, token.go, device.go, user.go, install.go), and the control interface with its pages (standin.go,
+// (person.go, member.go, login.go, token.go, device.go, user.go, install.go, manifest.go), and the control interface with its pages (standin.go,
 // page.go).
 package githubtest
 
@@ -83,6 +83,7 @@ type GitHub struct {
 	codes         map[string]*code
 	userTokens    map[string]*userToken // by either of their texts
 	devices       map[string]*device
+	manifests     map[string]*manifestCode
 	calls         []Call
 	sequence      int
 	violations    []Violation
@@ -102,11 +103,13 @@ type owner struct {
 	Type         millrace.OwnerType
 	Installation int64
 	Sender       int64
-	byPerson     bool // somebody installed it, by hand
+	byPerson     bool // somebody installed it by hand, or changed something of it since
 
-	repos     []*repo // by name
-	quota     *quota
-	suspended time.Time // when it last was
+	repos       []*repo // by name
+	quota       *quota
+	uninstalled bool      // by somebody, not by a fault
+	paused      bool      // suspended by somebody, not by a fault
+	suspended   time.Time // when it last was
 }
 
 type token struct {
@@ -146,7 +149,7 @@ func New(cfg Config) (*GitHub, error) {
 		cfg: cfg, key: cfg.Key, owners: map[string]*owner{}, installations: map[int64]*owner{}, repos: map[string]*repo{}, moved: map[string]*repo{}, runs: map[int64]*run{},
 		jobs: map[int64]*job{}, pools: map[string]*pool{}, runners: map[int64]*runner{}, byToken: map[string]*runner{}, scopes: map[string]*scope{},
 		tokens: map[string]*token{}, logins: map[string]*person{}, orgs: map[string]*organisation{}, codes: map[string]*code{},
-		userTokens: map[string]*userToken{}, devices: map[string]*device{}, hooks: hooks{pending: map[int64]*delivery{}}, sending: make(chan struct{}, 16), dirty: make(chan struct{}, 1),
+		userTokens: map[string]*userToken{}, devices: map[string]*device{}, manifests: map[string]*manifestCode{}, hooks: hooks{pending: map[int64]*delivery{}}, sending: make(chan struct{}, 16), dirty: make(chan struct{}, 1),
 		chance: cfg.Rand, app: newQuota(0, perHour), nobody: newQuota(0, 60), etags: map[string]etag{},
 	}
 	g.secret = g.randomHex(20)

@@ -27,11 +27,51 @@ func (g *GitHub) install(login string, kind millrace.OwnerType, by *person) (*ow
 			}
 		}
 		g.number(o, g.nextID())
+		o.uninstalled, o.paused = false, false
 	}
 	o.Sender, o.byPerson = by.ID, true
 	g.touch()
 	g.sendInstallation(o, "created", g.user(by.Login))
 	return o, nil
+}
+
+// Uninstall plays somebody who uninstalls the App at an owner. Installed again, it has another id.
+func (g *GitHub) Uninstall(login string) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	o, ok := g.installed(login)
+	if !ok {
+		return refuse(http.StatusNotFound, "there is no owner %q with the App installed", login)
+	}
+	g.uninstall(o)
+	return nil
+}
+
+func (g *GitHub) uninstall(o *owner) {
+	o.uninstalled, o.byPerson = true, true
+	g.touch()
+	g.sendInstallation(o, "deleted", g.senderOf(o))
+}
+
+// Suspend plays an admin who suspends the App at an owner, or undoes it. What is so already sends nothing.
+func (g *GitHub) Suspend(login string, suspended bool) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	o, ok := g.installed(login)
+	if !ok {
+		return refuse(http.StatusNotFound, "there is no owner %q with the App installed", login)
+	}
+	before := g.isSuspended(o)
+	o.paused, o.byPerson = suspended, true
+	g.touch()
+	switch after := g.isSuspended(o); {
+	case after && !before:
+		o.suspended = g.now()
+		g.sendInstallation(o, "suspend", g.senderOf(o))
+	case before && !after:
+		g.sendInstallation(o, "unsuspend", g.senderOf(o))
+	}
+	return nil
 }
 
 // number gives an owner's installation another id.
@@ -91,6 +131,39 @@ func (g *GitHub) targets(p *person) []target {
 }
 
 func (g *GitHub) installRoutes() {
+	g.mux.HandleFunc("POST /_standin/installations", control(func(in struct{ Owner, Action, Person string }) (int, any, error) {
+		var err error
+		switch in.Action {
+		case "install":
+			_, err = g.Install(in.Owner, in.Person)
+		case "uninstall":
+			err = g.Uninstall(in.Owner)
+		case "suspend", "unsuspend":
+			err = g.Suspend(in.Owner, in.Action == "suspend")
+		default:
+			err = errors.New("action is install, uninstall, suspend or unsuspend")
+		}
+		var refused refusal
+		switch {
+		case errors.As(err, &refused):
+			return 0, nil, refused
+		case err != nil:
+			return 0, nil, refuse(http.StatusUnprocessableEntity, "%v", err)
+		}
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		o := g.owners[strings.ToLower(in.Owner)]
+		return http.StatusOK, map[string]any{"id": o.Installation, "owner": o.Login}, nil
+	}))
+	g.mux.HandleFunc("POST /_standin/owners", control(func(in struct{ Login, Rename string }) (int, any, error) {
+		if err := g.RenameOwner(in.Rename, in.Login); err != nil {
+			return 0, nil, err
+		}
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		o := g.owners[strings.ToLower(in.Login)]
+		return http.StatusOK, map[string]any{"id": o.ID, "login": o.Login}, nil
+	}))
 	const path = "/apps/millrace/installations/new"
 	g.screen("GET /apps/millrace", func(*http.Request, *person) screen {
 		return screen{status: http.StatusOK, page: pageData{Title: "Millrace", Ask: &ask{
@@ -108,7 +181,7 @@ func (g *GitHub) installRoutes() {
 			case t.owner != nil:
 				f.Text, f.Button = "Millrace is installed.", "Configure"
 			case t.role != roleAdmin:
-				f.Text, f.Button = "This needs an owner's approval.", ""
+				f.Text, f.Button = "This needs an owner's approval.", "Request"
 			}
 			a.Forms = append(a.Forms, f)
 		}
@@ -125,27 +198,30 @@ func (g *GitHub) installRoutes() {
 				continue
 			}
 			if t.owner != nil {
-				return g.setUp(t.owner, "update", state)
+				return g.setUp(t.owner.Installation, "update", state)
 			}
-			if t.role != roleAdmin {
-				return wrong(refuse(http.StatusForbidden, "This needs an owner's approval"))
+			if t.role != roleAdmin { // the owners get a mail, the App hears nothing
+				return g.setUp(0, "request", state)
 			}
 			o, err := g.install(t.login, t.kind, who)
 			if err != nil {
 				return wrong(err)
 			}
-			return g.setUp(o, "install", state)
+			return g.setUp(o.Installation, "install", state)
 		}
 		return wrong(refuse(http.StatusNotFound, "There is no such account of yours"))
 	})
 }
 
-// setUp is where a browser goes on after an installation.
-func (g *GitHub) setUp(o *owner, action, state string) screen {
+// setUp is where a browser goes on after an installation, or after one was asked for, which has no id yet: 0.
+func (g *GitHub) setUp(installation int64, action, state string) screen {
 	if g.cfg.SetupURL == "" {
 		return screen{to: "/apps/millrace"}
 	}
-	q := url.Values{"installation_id": {strconv.FormatInt(o.Installation, 10)}, "setup_action": {action}}
+	q := url.Values{"setup_action": {action}}
+	if installation != 0 {
+		q.Set("installation_id", strconv.FormatInt(installation, 10))
+	}
 	if state != "" {
 		q.Set("state", state)
 	}

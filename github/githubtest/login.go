@@ -164,7 +164,7 @@ func (g *GitHub) screen(pattern string, show func(r *http.Request, who *person) 
 			w.WriteHeader(http.StatusFound)
 			return
 		}
-		s.page.leadsTo = g.origins()
+		s.page.leadsTo = append(g.origins(), s.page.leadsTo...)
 		render(w, s.status, s.page)
 	})
 }

@@ -3,6 +3,7 @@ package githubtest
 import (
 	"cmp"
 	"encoding/json"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -16,10 +17,11 @@ type repo struct {
 	Owner, Name string
 	Public      bool
 
-	runs    []*run // by id
-	open    []*run // those that are not completed, by id
-	closed  []*run // as they were completed; one that was re-run may be there twice
-	version uint64 // grows with every change of its runs and jobs
+	guests  map[int64]bool // outside collaborators, by the person's id
+	runs    []*run         // by id
+	open    []*run         // those that are not completed, by id
+	closed  []*run         // as they were completed; one that was re-run may be there twice
+	version uint64         // grows with every change of its runs and jobs
 
 	rendered map[[2]bool]json.RawMessage // as the API shows it, by whether it is public and whether it is a fork
 }
@@ -51,6 +53,9 @@ func (g *GitHub) AddOwner(login string, kind millrace.OwnerType) Owner {
 // own makes the owner of that login.
 func (g *GitHub) own(login string, kind millrace.OwnerType) *owner {
 	o := &owner{Login: login, Type: kind, Installation: idOf("installation/" + login)}
+	if _, used := g.installations[o.Installation]; used { // by who was called so before
+		o.Installation = g.nextID()
+	}
 	if kind == millrace.Organization {
 		o.ID = g.organisation(login).ID
 	} else { // at GitHub, the account is the person
@@ -82,12 +87,34 @@ func (g *GitHub) AddRepository(owner, name string, public bool) {
 	g.repo(owner, name).Public = public
 }
 
+// CreateRepository is AddRepository as somebody does it at GitHub, which the App is told.
+func (g *GitHub) CreateRepository(login, name string, public bool) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	o, ok := g.installed(login)
+	if !ok {
+		return refuse(http.StatusNotFound, "there is no owner %q with the App installed", login)
+	}
+	_, known := g.repos[strings.ToLower(login+"/"+name)]
+	r := g.repo(login, name)
+	was := r.Public
+	r.Public = public
+	switch {
+	case !known:
+		g.sendRepository(o, "created", r, nil)
+		g.sendRepositories(o, "added", r)
+	case was != public:
+		g.sendRepository(o, map[bool]string{true: "publicized", false: "privatized"}[public], r, nil)
+	}
+	return nil
+}
+
 // repo is the repository of that name, which it makes if there is none.
 func (g *GitHub) repo(login, name string) *repo {
 	key := strings.ToLower(login + "/" + name)
 	r, ok := g.repos[key]
 	if !ok {
-		r = &repo{ID: idOf("repository/" + key), Owner: login, Name: name, rendered: map[[2]bool]json.RawMessage{}}
+		r = &repo{ID: idOf("repository/" + key), Owner: login, Name: name, guests: map[int64]bool{}, rendered: map[[2]bool]json.RawMessage{}}
 		if _, used := g.moved[key]; used {
 			r.ID = g.nextID()
 			delete(g.moved, key)

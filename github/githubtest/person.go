@@ -68,6 +68,12 @@ func (g *GitHub) organisation(login string) *organisation {
 	org, ok := g.orgs[key]
 	if !ok {
 		org = &organisation{ID: idOf("owner/" + login), Login: login, Roles: map[int64]string{}}
+		for _, other := range g.orgs {
+			if other.ID == org.ID { // which was called so before
+				org.ID = g.nextID()
+				break
+			}
+		}
 		g.orgs[key] = org
 	}
 	return org
@@ -149,11 +155,7 @@ func (g *GitHub) sendMembership(in *organisation, p *person, role, action string
 	if !ok {
 		return
 	}
-	body := mustJSON(map[string]any{
-		"action": action, "membership": g.membership(in, p, role), "organization": g.organizationJSON(in.ID, in.Login), "sender": g.account(o),
-		"installation": map[string]any{"id": o.Installation, "node_id": nodeID("I", o.Installation)},
-	})
-	g.emit("organization", action, o, 0, func() []byte { return body })
+	g.tell(o, "organization", action, 0, map[string]any{"membership": g.membership(in, p, role)})
 }
 
 func (g *GitHub) membership(in *organisation, p *person, role string) map[string]any {
@@ -187,7 +189,7 @@ func (g *GitHub) memberships(p *person) (list []*organisation) {
 // installed is the owner of that login, if the App is installed there.
 func (g *GitHub) installed(login string) (*owner, bool) {
 	o, ok := g.owners[strings.ToLower(login)]
-	return o, ok && !g.faults.Uninstalled.has(o.Login)
+	return o, ok && !g.isUninstalled(o)
 }
 
 func (g *GitHub) personRoutes() {
@@ -213,6 +215,16 @@ func (g *GitHub) personRoutes() {
 		}
 		return http.StatusOK, map[string]any{"org": in.Org, "login": in.Login, "role": nullable(in.Role)}, nil
 	}))
+	g.mux.HandleFunc("POST /_standin/collaborators", control(func(in struct {
+		Owner, Repo, Login string
+		Remove             bool
+	},
+	) (int, any, error) {
+		if err := g.SetCollaborator(in.Owner, in.Repo, in.Login, !in.Remove); err != nil {
+			return 0, nil, refuse(http.StatusUnprocessableEntity, "%v", err)
+		}
+		return http.StatusOK, map[string]any{"owner": in.Owner, "repo": in.Repo, "login": in.Login}, nil
+	}))
 	g.screen("GET /people", func(r *http.Request, who *person) screen {
 		a := ask{Text: "Whoever you are signed in as is whom Millrace will see."}
 		if who != nil {
@@ -223,6 +235,11 @@ func (g *GitHub) personRoutes() {
 			about := []string{p.Name + ", id " + p.id()}
 			for _, org := range g.memberships(p) {
 				about = append(about, org.Roles[p.ID]+" of "+org.Login)
+			}
+			for _, name := range slices.Sorted(maps.Keys(g.repos)) {
+				if r := g.repos[name]; r.guests[p.ID] {
+					about = append(about, "collaborator of "+r.fullName())
+				}
 			}
 			f.Text = strings.Join(about, "; ")
 			a.Forms = append(a.Forms, f)

@@ -169,7 +169,7 @@ func TestTheAppIsInstalled(t *testing.T) {
 		}
 	}
 	b.open("/apps/millrace/installations/new")
-	if strings.Contains(regexp.MustCompile(`(?s)<h3>large</h3>.*?</li>`).FindString(b.page), "<form") {
+	if !strings.Contains(regexp.MustCompile(`(?s)<h3>large</h3>.*?</li>`).FindString(b.page), "<button>Request</button>") {
 		t.Error("a member may install it")
 	}
 	for target, want := range map[string]int{"1": 404, "": 404} {

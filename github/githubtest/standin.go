@@ -23,6 +23,9 @@ import (
 //	POST /_standin/repositories      {owner, name, public} → 201
 //	POST /_standin/people            {login} adds a person, {login, rename} renames one → 201 {id, login, name, email}
 //	POST /_standin/members           {org, login, role} → 200; without a role it ends the membership
+//	POST /_standin/collaborators     {owner, repo, login} → 200; with remove it ends that
+//	POST /_standin/installations     {owner, action, person} → 200 {id, owner}; action: install, uninstall, suspend, unsuspend
+//	POST /_standin/owners            {login, rename} gives the owner that is called rename this login → 200 {id, login}
 //	GET  /_standin/faults            → Faults
 //	PUT  /_standin/faults            Faults → 204; {} ends all
 //	GET  /_standin/calls             → the REST calls so far
@@ -127,14 +130,10 @@ func (g *GitHub) postRepository(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusUnprocessableEntity, "name is the repository's name without its owner")
 		return
 	}
-	g.mu.Lock()
-	_, known := g.owners[strings.ToLower(in.Owner)]
-	g.mu.Unlock()
-	if !known {
-		fail(w, http.StatusNotFound, "there is no owner "+strconv.Quote(in.Owner)+" with the App installed")
+	if err := g.CreateRepository(in.Owner, in.Name, in.Public); err != nil {
+		fail(w, http.StatusNotFound, err.Error())
 		return
 	}
-	g.AddRepository(in.Owner, in.Name, in.Public)
 	writeJSON(w, http.StatusCreated, map[string]any{"full_name": in.Owner + "/" + in.Name})
 }
 

@@ -21,7 +21,9 @@ type saved struct {
 	Jobs          []*job          `json:"jobs"`
 	People        []savedPerson   `json:"people"`
 	Organisations []*organisation `json:"organisations"`
-	Owners        []savedOwner    `json:"owners"` // where somebody installed the App; the others are added at each start
+	Owners        []savedOwner    `json:"owners"` // where somebody installed the App, or changed it; the others are added at each start
+
+	Collaborators map[string][]int64 `json:"collaborators"` // outside ones, by owner/name
 }
 
 type savedPerson struct {
@@ -33,6 +35,8 @@ type savedOwner struct {
 	Login                string
 	Type                 millrace.OwnerType
 	Installation, Sender int64
+	Uninstalled          bool      `json:",omitzero"`
+	Suspended            time.Time `json:",omitzero"` // zero: it isn't
 }
 
 // touch notes that the state file is behind.
@@ -69,8 +73,15 @@ func (g *GitHub) load() error {
 	}
 	for _, was := range s.Owners {
 		o := g.own(was.Login, was.Type)
-		o.Sender, o.byPerson = was.Sender, true
+		o.Sender, o.byPerson, o.uninstalled = was.Sender, true, was.Uninstalled
+		o.suspended, o.paused = was.Suspended, !was.Suspended.IsZero()
 		g.number(o, was.Installation)
+	}
+	for _, full := range slices.Sorted(maps.Keys(s.Collaborators)) {
+		owner, name, _ := strings.Cut(full, "/")
+		for _, id := range s.Collaborators[full] {
+			g.repo(owner, name).guests[id] = true
+		}
 	}
 	for _, j := range s.Jobs {
 		j.Attempt = max(j.Attempt, 1)
@@ -116,7 +127,12 @@ func (g *GitHub) saver() {
 
 func (g *GitHub) save() {
 	g.mu.Lock()
-	s := saved{LastID: g.lastID, Jobs: g.order}
+	s := saved{LastID: g.lastID, Jobs: g.order, Collaborators: map[string][]int64{}}
+	for _, r := range g.repos {
+		if len(r.guests) > 0 {
+			s.Collaborators[r.fullName()] = slices.Sorted(maps.Keys(r.guests))
+		}
+	}
 	for _, p := range g.people {
 		s.People = append(s.People, savedPerson{p.Person, p.authorized})
 	}
@@ -125,7 +141,11 @@ func (g *GitHub) save() {
 	}
 	for _, login := range slices.Sorted(maps.Keys(g.owners)) {
 		if o := g.owners[login]; o.byPerson {
-			s.Owners = append(s.Owners, savedOwner{o.Login, o.Type, o.Installation, o.Sender})
+			was := savedOwner{Login: o.Login, Type: o.Type, Installation: o.Installation, Sender: o.Sender, Uninstalled: o.uninstalled}
+			if o.paused {
+				was.Suspended = o.suspended
+			}
+			s.Owners = append(s.Owners, was)
 		}
 	}
 	content, err := json.Marshal(s)

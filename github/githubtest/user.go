@@ -48,7 +48,7 @@ func (g *GitHub) listUserInstallations(c *call) (int, any, error) {
 	for _, login := range slices.Sorted(maps.Keys(g.owners)) {
 		o := g.owners[login]
 		switch {
-		case g.faults.Uninstalled.has(login) || g.roleAt(o, c.person) == "":
+		case g.isUninstalled(o) || !g.sees(o, c.person):
 		case o.Type == millrace.Organization && g.protected(login):
 			hidden = append(hidden, strconv.FormatInt(o.ID, 10))
 		default:
@@ -63,10 +63,13 @@ func (g *GitHub) listUserRepositories(c *call) (int, any, error) {
 	switch {
 	case err != nil:
 		return 0, nil, err
-	case g.roleAt(o, c.person) == "":
+	case !g.sees(o, c.person):
 		return 0, nil, refuse(http.StatusNotFound, "Not Found")
 	case o.Type == millrace.Organization && g.protected(o.Login):
 		return 0, nil, refuse(http.StatusForbidden, saysSAML)
+	}
+	if g.roleAt(o, c.person) == "" {
+		return g.repositoriesJSON(c.r, o, slices.DeleteFunc(slices.Clone(o.repos), func(r *repo) bool { return !r.guests[c.person.ID] }))
 	}
 	return g.listRepositories(c.r, o)
 }

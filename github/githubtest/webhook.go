@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/millrace-ci/millrace"
 )
 
 // Outgoing is a delivery to be sent: Body with Header, after Delay.
@@ -47,12 +49,57 @@ func (g *GitHub) sendInstallation(o *owner, action string, sender map[string]any
 	if action == "created" {
 		list := []any{}
 		for _, r := range o.repos {
-			list = append(list, map[string]any{"id": r.ID, "node_id": nodeID("R", r.ID), "name": r.Name, "full_name": r.fullName(), "private": !r.Public})
+			list = append(list, shortJSON(r))
 		}
 		e["repositories"] = list
 	}
 	body := mustJSON(e)
 	g.emit("installation", action, o, 0, func() []byte { return body })
+}
+
+// sendRepositories delivers that the installation may see a repository from now on, or no more
+// (https://docs.github.com/en/webhooks/webhook-events-and-payloads#installation_repositories).
+func (g *GitHub) sendRepositories(o *owner, action string, r *repo) {
+	lists := map[string][]any{"added": {}, "removed": {}}
+	lists[action] = append(lists[action], shortJSON(r))
+	body := mustJSON(map[string]any{
+		"action": action, "installation": g.installation(o), "repository_selection": "all", "repositories_added": lists["added"],
+		"repositories_removed": lists["removed"], "requester": nil, "sender": g.senderOf(o),
+	})
+	g.emit("installation_repositories", action, o, 0, func() []byte { return body })
+}
+
+// sendRepository delivers what was done to a repository (https://docs.github.com/en/webhooks/webhook-events-and-payloads#repository).
+func (g *GitHub) sendRepository(o *owner, action string, r *repo, changes map[string]any) {
+	e := map[string]any{"repository": g.repositoryJSON(o, r, r.Public, false)}
+	if changes != nil {
+		e["changes"] = changes
+	}
+	g.tell(o, "repository", action, r.ID, e)
+}
+
+// tell delivers an event in whose body the installation is only named.
+func (g *GitHub) tell(o *owner, event, action string, repository int64, e map[string]any) {
+	e["action"], e["sender"] = action, g.senderOf(o)
+	e["installation"] = map[string]any{"id": o.Installation, "node_id": nodeID("I", o.Installation)}
+	if o.Type == millrace.Organization {
+		e["organization"] = g.organizationJSON(o.ID, o.Login)
+	}
+	body := mustJSON(e)
+	g.emit(event, action, o, repository, func() []byte { return body })
+}
+
+// senderOf is who does what nobody in particular does at an owner: who installed the App there.
+func (g *GitHub) senderOf(o *owner) map[string]any {
+	if at, ok := find(g.people, o.Sender); ok {
+		return g.user(g.people[at].Login)
+	}
+	return g.account(o)
+}
+
+// shortJSON is a repository as the events of an installation list it.
+func shortJSON(r *repo) map[string]any {
+	return map[string]any{"id": r.ID, "node_id": nodeID("R", r.ID), "name": r.Name, "full_name": r.fullName(), "private": !r.Public}
 }
 
 // emit makes a delivery and dispatches it, unless a fault swallows it. A suspended App is told nothing but that it is.
@@ -62,7 +109,7 @@ func (g *GitHub) emit(event, action string, o *owner, repository int64, body fun
 	switch {
 	case g.cfg.WebhookURL == "" && g.cfg.Send == nil:
 		return
-	case o != nil && event != "installation" && (f.Suspended.has(o.Login) || f.Uninstalled.has(o.Login)):
+	case o != nil && event != "installation" && (g.isSuspended(o) || g.isUninstalled(o)):
 		return
 	case f.HooksOff || g.roll(f.Drop):
 		return
