@@ -166,6 +166,7 @@ func (s *Store) EraseOrg(ctx context.Context, org millrace.OrgID, most int) (era
 		}
 		var name string
 		var n int64
+		tx.announceOrg(org) // whoever still looks at it looks again
 		_, err = pgx.ForEachRow(rows, []any{&name, &n}, func() error { erased[name] = n; return nil })
 		return err
 	})
