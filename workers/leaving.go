@@ -13,7 +13,7 @@ import (
 const (
 	eraseRows   = 5_000           // of one transaction, which takes some 100 ms
 	eraseAtOnce = 200             // transactions of one try: well within a task's minute
-	lookForVMs  = 2 * time.Second // while they hold back the erasure
+	vmPause     = 2 * time.Second // while they hold back the erasure
 )
 
 // eraseOrg erases a deleted org: once no VM of it is live, its blobs and then its rows. Whatever it is interrupted in, it
@@ -26,7 +26,7 @@ func (w *Workers) eraseOrg(ctx context.Context, t millrace.EraseOrg) error {
 	case err != nil:
 		return err
 	case live > 0:
-		return river.JobSnooze(lookForVMs)
+		return river.JobSnooze(vmPause)
 	}
 	// The place for uninstalling the App at GitHub: the installations are known until the rows are erased.
 	blobs, err := w.store.EraseBlobs(ctx, t.OrgID)
