@@ -18,6 +18,26 @@ type Org struct {
 	CreatedAt      time.Time
 }
 
+// OrgDeletion is what goes when an org is deleted.
+type OrgDeletion struct {
+	Slug          string // to be typed by whoever means it
+	Members       int
+	Installations int
+	Hosts         int
+	Jobs          int // all that there are, with their facts
+	RunningJobs   int // of these; they are ended
+	VMs           int // all that there were, with their consoles
+	Tokens        int // API and enrollment tokens that can be used
+}
+
+// How long a deleted org's VMs may hold back its erasure. At first a VM ends as any does, its registration at GitHub first;
+// then it is ended whatever GitHub says or doesn't; and in the end the org is erased though its host may not have said
+// that the VM is gone.
+const (
+	LeaveInOrder = 5 * time.Minute
+	LeaveAtMost  = 10 * time.Minute
+)
+
 // CheckSlug returns an Invalid error when slug cannot be an org's.
 func CheckSlug(slug string) error {
 	inner := strings.Trim(slug, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""

@@ -31,6 +31,20 @@ type CheckRunnerGroup struct {
 // Kind is the task's name.
 func (CheckRunnerGroup) Kind() string { return "runner_group.check" }
 
+// EraseOrg erases a deleted org once its VMs are gone: consoles, rows and all. It is repeated until nothing is left.
+type EraseOrg struct {
+	OrgID OrgID `json:"org_id"`
+}
+
+// Kind is the task's name.
+func (EraseOrg) Kind() string { return "org.erase" }
+
+// FindDeletedOrgs has the orgs erased that should be by now.
+type FindDeletedOrgs struct{}
+
+// Kind is the task's name.
+func (FindDeletedOrgs) Kind() string { return "orgs.find_deleted" }
+
 // KeepPartitions makes the partitions of the coming two months and drops those past retention.
 type KeepPartitions struct{}
 

@@ -17,9 +17,12 @@ import (
 // MaxConsole bounds what is kept of one VM's console, in bytes.
 const MaxConsole = 8 << 20
 
+// consolesKey is the folder of all consoles of an org.
+func consolesKey(org millrace.OrgID) string { return fmt.Sprintf("consoles/%d/", org) }
+
 // consoleKey is a folder of chunks, each named by the offset of its first byte.
 func consoleKey(org millrace.OrgID, vm millrace.VMID) string {
-	return fmt.Sprintf("consoles/%d/%s/", org, vm)
+	return consolesKey(org) + vm.String() + "/"
 }
 
 // AppendConsole keeps what a VM of host printed, from byte offset on. It may be repeated; what lies past MaxConsole is

@@ -1,12 +1,26 @@
 package store
 
-import "github.com/jackc/pgx/v5/pgxpool"
+import (
+	"maps"
+	"slices"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+)
 
 // AppPool is the app role's pool, for tests that look at whom it is logged in as.
 func (s *Store) AppPool() *pgxpool.Pool { return s.app }
 
 // Payload is what announces topics.
 var Payload = payload
+
+// ExportedColumns are the columns that an export leaves out of each table that it has; PassedOver are the other tables.
+func ExportedColumns() (without map[string][]string, passedOver []string) {
+	without = map[string][]string{}
+	for _, t := range exported {
+		without[t.name] = slices.Sorted(maps.Keys(t.without))
+	}
+	return without, slices.Sorted(maps.Keys(notExported))
+}
 
 // OpenBlobs opens the blob store at an address.
 var OpenBlobs = openBlobs

@@ -78,7 +78,8 @@ const reopenWithin = time.Hour
 func (s *Store) OpenIncident(ctx context.Context, installation, repositoryID int64, repository string, c millrace.Condition) error {
 	return s.systemTx(ctx, func(tx *Tx) error {
 		var org millrace.OrgID
-		err := tx.QueryRow(ctx, `SELECT org_id FROM installations WHERE installation_id = $1`, installation).Scan(&org)
+		err := tx.QueryRow(ctx, `
+			SELECT i.org_id FROM installations i JOIN orgs o ON o.org_id = i.org_id AND o.deleted_at IS NULL WHERE i.installation_id = $1`, installation).Scan(&org)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil
 		}
@@ -179,6 +180,7 @@ func (s *Store) DueIncidents(ctx context.Context) (due []DueIncident, at time.Ti
 				&i.OpenedAt, &i.SeenAt, &i.ProbeAt, &closed, &out.kind, &out.through.ID, &out.through.FullName, &out.through.Private)
 		}, `
 			SELECT `+incidentColumns+`, n.owner_type, coalesce(r.repository_id, 0), coalesce(r.full_name, ''), coalesce(r.private, true)`+incidentFrom+`
+				JOIN orgs o ON o.org_id = i.org_id AND o.deleted_at IS NULL
 				LEFT JOIN LATERAL (
 					SELECT * FROM repositories r
 					WHERE (r.org_id, r.installation_id) = (i.org_id, i.installation_id) AND i.repository_id IN (0, r.repository_id)

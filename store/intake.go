@@ -139,7 +139,7 @@ func (s *Store) intakeInto(ctx context.Context, tx *Tx, batch []intakeRequest, r
 	tenants := map[int64]tenancy{}
 	rows, err := tx.Query(ctx, `
 		SELECT i.installation_id, o.org_id, o.default_cpu, o.default_memory, o.actuated_labels
-		FROM installations i JOIN orgs o ON o.org_id = i.org_id WHERE i.installation_id = ANY($1)`, ids)
+		FROM installations i JOIN orgs o ON o.org_id = i.org_id AND o.deleted_at IS NULL WHERE i.installation_id = ANY($1)`, ids)
 	if err != nil {
 		return err
 	}

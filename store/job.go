@@ -196,7 +196,7 @@ func (s *Store) CloseJob(ctx context.Context, org millrace.OrgID, job millrace.J
 				j.runner_id <> 0
 			FROM jobs j LEFT JOIN vms v ON v.runner_id <> 0 AND (v.org_id, v.installation_id, v.runner_id) = (j.org_id, j.installation_id, j.runner_id)
 			WHERE (j.org_id, j.job_id) = ($1, $2) AND j.status = 'completed'
-			LIMIT 1
+			LIMIT 1 FOR KEY SHARE OF j -- a fact refers to nothing: this keeps its org from being erased meanwhile
 			ON CONFLICT ON CONSTRAINT job_facts_pkey DO UPDATE SET
 				conclusion = excluded.conclusion, host_id = excluded.host_id, vm_id = excluded.vm_id, arch = excluded.arch,
 				wait_ms = excluded.wait_ms, run_ms = excluded.run_ms, started = excluded.started`, org, job)

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -57,7 +58,8 @@ type NewOrg struct {
 }
 
 // CreateOrg makes an org with its owner and installations. An org with this slug is kept and brought up to date, so that
-// it may be called at every start of a development system.
+// it may be called at every start of a development system. The slug of an org that was deleted is taken until 30 days
+// after it was erased.
 func (s *Store) CreateOrg(ctx context.Context, n NewOrg) (org millrace.Org, owner millrace.User, err error) {
 	if err := millrace.CheckSlug(n.Slug); err != nil {
 		return org, owner, err
@@ -72,8 +74,12 @@ func (s *Store) CreateOrg(ctx context.Context, n NewOrg) (org millrace.Org, owne
 			INSERT INTO orgs (slug, name, plan, concurrency, default_cpu, default_memory, actuated_labels, created_at)
 			VALUES ($1, $2, $3, $4, $5, $6, false, $7)
 			ON CONFLICT ON CONSTRAINT orgs_slug_key DO UPDATE SET name = excluded.name, concurrency = excluded.concurrency
+			WHERE orgs.deleted_at IS NULL
 			RETURNING `+orgColumns,
 			n.Slug, n.Name, plan.Name, n.Concurrency, n.DefaultSize.MilliCPU, n.DefaultSize.MemoryMB, tx.now)
+		if errors.Is(err, pgx.ErrNoRows) { // it is being erased
+			return millrace.Errorf(millrace.Conflict, "%s", taken["orgs_slug_key"])
+		}
 		if err != nil {
 			return err
 		}

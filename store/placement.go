@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"math"
 	"slices"
 	"time"
@@ -26,7 +27,8 @@ type Placed struct {
 
 // Place runs one placement pass for org: it locks, reads, has decide decide, and writes, in one transaction. A slot and a
 // unit of the installation's JIT budget are reserved here, by the VM's row. commits are the transactions that asked for the
-// pass: when the last one, of whatever server, saw them all, and the time to look again has not come, it does nothing.
+// pass: when the last one, of whatever server, saw them all, and the time to look again has not come, it does nothing. It
+// does nothing for an org that was deleted either.
 func (s *Store) Place(ctx context.Context, org millrace.OrgID, commits []uint64, decide func(millrace.Pass) millrace.Decision) (placed Placed, err error) {
 	var snapshot string
 	var last *time.Time
@@ -58,6 +60,10 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, commits []uint64,
 			if err = tx.tie(ctx, org); err == nil {
 				pass, untied, err = s.readPass(ctx, tx, org)
 			}
+		}
+		if errors.Is(err, pgx.ErrNoRows) { // the org itself: it was deleted
+			placed = Placed{At: tx.now}
+			return nil
 		}
 		if err != nil {
 			return err
@@ -104,7 +110,7 @@ func (s *Store) readPass(ctx context.Context, tx *Tx, org millrace.OrgID) (p mil
 		)
 		SELECT EXISTS (SELECT FROM v JOIN jobs j ON (j.org_id, j.installation_id, j.runner_id) = (v.org_id, v.installation_id, v.runner_id) AND j.runner_id <> 0)`,
 		org, p.Now).QueryRow(func(row pgx.Row) error { return row.Scan(&untied) })
-	b.Queue(`SELECT `+orgColumns+` FROM orgs WHERE org_id = $1`, org).Query(func(rows pgx.Rows) (err error) {
+	b.Queue(`SELECT `+orgColumns+` FROM orgs WHERE org_id = $1 AND deleted_at IS NULL`, org).Query(func(rows pgx.Rows) (err error) {
 		p.Org, err = pgx.CollectExactlyOneRow(rows, scanOrg)
 		return err
 	})
@@ -290,8 +296,8 @@ func (s *Store) OrgsWithDemand(ctx context.Context) (Demand, error) {
 	_, err := s.roundTrip(ctx, s.system, 0, func(b *pgx.Batch) {
 		b.Queue(`
 			SELECT org_id FROM orgs o
-			WHERE EXISTS (SELECT FROM jobs j WHERE j.org_id = o.org_id AND j.status <> 'completed')
-				OR EXISTS (SELECT FROM vms v WHERE v.org_id = o.org_id AND v.state <> 'gone')`).Query(func(rows pgx.Rows) error {
+			WHERE o.deleted_at IS NULL AND (EXISTS (SELECT FROM jobs j WHERE j.org_id = o.org_id AND j.status <> 'completed')
+				OR EXISTS (SELECT FROM vms v WHERE v.org_id = o.org_id AND v.state <> 'gone'))`).Query(func(rows pgx.Rows) error {
 			var org millrace.OrgID
 			_, err := pgx.ForEachRow(rows, []any{&org}, func() error {
 				demand[org] = Unknown

@@ -38,6 +38,7 @@ const duePolls = `
 	SELECT r.org_id, r.repository_id,
 		EXISTS (SELECT FROM jobs j WHERE (j.org_id, j.repository_id) = (r.org_id, r.repository_id) AND j.status <> 'completed') AS open
 	FROM repositories r JOIN installations i ON (i.org_id, i.installation_id) = (r.org_id, r.installation_id)
+		JOIN orgs o ON o.org_id = r.org_id AND o.deleted_at IS NULL
 	WHERE NOT EXISTS (SELECT FROM incidents c WHERE (c.org_id, c.installation_id) = (i.org_id, i.installation_id) AND c.closed_at IS NULL AND c.code = ANY($2))
 		AND (i.quota_limit = 0 OR i.quota_reset <= $1 OR i.quota_left >= i.quota_limit / 5)
 		AND (r.polled_at IS NULL OR r.polled_at <= $1::timestamptz
@@ -309,7 +310,7 @@ func (s *Store) GiveUpJobs(ctx context.Context) (n int, err error) {
 // unlisted are the installations whose repositories have not been listed for long at $1.
 const unlisted = `
 	WITH due AS (
-		SELECT i.org_id, i.installation_id FROM installations i
+		SELECT i.org_id, i.installation_id FROM installations i JOIN orgs o ON o.org_id = i.org_id AND o.deleted_at IS NULL
 		WHERE (i.listed_at IS NULL OR i.listed_at <= $1::timestamptz - CASE
 				WHEN i.heard_at IS NULL OR i.heard_at <= $1::timestamptz - $4::interval OR i.missed_at > $1::timestamptz - $5::interval THEN $6::interval
 				ELSE $2::interval

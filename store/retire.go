@@ -32,32 +32,44 @@ func (s *Store) Retiring(ctx context.Context, org millrace.OrgID, vm millrace.VM
 }
 
 // Unregistered says that GitHub knows the VM's runner no more: only now may the host destroy it, and only now may its job
-// have another. A VM that is gone is left as it is, and so is one whose job has not ended as far as we know.
+// have another. A VM that is gone is left as it is, and so is one whose job has not ended as far as we know, unless its org
+// was deleted.
 func (s *Store) Unregistered(ctx context.Context, org millrace.OrgID, vm millrace.VMID) error {
-	return s.retire(ctx, org, vm, func(tx *Tx, b *pgx.Batch, v *millrace.VM) error {
+	return s.retire(ctx, org, vm, func(tx *Tx, b *pgx.Batch, v *millrace.VM, deleted bool) error {
 		if v.State == millrace.VMGone || v.State == millrace.VMStopping {
 			return nil
 		}
-		if !v.RanJob.IsZero() {
+		if !v.RanJob.IsZero() && !deleted {
 			var ended bool
 			err := tx.QueryRow(ctx, `SELECT status = 'completed' FROM jobs WHERE (org_id, job_id) = ($1, $2)`, org, v.RanJob).Scan(&ended)
 			if err != nil || !ended {
 				return err
 			}
 		}
-		if err := v.To(millrace.VMStopping, tx.now); err != nil {
-			return err
-		}
-		v.Reason = v.RetireReason
-		tx.queueDesired(b, org, v.HostID)
-		return nil
+		return tx.queueStop(b, v)
 	})
 }
 
+// queueStop has its host destroy a VM. The caller saves v.
+func (tx *Tx) queueStop(b *pgx.Batch, v *millrace.VM) error {
+	if err := v.To(millrace.VMStopping, tx.now); err != nil {
+		return err
+	}
+	v.Reason = v.RetireReason
+	tx.queueDesired(b, v.OrgID, v.HostID)
+	return nil
+}
+
 // KeepBusy says that GitHub refused to remove the VM's runner because it runs a job: the VM is busy, whatever we have
-// heard, and is left alone for a while.
+// heard, and is left alone for a while. That of a deleted org is ended with its job.
 func (s *Store) KeepBusy(ctx context.Context, org millrace.OrgID, vm millrace.VMID) error {
-	return s.retire(ctx, org, vm, func(tx *Tx, _ *pgx.Batch, v *millrace.VM) error {
+	return s.retire(ctx, org, vm, func(tx *Tx, b *pgx.Batch, v *millrace.VM, deleted bool) error {
+		if deleted {
+			if v.State == millrace.VMGone || v.State == millrace.VMStopping {
+				return nil
+			}
+			return tx.queueStop(b, v)
+		}
 		v.RetireReason, v.Stamps.Changed = "", tx.now
 		if v.State == millrace.VMPending || v.State == millrace.VMBooting || v.State == millrace.VMOnline {
 			return v.To(millrace.VMBusy, tx.now)
@@ -66,14 +78,18 @@ func (s *Store) KeepBusy(ctx context.Context, org millrace.OrgID, vm millrace.VM
 	})
 }
 
-func (s *Store) retire(ctx context.Context, org millrace.OrgID, vm millrace.VMID, change func(*Tx, *pgx.Batch, *millrace.VM) error) error {
+func (s *Store) retire(ctx context.Context, org millrace.OrgID, vm millrace.VMID, change func(tx *Tx, b *pgx.Batch, v *millrace.VM, deleted bool) error) error {
 	return s.systemTx(ctx, func(tx *Tx) error {
 		v, err := one(ctx, tx, scanVM, `SELECT `+vmColumns+` FROM vms v WHERE (v.org_id, v.vm_id) = ($1, $2) FOR UPDATE`, org, vm)
 		if err != nil {
 			return err
 		}
+		var deleted bool
+		if err := tx.QueryRow(ctx, `SELECT deleted_at IS NOT NULL FROM orgs WHERE org_id = $1`, org).Scan(&deleted); err != nil {
+			return err
+		}
 		var b pgx.Batch
-		if err := change(tx, &b, &v); err != nil {
+		if err := change(tx, &b, &v, deleted); err != nil {
 			return err
 		}
 		tx.queueVM(&b, v)

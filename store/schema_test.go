@@ -71,7 +71,7 @@ func schema(t testing.TB, conn *pgx.Conn) string {
 		FROM pg_type t JOIN pg_enum e ON e.enumtypid = t.oid
 		WHERE t.typnamespace = 'public'::regnamespace GROUP BY t.typname ORDER BY t.typname`)
 	parts = append(parts, column[string](t, conn, `
-		SELECT format(E'CREATE TABLE %s (\n%s%s\n)%s;\n%s%s%s%s%s', c.relname,
+		SELECT format(E'CREATE TABLE %s (\n%s%s\n)%s;\n%s%s%s%s%s%s', c.relname,
 			(SELECT string_agg(format(E'\t%s %s%s%s%s', a.attname, format_type(a.atttypid, a.atttypmod),
 					CASE WHEN a.attnotnull THEN ' NOT NULL' END,
 					CASE WHEN d.oid IS NOT NULL THEN ' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid) END,
@@ -84,6 +84,7 @@ func schema(t testing.TB, conn *pgx.Conn) string {
 			CASE WHEN c.relkind = 'p' THEN ' PARTITION BY ' || pg_get_partkeydef(c.oid) END || coalesce(' WITH (' || array_to_string(c.reloptions, ', ') || ')', ''),
 			(SELECT string_agg(replace(pg_get_indexdef(indexrelid), 'public.', '') || E';\n', '' ORDER BY indexrelid::regclass::text)
 			FROM pg_index i WHERE i.indrelid = c.oid AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = i.indexrelid AND contype IN ('p', 'u', 'x'))),
+			(SELECT string_agg(replace(pg_get_triggerdef(oid), 'public.', '') || E';\n', '' ORDER BY tgname) FROM pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal),
 			CASE WHEN c.relrowsecurity THEN format(E'ALTER TABLE %s ENABLE ROW LEVEL SECURITY;\n', c.relname) END,
 			CASE WHEN c.relforcerowsecurity THEN format(E'ALTER TABLE %s FORCE ROW LEVEL SECURITY;\n', c.relname) END,
 			(SELECT string_agg(format(E'CREATE POLICY %s ON %s TO %s USING %s WITH CHECK %s;\n', polname, c.relname,

@@ -21,6 +21,14 @@ func (w *Workers) Do(ctx context.Context, task river.JobArgs) error {
 		return w.store.CloseJob(ctx, t.OrgID, t.JobID)
 	case millrace.CheckRunnerGroup:
 		return w.checkRunnerGroup(ctx, t)
+	case millrace.EraseOrg:
+		return w.eraseOrg(ctx, t)
+	case millrace.FindDeletedOrgs:
+		n, err := w.store.FindDeletedOrgs(ctx)
+		if n > 0 {
+			w.log.Warn("deleted orgs should be erased by now, and are not; trying again", "orgs", n)
+		}
+		return err
 	case millrace.KeepPartitions:
 		return w.store.KeepPartitions(ctx)
 	case millrace.FindLostHosts:

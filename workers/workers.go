@@ -67,6 +67,7 @@ var Schedule = []Scheduled{
 	{Every: time.Minute, Task: millrace.SweepDeliveries{}},
 	{Every: time.Minute, Task: millrace.GiveUpJobs{}},
 	{Every: 5 * time.Minute, Task: millrace.SweepRunners{}},
+	{Every: 10 * time.Minute, Task: millrace.FindDeletedOrgs{}},
 	{Every: time.Hour, Task: millrace.KeepPartitions{}},
 }
 
@@ -111,6 +112,8 @@ func (w *Workers) newClient() (*river.Client[pgx.Tx], error) {
 	addWorker[millrace.RetireVM](tasks, w)
 	addWorker[millrace.CloseJob](tasks, w)
 	addWorker[millrace.CheckRunnerGroup](tasks, w)
+	addWorker[millrace.EraseOrg](tasks, w)
+	addWorker[millrace.FindDeletedOrgs](tasks, w)
 	addWorker[millrace.KeepPartitions](tasks, w)
 	addWorker[millrace.FindLostHosts](tasks, w)
 	addWorker[millrace.WatchVMs](tasks, w)
@@ -196,6 +199,8 @@ func DecodeTask(kind string, args []byte) (river.JobArgs, error) {
 		return decode[millrace.CloseJob](args)
 	case millrace.CheckRunnerGroup{}.Kind():
 		return decode[millrace.CheckRunnerGroup](args)
+	case millrace.EraseOrg{}.Kind():
+		return decode[millrace.EraseOrg](args)
 	case millrace.RetireVM{}.Kind():
 		return decode[millrace.RetireVM](args)
 	default:

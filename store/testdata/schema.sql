@@ -20,14 +20,18 @@ CREATE TABLE api_tokens (
 	CONSTRAINT api_tokens_pkey PRIMARY KEY (org_id, token_id),
 	CONSTRAINT api_tokens_membership_fkey FOREIGN KEY (org_id, user_id) REFERENCES memberships(org_id, user_id) ON DELETE CASCADE
 );
+<<<<<<< HEAD
 CREATE INDEX api_tokens_user_idx ON api_tokens USING btree (org_id, user_id);
+=======
+CREATE TRIGGER api_tokens_skip_deleted_org BEFORE INSERT ON api_tokens FOR EACH ROW EXECUTE FUNCTION skip_deleted_org();
+>>>>>>> leaving
 ALTER TABLE api_tokens ENABLE ROW LEVEL SECURITY;
 ALTER TABLE api_tokens FORCE ROW LEVEL SECURITY;
 CREATE POLICY owner ON api_tokens TO millrace_migrate USING true WITH CHECK true;
 CREATE POLICY system ON api_tokens TO millrace_system USING true WITH CHECK true;
 CREATE POLICY tenant ON api_tokens TO millrace_app USING (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) WITH CHECK (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint);
 GRANT INSERT, SELECT, UPDATE ON api_tokens TO millrace_app;
-GRANT INSERT, SELECT, UPDATE ON api_tokens TO millrace_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON api_tokens TO millrace_system;
 
 CREATE TABLE audit (
 	org_id bigint NOT NULL,
@@ -82,13 +86,25 @@ CREATE TABLE enrollment_tokens (
 	CONSTRAINT enrollment_tokens_org_fkey FOREIGN KEY (org_id) REFERENCES orgs(org_id) ON DELETE CASCADE,
 	CONSTRAINT enrollment_tokens_uses_check CHECK ((uses_left >= 0))
 );
+CREATE TRIGGER enrollment_tokens_skip_deleted_org BEFORE INSERT ON enrollment_tokens FOR EACH ROW EXECUTE FUNCTION skip_deleted_org();
 ALTER TABLE enrollment_tokens ENABLE ROW LEVEL SECURITY;
 ALTER TABLE enrollment_tokens FORCE ROW LEVEL SECURITY;
 CREATE POLICY owner ON enrollment_tokens TO millrace_migrate USING true WITH CHECK true;
 CREATE POLICY system ON enrollment_tokens TO millrace_system USING true WITH CHECK true;
 CREATE POLICY tenant ON enrollment_tokens TO millrace_app USING (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) WITH CHECK (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint);
 GRANT INSERT, SELECT, UPDATE ON enrollment_tokens TO millrace_app;
-GRANT INSERT, SELECT, UPDATE ON enrollment_tokens TO millrace_system;
+GRANT DELETE, INSERT, SELECT, UPDATE ON enrollment_tokens TO millrace_system;
+
+CREATE TABLE erased_orgs (
+	former_id bigint NOT NULL,
+	slug text NOT NULL,
+	deleted_at timestamp with time zone NOT NULL,
+	erased_at timestamp with time zone,
+	rows bigint NOT NULL,
+	CONSTRAINT erased_orgs_pkey PRIMARY KEY (former_id)
+);
+CREATE INDEX erased_orgs_slug_idx ON erased_orgs USING btree (slug, erased_at);
+GRANT SELECT ON erased_orgs TO millrace_system;
 
 CREATE TABLE host_beats (
 	org_id bigint NOT NULL,
@@ -197,7 +213,11 @@ CREATE TABLE installations (
 	CONSTRAINT installations_org_fkey FOREIGN KEY (org_id) REFERENCES orgs(org_id) ON DELETE CASCADE,
 	CONSTRAINT installations_owner_type_check CHECK ((owner_type = ANY (ARRAY['Organization'::text, 'User'::text])))
 );
+<<<<<<< HEAD
 CREATE UNIQUE INDEX installations_owner_key ON installations USING btree (owner_id) WHERE (deleted_at IS NULL);
+=======
+CREATE TRIGGER installations_skip_deleted_org BEFORE INSERT ON installations FOR EACH ROW EXECUTE FUNCTION skip_deleted_org();
+>>>>>>> leaving
 ALTER TABLE installations ENABLE ROW LEVEL SECURITY;
 ALTER TABLE installations FORCE ROW LEVEL SECURITY;
 CREATE POLICY owner ON installations TO millrace_migrate USING true WITH CHECK true;
@@ -333,6 +353,7 @@ CREATE TABLE memberships (
 	CONSTRAINT memberships_role_check CHECK ((role = ANY (ARRAY['owner'::text, 'admin'::text, 'member'::text, 'billing'::text, 'viewer'::text])))
 );
 CREATE INDEX memberships_user_idx ON memberships USING btree (user_id);
+CREATE TRIGGER memberships_skip_deleted_org BEFORE INSERT ON memberships FOR EACH ROW EXECUTE FUNCTION skip_deleted_org();
 ALTER TABLE memberships ENABLE ROW LEVEL SECURITY;
 ALTER TABLE memberships FORCE ROW LEVEL SECURITY;
 CREATE POLICY owner ON memberships TO millrace_migrate USING true WITH CHECK true;
@@ -366,13 +387,20 @@ CREATE TABLE orgs (
 	default_memory integer NOT NULL,
 	actuated_labels boolean NOT NULL,
 	created_at timestamp with time zone NOT NULL,
+<<<<<<< HEAD
 	checklist_hidden boolean NOT NULL DEFAULT false,
+=======
+	deleted_at timestamp with time zone,
+	deleted_by text,
+>>>>>>> leaving
 	CONSTRAINT orgs_slug_key UNIQUE (slug),
 	CONSTRAINT orgs_pkey PRIMARY KEY (org_id),
 	CONSTRAINT orgs_concurrency_check CHECK ((concurrency >= 0)),
 	CONSTRAINT orgs_default_check CHECK (((default_cpu > 0) AND (default_memory > 0))),
+	CONSTRAINT orgs_deleted_check CHECK (((deleted_at IS NULL) = (deleted_by IS NULL))),
 	CONSTRAINT orgs_slug_check CHECK ((slug ~ '^[a-z0-9]([a-z0-9-]{0,37}[a-z0-9])?$'::text))
 );
+CREATE TRIGGER orgs_keep_slug BEFORE INSERT ON orgs FOR EACH ROW EXECUTE FUNCTION keep_slug();
 ALTER TABLE orgs ENABLE ROW LEVEL SECURITY;
 ALTER TABLE orgs FORCE ROW LEVEL SECURITY;
 CREATE POLICY owner ON orgs TO millrace_migrate USING true WITH CHECK true;
@@ -586,6 +614,80 @@ CREATE POLICY tenant ON vms TO millrace_app USING (org_id = (NULLIF(current_sett
 GRANT SELECT, UPDATE ON vms TO millrace_app;
 GRANT INSERT, SELECT, UPDATE ON vms TO millrace_system;
 
+CREATE OR REPLACE FUNCTION erase_org(org_id bigint, at timestamp with time zone, most integer)
+ RETURNS TABLE(name text, erased bigint)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+DECLARE
+	org    public.orgs;
+	owned  regclass[];
+	target regclass;
+	n      bigint;
+	total  bigint := 0;
+	over   boolean := false;
+BEGIN
+	SELECT * INTO org FROM public.orgs o WHERE o.org_id = erase_org.org_id FOR NO KEY UPDATE;
+	IF NOT FOUND THEN
+		RETURN; -- it is erased
+	END IF;
+	IF org.deleted_at IS NULL THEN
+		RAISE EXCEPTION 'org % is not deleted', erase_org.org_id USING ERRCODE = 'object_not_in_prerequisite_state';
+	END IF;
+	WITH RECURSIVE tenants AS (
+		SELECT c.oid FROM pg_class c
+		WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.oid <> 'public.orgs'::regclass
+			AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'org_id' AND NOT a.attisdropped)
+	), refers AS (
+		SELECT f.conrelid AS oid, 1 AS depth FROM pg_constraint f WHERE f.contype = 'f' AND f.confrelid = 'public.orgs'::regclass
+		UNION
+		SELECT f.conrelid, r.depth + 1 FROM pg_constraint f JOIN refers r ON f.confrelid = r.oid
+		WHERE f.contype = 'f' AND f.conrelid <> f.confrelid AND r.depth < 20
+	)
+	SELECT array_agg(t.oid::regclass ORDER BY coalesce(d.depth, 0) DESC, t.oid::regclass::text) INTO owned
+	FROM tenants t LEFT JOIN (SELECT r.oid, max(r.depth) AS depth FROM refers r GROUP BY r.oid) d ON d.oid = t.oid;
+
+	FOREACH target IN ARRAY owned LOOP
+		-- A ctid names a row of one partition only; in another it may name another row, of this org or not at all.
+		EXECUTE format('DELETE FROM %s WHERE org_id = $1 AND ctid = ANY (ARRAY(SELECT ctid FROM %1$s WHERE org_id = $1 LIMIT $2))', target)
+			USING erase_org.org_id, most - total;
+		GET DIAGNOSTICS n = ROW_COUNT;
+		IF n > 0 THEN
+			total := total + n;
+			name := target::text;
+			erased := n;
+			RETURN NEXT;
+		END IF;
+		EXIT WHEN total >= most;
+	END LOOP;
+	IF total < most THEN
+		DELETE FROM public.orgs o WHERE o.org_id = erase_org.org_id;
+		over := true;
+		total := total + 1;
+		name := 'orgs';
+		erased := 1;
+		RETURN NEXT;
+		FOREACH target IN ARRAY owned LOOP
+			EXECUTE format('DELETE FROM %s WHERE org_id = $1', target) USING erase_org.org_id;
+			GET DIAGNOSTICS n = ROW_COUNT;
+			total := total + n;
+		END LOOP;
+		FOREACH target IN ARRAY owned || 'public.orgs'::regclass LOOP
+			EXECUTE format('SELECT count(*) FROM %s WHERE org_id = $1', target) INTO n USING erase_org.org_id;
+			IF n > 0 THEN
+				RAISE EXCEPTION '% rows of org % are left in %', n, erase_org.org_id, target;
+			END IF;
+		END LOOP;
+	END IF;
+	INSERT INTO public.erased_orgs AS e (former_id, slug, deleted_at, erased_at, rows)
+	VALUES (org.org_id, org.slug, org.deleted_at, CASE WHEN over THEN at END, total)
+	ON CONFLICT ON CONSTRAINT erased_orgs_pkey DO UPDATE SET erased_at = excluded.erased_at, rows = e.rows + excluded.rows;
+END
+$function$;
+GRANT EXECUTE ON FUNCTION erase_org TO millrace_system;
+
 CREATE OR REPLACE FUNCTION host_credentials(host_id uuid)
  RETURNS TABLE(org_id bigint, sign_key bytea, seal_key bytea, epoch bigint, sequence bigint, admin text)
  LANGUAGE plpgsql
@@ -647,6 +749,32 @@ END
 $function$;
 GRANT EXECUTE ON FUNCTION keep_partitions TO millrace_system;
 
+CREATE OR REPLACE FUNCTION keep_slug()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+BEGIN
+	IF EXISTS (SELECT FROM public.erased_orgs e WHERE e.slug = NEW.slug AND e.erased_at > NEW.created_at - interval '30 days') THEN
+		RAISE EXCEPTION 'the slug % was an erased org''s', NEW.slug USING ERRCODE = 'unique_violation', CONSTRAINT = 'orgs_slug_key';
+	END IF;
+	RETURN NEW;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION member_names()
+ RETURNS TABLE(user_id uuid, login text, name text)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+	SELECT u.user_id, u.login, u.name
+	FROM public.memberships m JOIN public.users u ON u.user_id = m.user_id
+	WHERE m.org_id = nullif(current_setting('app.org_id', true), '')::bigint
+$function$;
+GRANT EXECUTE ON FUNCTION member_names TO millrace_app;
+
 CREATE OR REPLACE FUNCTION memberships_of(user_id uuid)
  RETURNS TABLE(org_id bigint, slug text, name text, role text)
  LANGUAGE sql
@@ -699,7 +827,7 @@ CREATE OR REPLACE FUNCTION org_of_slug(slug text)
  LANGUAGE sql
  STABLE SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
-AS $function$ SELECT o.org_id FROM public.orgs o WHERE o.slug = org_of_slug.slug $function$;
+AS $function$ SELECT o.org_id FROM public.orgs o WHERE o.slug = org_of_slug.slug AND o.deleted_at IS NULL $function$;
 GRANT EXECUTE ON FUNCTION org_of_slug TO millrace_app;
 
 CREATE OR REPLACE FUNCTION protect(target regclass)
@@ -794,3 +922,18 @@ CREATE OR REPLACE FUNCTION sign_out(session bytea)
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$ DELETE FROM public.sessions s WHERE s.hash = session OR s.former = session RETURNING s.user_id $function$;
 GRANT EXECUTE ON FUNCTION sign_out TO millrace_app;
+
+CREATE OR REPLACE FUNCTION skip_deleted_org()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+BEGIN
+	PERFORM FROM public.orgs o WHERE o.org_id = NEW.org_id AND o.deleted_at IS NULL FOR KEY SHARE;
+	IF NOT FOUND THEN
+		RETURN NULL;
+	END IF;
+	RETURN NEW;
+END
+$function$;
