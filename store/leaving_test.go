@@ -50,7 +50,7 @@ func leavers(t *testing.T) (w *world, a, b leaver) {
 		l.Tenant = storetest.MustCreateOrg(t, w.st, slug)
 		l.org = w.st.Org(l.ID)
 		l.token = storetest.MustCreateToken(t, w.st, l.Tenant)
-		secret, err := l.org.CreateEnrollmentToken(t.Context(), storetest.System, 5, time.Hour)
+		_, secret, err := l.org.CreateEnrollmentToken(t.Context(), storetest.System, store.NewEnrollmentToken{Uses: 5})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -294,11 +294,11 @@ func TestDeletedOrgIsNotFound(t *testing.T) {
 	_, deleted := w.st.OrgBySlug(ctx, a.Slug)
 	_, missing := w.st.OrgBySlug(ctx, "nobody")
 	same("slug", deleted, missing)
-	_, deleted = w.st.TokenAuth(ctx, a.token)
-	_, missing = w.st.TokenAuth(ctx, millrace.NewSecret(millrace.APITokenPrefix, nil).Reveal())
+	_, deleted = w.st.TokenAuth(ctx, a.token, millrace.Device{})
+	_, missing = w.st.TokenAuth(ctx, millrace.NewSecret(millrace.APITokenPrefix, nil).Reveal(), millrace.Device{})
 	same("token", deleted, missing)
-	_, _, deleted = w.st.EnrollHost(ctx, a.enrollment, "late", key(90), key(91), storetest.Facts())
-	_, _, missing = w.st.EnrollHost(ctx, millrace.NewSecret(millrace.EnrollmentTokenPrefix, nil).Reveal(), "late", key(90), key(91), storetest.Facts())
+	_, _, deleted = w.st.EnrollHost(ctx, millrace.Actor{}, a.enrollment, "late", key(90), key(91), storetest.Facts())
+	_, _, missing = w.st.EnrollHost(ctx, millrace.Actor{}, millrace.NewSecret(millrace.EnrollmentTokenPrefix, nil).Reveal(), "late", key(90), key(91), storetest.Facts())
 	same("enrollment", deleted, missing)
 	same("deletion", w.st.DeleteOrg(ctx, actor, a.ID, a.Slug), w.st.DeleteOrg(ctx, actor, 1<<30, a.Slug))
 	_, deleted = a.org.Deletion(ctx)
@@ -339,12 +339,12 @@ func TestDeletedOrgIsNotFound(t *testing.T) {
 	}
 
 	// Whoever would come back to it does not.
-	person := millrace.GitHubPerson{User: a.Owner, Installations: []millrace.PersonInstallation{{Installation: a.Installation, Admin: true}}}
-	if _, err := w.st.SignInPerson(ctx, person); err != nil {
+	person := millrace.GitHubPerson{User: a.Owner, Installations: []millrace.PersonInstallation{{Installation: a.Installation, Member: true, Admin: true}}}
+	if _, err := w.st.SignInPerson(ctx, person, millrace.Device{}); err != nil {
 		t.Error(err)
 	}
-	_, _ = a.org.CreateAPIToken(ctx, actor, a.Owner.ID, "late")
-	_, _ = a.org.CreateEnrollmentToken(ctx, actor, 1, time.Hour)
+	_, _, _ = a.org.CreateAPIToken(ctx, a.Caller(), millrace.NewAPIToken{Name: "late", Scopes: millrace.Scopes()})
+	_, _, _ = a.org.CreateEnrollmentToken(ctx, actor, store.NewEnrollmentToken{})
 	for _, table := range []string{"memberships", "api_tokens", "enrollment_tokens"} {
 		if n := scalar[int](t, w.root, `SELECT count(*) FROM `+table+` WHERE org_id = $1`, a.ID); n != 0 {
 			t.Errorf("%d %s", n, table)

@@ -20,11 +20,8 @@ CREATE TABLE api_tokens (
 	CONSTRAINT api_tokens_pkey PRIMARY KEY (org_id, token_id),
 	CONSTRAINT api_tokens_membership_fkey FOREIGN KEY (org_id, user_id) REFERENCES memberships(org_id, user_id) ON DELETE CASCADE
 );
-<<<<<<< HEAD
 CREATE INDEX api_tokens_user_idx ON api_tokens USING btree (org_id, user_id);
-=======
 CREATE TRIGGER api_tokens_skip_deleted_org BEFORE INSERT ON api_tokens FOR EACH ROW EXECUTE FUNCTION skip_deleted_org();
->>>>>>> leaving
 ALTER TABLE api_tokens ENABLE ROW LEVEL SECURITY;
 ALTER TABLE api_tokens FORCE ROW LEVEL SECURITY;
 CREATE POLICY owner ON api_tokens TO millrace_migrate USING true WITH CHECK true;
@@ -213,11 +210,8 @@ CREATE TABLE installations (
 	CONSTRAINT installations_org_fkey FOREIGN KEY (org_id) REFERENCES orgs(org_id) ON DELETE CASCADE,
 	CONSTRAINT installations_owner_type_check CHECK ((owner_type = ANY (ARRAY['Organization'::text, 'User'::text])))
 );
-<<<<<<< HEAD
 CREATE UNIQUE INDEX installations_owner_key ON installations USING btree (owner_id) WHERE (deleted_at IS NULL);
-=======
 CREATE TRIGGER installations_skip_deleted_org BEFORE INSERT ON installations FOR EACH ROW EXECUTE FUNCTION skip_deleted_org();
->>>>>>> leaving
 ALTER TABLE installations ENABLE ROW LEVEL SECURITY;
 ALTER TABLE installations FORCE ROW LEVEL SECURITY;
 CREATE POLICY owner ON installations TO millrace_migrate USING true WITH CHECK true;
@@ -387,12 +381,9 @@ CREATE TABLE orgs (
 	default_memory integer NOT NULL,
 	actuated_labels boolean NOT NULL,
 	created_at timestamp with time zone NOT NULL,
-<<<<<<< HEAD
 	checklist_hidden boolean NOT NULL DEFAULT false,
-=======
 	deleted_at timestamp with time zone,
 	deleted_by text,
->>>>>>> leaving
 	CONSTRAINT orgs_slug_key UNIQUE (slug),
 	CONSTRAINT orgs_pkey PRIMARY KEY (org_id),
 	CONSTRAINT orgs_concurrency_check CHECK ((concurrency >= 0)),
