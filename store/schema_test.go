@@ -203,7 +203,7 @@ func TestTenancyGate(t *testing.T) {
 // Keys lead with org_id, so that one tenant's key can name no other's row, and the database can be spread by it. These are
 // the exceptions: what is asked before the tenant is known, and people, who belong to no org.
 var globalKeys = []string{
-	"api_tokens_hash_key", "enrollment_tokens_hash_key", "hosts_host_id_key", "hosts_sign_key_key", "installations_installation_key",
+	"api_tokens_hash_key", "enrollment_tokens_hash_key", "hosts_host_id_key", "hosts_sign_key_key", "installations_installation_key", "installations_owner_key",
 	"memberships_user_fkey", "memberships_user_idx", "orgs_slug_key",
 }
 
