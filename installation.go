@@ -13,6 +13,32 @@ type Installation struct {
 	SuspendedAt time.Time // zero: active
 }
 
+// LinkedInstallation is an installation as the settings of its org show it.
+type LinkedInstallation struct {
+	Installation
+	LinkedAt  time.Time
+	DeletedAt time.Time // zero: it is there. One that GitHub has no more is kept for what it had
+	HeardAt   time.Time // the last delivery, to within a minute; zero: none came
+	ReadAt    time.Time // as of when GitHub's answer on its state is known
+	ListedAt  time.Time // when its repositories were last asked for; zero: they are about to be
+	MembersAt time.Time // when GitHub was last asked who is in it; zero: never, as of a personal account
+	Quota     Quota
+}
+
+// UserInstallation is an installation that GitHub shows somebody, and what became of it here.
+type UserInstallation struct {
+	PersonInstallation             // its OrgID is set with Org
+	SeenAt             time.Time   // when GitHub said so
+	Org                *Membership // the org that it is linked to, if they are a member of that
+	LinkedElsewhere    bool        // it is linked to an org that they are no member of
+}
+
+// ProofLength is how long GitHub's word that somebody is an installation's admin is good for linking it.
+const ProofLength = 10 * time.Minute
+
+// ErrAskGitHub is a Conflict that a trip through GitHub's sign-in resolves, after which the same is asked again.
+var ErrAskGitHub = Errorf(Conflict, "What GitHub said of you is too old for this. Sign in with GitHub once more.")
+
 // InstallationEvent is a hint that something about an installation changed. Deliveries get lost and reordered: what is true
 // is read at GitHub.
 type InstallationEvent struct {

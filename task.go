@@ -39,6 +39,36 @@ type EraseOrg struct {
 // Kind is the task's name.
 func (EraseOrg) Kind() string { return "org.erase" }
 
+// ReadInstallation reads an installation's state at GitHub: whether it is there, suspended or renamed. Of one that nobody
+// here knows it is read whose it is.
+type ReadInstallation struct {
+	InstallationID int64 `json:"installation_id"`
+}
+
+// Kind is the task's name.
+func (ReadInstallation) Kind() string { return "installation.read" }
+
+// ReadMembers reads at GitHub who is in the organisation of an installation.
+type ReadMembers struct {
+	InstallationID int64 `json:"installation_id"`
+	PersonID       int64 `json:"person_id,omitempty"` // GitHub's id of whom it is about; 0: anybody
+}
+
+// Kind is the task's name.
+func (ReadMembers) Kind() string { return "members.read" }
+
+// SweepInstallations reads the installations that are not as we know them.
+type SweepInstallations struct{}
+
+// Kind is the task's name.
+func (SweepInstallations) Kind() string { return "installations.sweep" }
+
+// SweepMembers reads who is in the organisations of people who are using the service.
+type SweepMembers struct{}
+
+// Kind is the task's name.
+func (SweepMembers) Kind() string { return "members.sweep" }
+
 // FindDeletedOrgs has the orgs erased that should be by now.
 type FindDeletedOrgs struct{}
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -121,16 +122,21 @@ func (tx *Tx) openIncident(ctx context.Context, org millrace.OrgID, installation
 // CloseIncidents closes the open incidents of an installation that have one of codes, of this repository or of none: the
 // conditions no longer hold.
 func (s *Store) CloseIncidents(ctx context.Context, installation, repositoryID int64, codes ...millrace.WaitCode) error {
-	return s.systemTx(ctx, func(tx *Tx) error {
-		orgs, err := many(ctx, tx, pgx.RowTo[millrace.OrgID], `
-			UPDATE incidents SET closed_at = $4
-			WHERE installation_id = $1 AND repository_id IN (0, $2) AND code = ANY($3) AND closed_at IS NULL RETURNING org_id`,
-			installation, repositoryID, codes, tx.now)
-		for _, org := range orgs {
-			tx.announceDemand(org)
-		}
-		return err
-	})
+	return s.systemTx(ctx, func(tx *Tx) error { return tx.closeIncidents(ctx, installation, repositoryID, codes...) })
+}
+
+func (tx *Tx) closeIncidents(ctx context.Context, installation, repositoryID int64, codes ...millrace.WaitCode) error {
+	orgs, err := many(ctx, tx, pgx.RowTo[millrace.OrgID], `
+		UPDATE incidents SET closed_at = $4
+		WHERE installation_id = $1 AND repository_id IN (0, $2) AND code = ANY($3) AND closed_at IS NULL RETURNING org_id`,
+		installation, repositoryID, codes, tx.now)
+	for _, org := range orgs {
+		tx.announceDemand(org)
+	}
+	if err == nil && len(orgs) > 0 && slices.Contains(codes, millrace.WaitSuspended) { // a call that went well proves both
+		_, err = tx.Exec(ctx, `UPDATE installations SET suspended_at = NULL WHERE installation_id = $1 AND suspended_at IS NOT NULL`, installation)
+	}
+	return err
 }
 
 // OpenIncidents are the open incidents of an installation, in order of their IDs, and the time that they are read at.

@@ -64,19 +64,11 @@ func (s *Store) CreateOrg(ctx context.Context, n NewOrg) (org millrace.Org, owne
 	if err := millrace.CheckSlug(n.Slug); err != nil {
 		return org, owner, err
 	}
-	plan, _ := millrace.PlanNamed(millrace.PlanTrial)
-	if n.Concurrency == 0 {
-		n.Concurrency = plan.Concurrency
-	}
 	owner = n.Owner
 	err = s.systemTx(ctx, func(tx *Tx) error {
-		org, err = one(ctx, tx, scanOrg, `
-			INSERT INTO orgs (slug, name, plan, concurrency, default_cpu, default_memory, actuated_labels, created_at)
-			VALUES ($1, $2, $3, $4, $5, $6, false, $7)
+		org, err = tx.insertOrg(ctx, n, `
 			ON CONFLICT ON CONSTRAINT orgs_slug_key DO UPDATE SET name = excluded.name, concurrency = excluded.concurrency
-			WHERE orgs.deleted_at IS NULL
-			RETURNING `+orgColumns,
-			n.Slug, n.Name, plan.Name, n.Concurrency, n.DefaultSize.MilliCPU, n.DefaultSize.MemoryMB, tx.now)
+			WHERE orgs.deleted_at IS NULL`)
 		if errors.Is(err, pgx.ErrNoRows) { // it is being erased
 			return millrace.Errorf(millrace.Conflict, "%s", taken["orgs_slug_key"])
 		}
@@ -100,6 +92,19 @@ func (s *Store) CreateOrg(ctx context.Context, n NewOrg) (org millrace.Org, owne
 		return tx.audit(ctx, org.ID, millrace.Actor{Kind: millrace.ActorSystem}, "org.created", org.Slug, millrace.Change{Field: "name", After: org.Name})
 	})
 	return org, owner, err
+}
+
+// insertOrg makes an org in the trial plan; a slug that is taken is refused unless conflict says what becomes of it.
+func (tx *Tx) insertOrg(ctx context.Context, n NewOrg, conflict string) (millrace.Org, error) {
+	plan, _ := millrace.PlanNamed(millrace.PlanTrial)
+	if n.Concurrency == 0 {
+		n.Concurrency = plan.Concurrency
+	}
+	return one(ctx, tx, scanOrg, `
+		INSERT INTO orgs (slug, name, plan, concurrency, default_cpu, default_memory, actuated_labels, created_at)
+		VALUES ($1, $2, $3, $4, $5, $6, false, $7)`+conflict+`
+		RETURNING `+orgColumns,
+		n.Slug, n.Name, plan.Name, n.Concurrency, n.DefaultSize.MilliCPU, n.DefaultSize.MemoryMB, tx.now)
 }
 
 // saveInstallation links an installation to org. One that belongs to another org is a Conflict.

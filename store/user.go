@@ -48,11 +48,12 @@ func (tx *Tx) savePerson(ctx context.Context, user millrace.UserID, p millrace.G
 			AND NOT EXISTS (SELECT FROM installations i WHERE i.installation_id = u.installation_id AND i.deleted_at IS NOT NULL)`, user)
 	for _, at := range p.Installations {
 		b.Queue(`
-			INSERT INTO user_installations (user_id, installation_id, owner_id, owner_login, owner_type, member, admin, seen_at)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+			INSERT INTO user_installations (user_id, installation_id, owner_id, owner_login, owner_type, member, admin, seen_at, suspended_at)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 			ON CONFLICT ON CONSTRAINT user_installations_pkey DO UPDATE SET
-				owner_login = excluded.owner_login, member = excluded.member, admin = excluded.admin, seen_at = excluded.seen_at`,
-			user, at.ID, at.OwnerID, at.OwnerLogin, at.OwnerType, at.Member, at.Admin, tx.now)
+				owner_login = excluded.owner_login, member = excluded.member, admin = excluded.admin, seen_at = excluded.seen_at,
+				suspended_at = excluded.suspended_at`,
+			user, at.ID, at.OwnerID, at.OwnerLogin, at.OwnerType, at.Member, at.Admin, tx.now, ptr(at.SuspendedAt))
 	}
 	hidden := p.Hidden
 	if hidden == nil {
@@ -76,18 +77,24 @@ func (tx *Tx) followGitHub(ctx context.Context, users []millrace.UserID) error {
 		err = row.Scan(&c.org, &c.user, &c.action, &c.role.Before, &c.role.After)
 		return c, err
 	}, `
-		WITH seen AS (
-			SELECT p.user_id, i.org_id, bool_or(p.admin) AS admin,
-				bool_or(p.admin) AND NOT EXISTS (SELECT FROM memberships m WHERE m.org_id = i.org_id AND m.role = 'owner') AS heir
+		WITH shown AS (
+			SELECT p.user_id, i.org_id, bool_or(p.admin) AS admin
 			FROM user_installations p JOIN installations i ON i.installation_id = p.installation_id
 			WHERE p.user_id = ANY($1) AND p.member AND i.deleted_at IS NULL
 			GROUP BY p.user_id, i.org_id
 		), before AS (
 			SELECT org_id, user_id, role FROM memberships WHERE user_id = ANY($1)
-		), ended AS (
-			DELETE FROM memberships m
-			WHERE m.user_id = ANY($1) AND m.from_github AND NOT EXISTS (SELECT FROM seen s WHERE (s.org_id, s.user_id) = (m.org_id, m.user_id))
+		), leaving AS (
+			SELECT m.org_id, m.user_id FROM memberships m
+			WHERE m.user_id = ANY($1) AND m.from_github AND NOT EXISTS (SELECT FROM shown s WHERE (s.org_id, s.user_id) = (m.org_id, m.user_id))
 				AND NOT (m.role = 'owner' AND NOT EXISTS (SELECT FROM installations i WHERE i.org_id = m.org_id AND i.deleted_at IS NULL))
+		), seen AS (
+			SELECT *, admin AND row_number() OVER (PARTITION BY org_id ORDER BY admin DESC, user_id) = 1 AND NOT EXISTS (
+				SELECT FROM memberships m WHERE m.org_id = shown.org_id AND m.role = 'owner'
+					AND NOT EXISTS (SELECT FROM leaving l WHERE (l.org_id, l.user_id) = (m.org_id, m.user_id))) AS heir
+			FROM shown
+		), ended AS (
+			DELETE FROM memberships m USING leaving l WHERE (m.org_id, m.user_id) = (l.org_id, l.user_id)
 			RETURNING m.org_id, m.user_id, m.role
 		), kept AS (
 			INSERT INTO memberships (org_id, user_id, role, created_at, from_github, chosen)

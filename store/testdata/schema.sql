@@ -205,6 +205,7 @@ CREATE TABLE installations (
 	quota_reset timestamp with time zone,
 	deleted_at timestamp with time zone,
 	members_at timestamp with time zone,
+	read_at timestamp with time zone,
 	CONSTRAINT installations_installation_key UNIQUE (installation_id),
 	CONSTRAINT installations_pkey PRIMARY KEY (org_id, installation_id),
 	CONSTRAINT installations_org_fkey FOREIGN KEY (org_id) REFERENCES orgs(org_id) ON DELETE CASCADE,
@@ -448,9 +449,11 @@ CREATE TABLE repositories (
 	private boolean NOT NULL,
 	seen_at timestamp with time zone NOT NULL,
 	polled_at timestamp with time zone,
+	unlisted_at timestamp with time zone,
 	CONSTRAINT repositories_pkey PRIMARY KEY (org_id, repository_id),
 	CONSTRAINT repositories_installation_fkey FOREIGN KEY (org_id, installation_id) REFERENCES installations(org_id, installation_id) ON DELETE CASCADE
 );
+CREATE TRIGGER repositories_move_open_jobs AFTER UPDATE OF installation_id ON repositories FOR EACH ROW WHEN ((old.installation_id <> new.installation_id)) EXECUTE FUNCTION move_open_jobs();
 ALTER TABLE repositories ENABLE ROW LEVEL SECURITY;
 ALTER TABLE repositories FORCE ROW LEVEL SECURITY;
 CREATE POLICY owner ON repositories TO millrace_migrate USING true WITH CHECK true;
@@ -506,6 +509,7 @@ CREATE TABLE user_installations (
 	member boolean NOT NULL,
 	admin boolean NOT NULL,
 	seen_at timestamp with time zone NOT NULL,
+	suspended_at timestamp with time zone,
 	CONSTRAINT user_installations_pkey PRIMARY KEY (user_id, installation_id),
 	CONSTRAINT user_installations_user_fkey FOREIGN KEY (user_id) REFERENCES users(user_id) ON DELETE CASCADE
 );
@@ -778,6 +782,24 @@ AS $function$
 	ORDER BY o.slug
 $function$;
 GRANT EXECUTE ON FUNCTION memberships_of TO millrace_app;
+
+CREATE OR REPLACE FUNCTION move_open_jobs()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+BEGIN
+	WITH open AS (
+		SELECT j.org_id, j.job_id FROM public.jobs j
+		WHERE (j.org_id, j.repository_id, j.installation_id) = (OLD.org_id, OLD.repository_id, OLD.installation_id) AND j.status <> 'completed'
+			AND NOT EXISTS (SELECT FROM public.jobs o
+				WHERE (o.org_id, o.installation_id, o.github_job_id, o.run_attempt) = (j.org_id, NEW.installation_id, j.github_job_id, j.run_attempt))
+		ORDER BY j.github_job_id, j.run_attempt FOR NO KEY UPDATE
+	)
+	UPDATE public.jobs j SET installation_id = NEW.installation_id FROM open o WHERE (j.org_id, j.job_id) = (o.org_id, o.job_id);
+	RETURN NULL;
+END
+$function$;
 
 CREATE OR REPLACE FUNCTION org_members()
  RETURNS TABLE(user_id uuid, github_id bigint, login text, name text, role text, chosen boolean, github_role text, joined_at timestamp with time zone, seen_at timestamp with time zone)
