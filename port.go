@@ -74,8 +74,10 @@ type Repositories interface {
 	Job(ctx context.Context, at RepositoryTarget, id int64) (JobEvent, error)
 	// InstallationRepositories lists the repositories that the installation may see; OrgID is not set.
 	InstallationRepositories(ctx context.Context, installation int64) ([]Repository, error)
-	// Installation reads an installation's state; OrgID is not set. NotFound: it was uninstalled.
+	// Installation reads an installation's state; OrgID is not set. NotFound: it was uninstalled, and nothing else.
 	Installation(ctx context.Context, installation int64) (Installation, error)
+	// Installations lists all installations of the App and their states, in no order.
+	Installations(ctx context.Context) ([]Installation, error)
 	// Uninstall takes the App away from its owner; where it is gone already is no error.
 	Uninstall(ctx context.Context, installation int64) error
 }

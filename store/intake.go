@@ -31,6 +31,22 @@ type intakeRequest struct {
 	done     chan<- intakeDone
 }
 
+// ownerID is GitHub's id of the account that a delivery is of; 0: it does not say.
+func (r intakeRequest) ownerID() int64 {
+	if e := r.delivery.Installation; e != nil {
+		return e.OwnerID
+	}
+	return r.delivery.Job.OwnerID
+}
+
+// job is the zero job for what is not of one.
+func (r intakeRequest) job() millrace.Job {
+	if r.delivery.Job == nil {
+		return millrace.Job{}
+	}
+	return r.delivery.Job.Job
+}
+
 type intakeDone struct {
 	result IntakeResult
 	err    error
@@ -39,10 +55,11 @@ type intakeDone struct {
 // maxIntakeBatch bounds one commit.
 const maxIntakeBatch = 200
 
-// Intake stores a delivery and joins what it says into its job; it is durable when Intake returns. Deliveries that come
+// Intake stores a delivery and joins what it says into its job, or has read at GitHub what it says has changed of an
+// installation; it is durable when Intake returns. Deliveries that come
 // while a commit is under way share the next one: the WAL's flush is what a webhook waits for.
 func (s *Store) Intake(ctx context.Context, d millrace.Delivery) (IntakeResult, error) {
-	if d.Job == nil {
+	if d.Job == nil && d.Installation == nil {
 		return IntakeIgnored, nil
 	}
 	body, err := deflate(d.Body)
@@ -93,7 +110,7 @@ func (s *Store) commitIntake(ctx context.Context) {
 						break gather
 					}
 				}
-				slices.SortStableFunc(batch, func(a, b intakeRequest) int { return inLockOrder(a.delivery.Job.Job, b.delivery.Job.Job) })
+				slices.SortStableFunc(batch, func(a, b intakeRequest) int { return inLockOrder(a.job(), b.job()) })
 				s.intakeBatch(context.WithoutCancel(ctx), batch)
 			}
 		})
@@ -126,9 +143,10 @@ func (s *Store) intakeBatch(ctx context.Context, batch []intakeRequest) {
 
 // tenancy is what intake must know of an installation's org.
 type tenancy struct {
-	org      millrace.OrgID
-	prefixes []string
-	std      millrace.Size
+	org          millrace.OrgID
+	prefixes     []string
+	std          millrace.Size
+	installation int64 // the account's that it is by now: a delivery may be of one that was installed again since
 }
 
 func (s *Store) intakeInto(ctx context.Context, tx *Tx, batch []intakeRequest, results []IntakeResult) error {
@@ -138,30 +156,59 @@ func (s *Store) intakeInto(ctx context.Context, tx *Tx, batch []intakeRequest, r
 	}
 	tenants := map[int64]tenancy{}
 	rows, err := tx.Query(ctx, `
-		SELECT i.installation_id, o.org_id, o.default_cpu, o.default_memory, o.actuated_labels
+		SELECT i.installation_id, CASE WHEN i.deleted_at IS NULL THEN i.installation_id ELSE
+				coalesce((SELECT n.installation_id FROM installations n WHERE (n.org_id, n.owner_id) = (i.org_id, i.owner_id) AND n.deleted_at IS NULL), i.installation_id) END,
+			o.org_id, o.default_cpu, o.default_memory, o.actuated_labels
 		FROM installations i JOIN orgs o ON o.org_id = i.org_id AND o.deleted_at IS NULL WHERE i.installation_id = ANY($1)`, ids)
 	if err != nil {
 		return err
 	}
-	var installation int64
+	var installation, current int64
 	var org millrace.Org
-	_, err = pgx.ForEachRow(rows, []any{&installation, &org.ID, &org.DefaultSize.MilliCPU, &org.DefaultSize.MemoryMB, &org.ActuatedLabels}, func() error {
-		tenants[installation] = tenancy{org.ID, org.Prefixes(s.prefixes), org.DefaultSize}
+	_, err = pgx.ForEachRow(rows, []any{&installation, &current, &org.ID, &org.DefaultSize.MilliCPU, &org.DefaultSize.MemoryMB, &org.ActuatedLabels}, func() error {
+		tenants[installation] = tenancy{org.ID, org.Prefixes(s.prefixes), org.DefaultSize, current}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
+	owners, err := tx.ownersOrgs(ctx, batch, tenants)
+	if err != nil {
+		return err
+	}
 	var statements pgx.Batch
 	heard := map[int64]millrace.OrgID{} // once a minute is enough to know that hooks work
+	relist := map[int64]bool{}
 	for i, r := range batch {
 		t, known := tenants[r.delivery.InstallationID]
-		if !known {
+		if known {
+			heard[r.delivery.InstallationID] = t.org
+		}
+		if org, ours := owners[r.ownerID()]; !known && ours { // it was installed again: the same account, another id
+			tx.queueTask(&statements, org, millrace.ReadInstallation{InstallationID: r.delivery.InstallationID})
+			t.org = org
+		}
+		e := r.delivery.Installation
+		if t.org == 0 || !known && e == nil { // a job of an installation that is not known yet is found by a poll
 			results[i] = IntakeUnknownInstallation
 			continue
 		}
-		heard[r.delivery.InstallationID] = t.org
-		if !tx.queueEvent(&statements, t, r.delivery.Job.Job) {
+		if e != nil {
+			switch e.Changed {
+			case millrace.InstallationRepositories:
+				relist[e.InstallationID] = true
+			case millrace.InstallationPeople:
+				tx.queueTask(&statements, t.org, millrace.ReadMembers{InstallationID: e.InstallationID, PersonID: e.PersonID})
+			case millrace.InstallationState:
+				tx.queueTask(&statements, t.org, millrace.ReadInstallation{InstallationID: e.InstallationID})
+			}
+			results[i] = IntakeStored
+			tx.queueDelivery(&statements, t.org, r)
+			continue
+		}
+		job := r.delivery.Job.Job
+		job.InstallationID = t.installation
+		if !tx.queueEvent(&statements, t, job) {
 			results[i] = IntakeIgnored
 			continue
 		}
@@ -172,11 +219,38 @@ func (s *Store) intakeInto(ctx context.Context, tx *Tx, batch []intakeRequest, r
 		statements.Queue(`
 			UPDATE installations SET heard_at = $3 WHERE (org_id, installation_id) = ($1, $2) AND (heard_at IS NULL OR heard_at < $4)`,
 			heard[installation], installation, tx.now, tx.now.Add(-time.Minute))
+		if relist[installation] { // the next round of polls lists its repositories
+			statements.Queue(`UPDATE installations SET listed_at = NULL WHERE (org_id, installation_id) = ($1, $2) AND listed_at IS NOT NULL`,
+				heard[installation], installation)
+		}
 	}
 	if statements.Len() == 0 {
 		return nil
 	}
 	return tx.SendBatch(ctx, &statements).Close()
+}
+
+// ownersOrgs are the orgs of the accounts of deliveries whose installation is no org's.
+func (tx *Tx) ownersOrgs(ctx context.Context, batch []intakeRequest, tenants map[int64]tenancy) (map[int64]millrace.OrgID, error) {
+	var owners []int64
+	for _, r := range batch {
+		if _, known := tenants[r.delivery.InstallationID]; !known && r.ownerID() != 0 {
+			owners = append(owners, r.ownerID())
+		}
+	}
+	if len(owners) == 0 {
+		return nil, nil
+	}
+	rows, err := tx.Query(ctx, `
+		SELECT a.owner_id, l.org_id FROM unnest($1::bigint[]) AS a (owner_id), LATERAL (`+accountOrg("a.owner_id")+`) l WHERE l.deleted_at IS NULL`, owners)
+	if err != nil {
+		return nil, err
+	}
+	orgs := map[int64]millrace.OrgID{}
+	var owner int64
+	var org millrace.OrgID
+	_, err = pgx.ForEachRow(rows, []any{&owner, &org}, func() error { orgs[owner] = org; return nil })
+	return orgs, err
 }
 
 // queueEvent joins what GitHub says of a job, in a delivery or when it was asked, into its row. It reports whether the
@@ -213,9 +287,9 @@ func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job) {
 		INSERT INTO repositories (org_id, repository_id, installation_id, full_name, private, seen_at)
 		VALUES ($1, $2, $3, $4, $5, $6)
 		ON CONFLICT ON CONSTRAINT repositories_pkey DO UPDATE SET
-			full_name = excluded.full_name, private = excluded.private, seen_at = excluded.seen_at, installation_id = excluded.installation_id
+			full_name = excluded.full_name, private = excluded.private, seen_at = excluded.seen_at, installation_id = excluded.installation_id, unlisted_at = NULL
 		WHERE (repositories.full_name, repositories.private, repositories.installation_id) IS DISTINCT FROM (excluded.full_name, excluded.private, excluded.installation_id)
-			OR repositories.seen_at < excluded.seen_at - interval '1 hour'`,
+			OR repositories.unlisted_at IS NOT NULL OR repositories.seen_at < excluded.seen_at - interval '1 hour'`,
 		org, j.RepositoryID, j.InstallationID, j.Repository, j.Private, tx.now)
 	var before, after *millrace.JobStatus
 	var runnerBefore, runnerAfter *int64

@@ -1,7 +1,9 @@
 package store
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -40,7 +42,8 @@ const duePolls = `
 	FROM repositories r JOIN installations i ON (i.org_id, i.installation_id) = (r.org_id, r.installation_id)
 		JOIN orgs o ON o.org_id = r.org_id AND o.deleted_at IS NULL
 	WHERE NOT EXISTS (SELECT FROM incidents c WHERE (c.org_id, c.installation_id) = (i.org_id, i.installation_id) AND c.closed_at IS NULL AND c.code = ANY($2))
-		AND (i.quota_limit = 0 OR i.quota_reset <= $1 OR i.quota_left >= i.quota_limit / 5)
+		AND (r.unlisted_at IS NULL OR EXISTS (SELECT FROM jobs j WHERE (j.org_id, j.repository_id) = (r.org_id, r.repository_id) AND j.status <> 'completed'))
+		AND i.deleted_at IS NULL AND (i.quota_limit = 0 OR i.quota_reset <= $1 OR i.quota_left >= i.quota_limit / 5)
 		AND (r.polled_at IS NULL OR r.polled_at <= $1::timestamptz
 			- CASE WHEN i.quota_limit > 0 AND i.quota_reset > $1 AND i.quota_left < i.quota_limit / 2 THEN 4 ELSE 1 END
 			* CASE
@@ -121,7 +124,13 @@ const settling = 20 * time.Second
 // it brings jobs forward, and never ends one by leaving it out.
 func (s *Store) JoinPoll(ctx context.Context, p Poll, open millrace.OpenJobs) (polled Polled, err error) {
 	err = s.systemTx(ctx, func(tx *Tx) error {
-		polled, err = s.joinRead(ctx, tx, p, open.Jobs)
+		owner, err := tx.pollsFor(ctx, p)
+		if err != nil {
+			return err
+		}
+		// Jobs of one that was transferred are asked for one by one, those that it had before.
+		open.Jobs = slices.DeleteFunc(slices.Clone(open.Jobs), func(e millrace.JobEvent) bool { return !isOf(e, owner) })
+		polled, err = s.joinRead(ctx, tx, p, owner, open.Jobs)
 		if err != nil {
 			return err
 		}
@@ -138,7 +147,7 @@ func (s *Store) JoinPoll(ctx context.Context, p Poll, open millrace.OpenJobs) (p
 			return err
 		}
 		var b pgx.Batch
-		// A renamed or transferred repository is polled under the name that GitHub gives it.
+		// A renamed repository is polled under the name that GitHub gives it.
 		if len(open.Jobs) > 0 {
 			b.Queue(`UPDATE repositories SET full_name = $3 WHERE (org_id, repository_id) = ($1, $2) AND full_name <> $3`, p.OrgID, p.RepositoryID, open.Jobs[0].Job.Repository)
 		}
@@ -162,14 +171,35 @@ func (s *Store) JoinPoll(ctx context.Context, p Poll, open millrace.OpenJobs) (p
 // JoinRead joins what GitHub says of one job into its row.
 func (s *Store) JoinRead(ctx context.Context, p Poll, e millrace.JobEvent) error {
 	return s.systemTx(ctx, func(tx *Tx) error {
-		_, err := s.joinRead(ctx, tx, p, []millrace.JobEvent{e})
+		owner, err := tx.pollsFor(ctx, p)
+		if err != nil {
+			return err
+		}
+		_, err = s.joinRead(ctx, tx, p, owner, []millrace.JobEvent{e})
 		return err
 	})
 }
 
-// joinRead joins jobs that were read at GitHub, and counts those that say more than we knew.
-func (s *Store) joinRead(ctx context.Context, tx *Tx, p Poll, events []millrace.JobEvent) (polled Polled, err error) {
-	if len(events) == 0 {
+// pollsFor is GitHub's id of the account whose repository was polled; 0 when the installation that it was polled for has
+// ended meanwhile: then the answer is nobody's.
+func (tx *Tx) pollsFor(ctx context.Context, p Poll) (owner int64, err error) {
+	err = tx.QueryRow(ctx, `SELECT owner_id FROM installations WHERE (org_id, installation_id) = ($1, $2) AND deleted_at IS NULL`,
+		p.OrgID, p.Target.InstallationID).Scan(&owner)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = nil
+	}
+	return owner, err
+}
+
+// isOf reports whether what GitHub says is of a repository of that account. One that was transferred answers to its old name
+// whoever may see it, and if it is public everybody may: what happens in it now is its new owner's.
+func isOf(e millrace.JobEvent, owner int64) bool { return e.OwnerID == 0 || e.OwnerID == owner }
+
+// joinRead joins jobs that were read at GitHub for owner, and counts those that say more than we knew. Of a job in a
+// repository that was transferred to another account it says how one ends that began here; one that still waits is that
+// account's, and is denied here.
+func (s *Store) joinRead(ctx context.Context, tx *Tx, p Poll, owner int64, events []millrace.JobEvent) (polled Polled, err error) {
+	if len(events) == 0 || owner == 0 {
 		return polled, nil
 	}
 	org, err := tx.readOrg(ctx, p.OrgID)
@@ -206,13 +236,24 @@ func (s *Store) joinRead(ctx context.Context, tx *Tx, p Poll, events []millrace.
 	}); err != nil {
 		return polled, err
 	}
-	tenant := tenancy{org.ID, org.Prefixes(s.prefixes), org.DefaultSize}
+	tenant := tenancy{org.ID, org.Prefixes(s.prefixes), org.DefaultSize, p.Target.InstallationID}
 	var b pgx.Batch
-	for _, job := range inOrder(events) {
+	for _, e := range inOrder(events) {
+		job := e.Job
 		if job.InstallationID != p.Target.InstallationID || job.RepositoryID != p.RepositoryID {
 			continue // a name that was given up may be somebody else's by now
 		}
 		before, ok := have[key{job.GitHubID, job.RunAttempt}]
+		if !isOf(e, owner) {
+			switch {
+			case !ok:
+				continue
+			case job.Status == millrace.JobWaiting, job.Status == millrace.JobQueued:
+				b.Queue(deny+` AND (installation_id, github_job_id, run_attempt) = ($3, $4, $5)`, org.ID, tx.now, job.InstallationID, job.GitHubID, job.RunAttempt)
+				continue
+			}
+			job.Repository = p.Target.FullName // it ran in what was called so
+		}
 		switch news := !ok || job.Status.After(before.status) || job.RunnerID != 0 && before.runner == 0; {
 		case news && tx.queueEvent(&b, tenant, job):
 			if tx.now.Sub(latest(job.QueuedAt, job.StartedAt, job.CompletedAt)) > settling {
@@ -239,14 +280,11 @@ func (s *Store) joinRead(ctx context.Context, tx *Tx, p Poll, events []millrace.
 	return polled, err
 }
 
-// inOrder are the events' jobs in the order in which rows are locked.
-func inOrder(events []millrace.JobEvent) []millrace.Job {
-	jobs := make([]millrace.Job, len(events))
-	for i, e := range events {
-		jobs[i] = e.Job
-	}
-	slices.SortStableFunc(jobs, inLockOrder)
-	return jobs
+// inOrder are events in the order in which their jobs are locked.
+func inOrder(events []millrace.JobEvent) []millrace.JobEvent {
+	list := slices.Clone(events)
+	slices.SortStableFunc(list, func(a, b millrace.JobEvent) int { return inLockOrder(a.Job, b.Job) })
+	return list
 }
 
 func latest(times ...time.Time) time.Time {
@@ -266,12 +304,12 @@ const (
 // DenyJob notes that GitHub says it has no such job. One answer means nothing, for reads can be stale.
 func (s *Store) DenyJob(ctx context.Context, org millrace.OrgID, job millrace.JobID) error {
 	return s.systemTx(ctx, func(tx *Tx) error {
-		_, err := tx.Exec(ctx, `
-			UPDATE jobs SET denials = denials + 1, denied_at = coalesce(denied_at, $3) WHERE (org_id, job_id) = ($1, $2) AND status <> 'completed'`,
-			org, job, tx.now)
+		_, err := tx.Exec(ctx, deny+` AND job_id = $3`, org, tx.now, job)
 		return err
 	})
 }
+
+const deny = `UPDATE jobs SET denials = denials + 1, denied_at = coalesce(denied_at, $2) WHERE org_id = $1 AND status <> 'completed'`
 
 // GiveUpJobs completes, as stale, the jobs that GitHub has denied for long enough, or has not confirmed though their time
 // is over.
@@ -286,6 +324,8 @@ func (s *Store) GiveUpJobs(ctx context.Context) (n int, err error) {
 				SELECT org_id, job_id FROM jobs
 				WHERE status <> 'completed' AND (
 					denials >= $2 AND denied_at <= $1::timestamptz - $3::interval
+					-- Nobody can tell how those end that ran when the App was taken away.
+					OR EXISTS (SELECT FROM installations i WHERE (i.org_id, i.installation_id) = (jobs.org_id, jobs.installation_id) AND i.deleted_at <= $1::timestamptz - $4::interval)
 					OR status <> 'in_progress' AND received_at <= $1::timestamptz - $4::interval AND (confirmed_at IS NULL OR confirmed_at <= $1::timestamptz - $5::interval)
 				)
 				ORDER BY repository_id, installation_id, github_job_id, run_attempt LIMIT 500 FOR NO KEY UPDATE
@@ -311,7 +351,7 @@ func (s *Store) GiveUpJobs(ctx context.Context) (n int, err error) {
 const unlisted = `
 	WITH due AS (
 		SELECT i.org_id, i.installation_id FROM installations i JOIN orgs o ON o.org_id = i.org_id AND o.deleted_at IS NULL
-		WHERE (i.listed_at IS NULL OR i.listed_at <= $1::timestamptz - CASE
+		WHERE i.deleted_at IS NULL AND (i.listed_at IS NULL OR i.listed_at <= $1::timestamptz - CASE
 				WHEN i.heard_at IS NULL OR i.heard_at <= $1::timestamptz - $4::interval OR i.missed_at > $1::timestamptz - $5::interval THEN $6::interval
 				ELSE $2::interval
 			END)
@@ -323,23 +363,32 @@ const unlisted = `
 	)
 	SELECT * FROM taken ORDER BY 1`
 
-// SaveRepositories keeps the repositories that an installation may see: those without jobs so far are known for polls, and
-// those that were renamed are polled under their new names.
+// SaveRepositories keeps the repositories that an installation may see: those without jobs so far are known for polls, those
+// that were renamed are polled under their new names, and those that it may see no more once their open jobs are closed not at
+// all. What they had stays.
 func (s *Store) SaveRepositories(ctx context.Context, installation int64, list []millrace.Repository) error {
+	list = slices.Clone(list)
+	slices.SortFunc(list, func(a, b millrace.Repository) int { return cmp.Compare(a.ID, b.ID) })
 	return s.systemTx(ctx, func(tx *Tx) error {
 		var b pgx.Batch
+		ids := make([]int64, 0, len(list))
 		for _, r := range list {
+			ids = append(ids, r.ID)
 			b.Queue(`
 				INSERT INTO repositories (org_id, repository_id, installation_id, full_name, private, seen_at)
-				SELECT org_id, $2, installation_id, $3, $4, '-infinity' FROM installations WHERE installation_id = $1
+				SELECT org_id, $2, installation_id, $3, $4, '-infinity' FROM installations WHERE installation_id = $1 AND deleted_at IS NULL
 				ON CONFLICT ON CONSTRAINT repositories_pkey DO UPDATE SET
-					full_name = excluded.full_name, private = excluded.private, installation_id = excluded.installation_id
-				WHERE (repositories.full_name, repositories.private, repositories.installation_id) IS DISTINCT FROM (excluded.full_name, excluded.private, excluded.installation_id)`,
+					full_name = excluded.full_name, private = excluded.private, installation_id = excluded.installation_id, unlisted_at = NULL
+				WHERE (repositories.full_name, repositories.private, repositories.installation_id) IS DISTINCT FROM (excluded.full_name, excluded.private, excluded.installation_id)
+					OR repositories.unlisted_at IS NOT NULL`,
 				installation, r.ID, r.FullName, r.Private)
 		}
-		if b.Len() == 0 {
-			return nil
-		}
+		b.Queue(`
+			UPDATE repositories SET unlisted_at = $3
+			WHERE (org_id, repository_id) IN (
+				SELECT r.org_id, r.repository_id FROM repositories r JOIN installations i USING (org_id, installation_id)
+				WHERE i.installation_id = $1 AND i.deleted_at IS NULL AND r.unlisted_at IS NULL AND NOT r.repository_id = ANY($2)
+				ORDER BY r.repository_id FOR NO KEY UPDATE OF r)`, installation, ids, tx.now)
 		return tx.SendBatch(ctx, &b).Close()
 	})
 }

@@ -144,7 +144,7 @@ func (s *Store) RunnerTargets(ctx context.Context) (list []RunnersToSweep, err e
 			SELECT i.org_id, i.installation_id, i.owner_login, i.owner_type, coalesce(r.full_name, '')
 			FROM installations i JOIN orgs o ON o.org_id = i.org_id AND o.deleted_at IS NULL LEFT JOIN repositories r
 				ON i.owner_type = 'User' AND (r.org_id, r.installation_id) = (i.org_id, i.installation_id) AND r.seen_at > $1
-			WHERE (i.owner_type = 'Organization' OR r.full_name IS NOT NULL)
+			WHERE i.deleted_at IS NULL AND (i.owner_type = 'Organization' OR r.full_name IS NOT NULL)
 				AND NOT EXISTS (SELECT FROM incidents c WHERE (c.org_id, c.installation_id) = (i.org_id, i.installation_id) AND c.closed_at IS NULL AND c.code = ANY($2))
 			ORDER BY i.org_id, i.installation_id, r.repository_id`, tx.now.Add(-2*24*time.Hour), millrace.StopsCalls)
 		return err

@@ -60,6 +60,14 @@ func (tx *Tx) savePerson(ctx context.Context, user millrace.UserID, p millrace.G
 		hidden = []string{}
 	}
 	b.Queue(`UPDATE users SET hidden = $2, read_at = $3 WHERE user_id = $1`, user, hidden, tx.now)
+	// An account that is an org's has the App anew, and nobody has told yet: what is true of it is read.
+	tx.announceTo(topicTasks)
+	b.Queue(`
+		INSERT INTO outbox (org_id, kind, args, at)
+		SELECT l.org_id, $2, jsonb_build_object('installation_id', p.installation_id), $3
+		FROM user_installations p, LATERAL (`+accountOrg("p.owner_id")+`) l
+		WHERE p.user_id = $1 AND l.deleted_at IS NULL AND p.seen_at = $3 AND NOT EXISTS (SELECT FROM installations i WHERE i.installation_id = p.installation_id AND i.deleted_at IS NULL)
+		ORDER BY p.installation_id`, user, millrace.ReadInstallation{}.Kind(), tx.now)
 	return tx.SendBatch(ctx, &b).Close()
 }
 

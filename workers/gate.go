@@ -205,6 +205,11 @@ func (g *Gate) Installation(ctx context.Context, installation int64) (millrace.I
 	return g.github.Installation(ctx, installation)
 }
 
+// Installations lists the App's installations.
+func (g *Gate) Installations(ctx context.Context) ([]millrace.Installation, error) {
+	return g.github.Installations(ctx)
+}
+
 // Uninstall takes the App away from its owner.
 func (g *Gate) Uninstall(ctx context.Context, installation int64) error {
 	return g.github.Uninstall(ctx, installation)

@@ -44,11 +44,7 @@ func (w *Workers) isOver(ctx context.Context, i store.DueIncident) (bool, error)
 	case millrace.WaitRateLimited, millrace.WaitRunnerVersion:
 		return true, nil // its time is over; it opens again if it holds
 	case millrace.WaitSuspended:
-		installation, err := w.direct.Installation(ctx, i.InstallationID)
-		if millrace.CodeOf(err) == millrace.NotFound {
-			return false, nil
-		}
-		return err == nil && installation.SuspendedAt.IsZero(), err
+		return false, w.readInstallation(ctx, i.InstallationID) // which closes it
 	case millrace.WaitGitHubDown:
 		_, err := w.direct.Installation(ctx, i.InstallationID)
 		if millrace.CodeOf(err) == millrace.Unavailable {

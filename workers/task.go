@@ -21,6 +21,14 @@ func (w *Workers) Do(ctx context.Context, task river.JobArgs) error {
 		return w.store.CloseJob(ctx, t.OrgID, t.JobID)
 	case millrace.CheckRunnerGroup:
 		return w.checkRunnerGroup(ctx, t)
+	case millrace.ReadInstallation:
+		return w.readInstallation(ctx, t.InstallationID)
+	case millrace.ReadMembers:
+		return w.readMembersFor(ctx, t)
+	case millrace.SweepInstallations:
+		return w.sweepInstallations(ctx)
+	case millrace.SweepMembers:
+		return w.sweepMembers(ctx)
 	case millrace.EraseOrg:
 		return w.eraseOrg(ctx, t)
 	case millrace.FindDeletedOrgs:

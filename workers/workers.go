@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -36,6 +37,8 @@ type Workers struct {
 	direct  millrace.GitHub // past the gate: to look whether what closed it still holds
 	log     *slog.Logger
 	abreast int // polls at the same time
+
+	unreadable sync.Map // organisations, by installation, of which it was logged that their members may not be read
 }
 
 // New makes workers; [Workers.Run] starts them.
@@ -66,7 +69,9 @@ var Schedule = []Scheduled{
 	{Every: 15 * time.Second, Task: millrace.PollRepositories{}},
 	{Every: time.Minute, Task: millrace.SweepDeliveries{}},
 	{Every: time.Minute, Task: millrace.GiveUpJobs{}},
+	{Every: 4 * time.Minute, Task: millrace.SweepMembers{}}, // whoever was taken out of an organisation is out here within five
 	{Every: 5 * time.Minute, Task: millrace.SweepRunners{}},
+	{Every: 10 * time.Minute, Task: millrace.SweepInstallations{}},
 	{Every: 10 * time.Minute, Task: millrace.FindDeletedOrgs{}},
 	{Every: time.Hour, Task: millrace.KeepPartitions{}},
 }
@@ -112,6 +117,10 @@ func (w *Workers) newClient() (*river.Client[pgx.Tx], error) {
 	addWorker[millrace.RetireVM](tasks, w)
 	addWorker[millrace.CloseJob](tasks, w)
 	addWorker[millrace.CheckRunnerGroup](tasks, w)
+	addWorker[millrace.ReadInstallation](tasks, w)
+	addWorker[millrace.ReadMembers](tasks, w)
+	addWorker[millrace.SweepInstallations](tasks, w)
+	addWorker[millrace.SweepMembers](tasks, w)
 	addWorker[millrace.EraseOrg](tasks, w)
 	addWorker[millrace.FindDeletedOrgs](tasks, w)
 	addWorker[millrace.KeepPartitions](tasks, w)
@@ -199,6 +208,10 @@ func DecodeTask(kind string, args []byte) (river.JobArgs, error) {
 		return decode[millrace.CloseJob](args)
 	case millrace.CheckRunnerGroup{}.Kind():
 		return decode[millrace.CheckRunnerGroup](args)
+	case millrace.ReadInstallation{}.Kind():
+		return decode[millrace.ReadInstallation](args)
+	case millrace.ReadMembers{}.Kind():
+		return decode[millrace.ReadMembers](args)
 	case millrace.EraseOrg{}.Kind():
 		return decode[millrace.EraseOrg](args)
 	case millrace.RetireVM{}.Kind():
