@@ -3,6 +3,8 @@ package github_test
 import (
 	"fmt"
 	"net/http"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -27,6 +29,7 @@ func TestInstallation(t *testing.T) {
 			ID: 5, OwnerID: 52, OwnerLogin: "mona", OwnerType: millrace.Personal, SuspendedAt: time.Date(2026, 10, 31, 12, 0, 0, 0, time.UTC),
 		}, ""},
 		"uninstalled":    {says(404, `{"message":"Not Found"}`), millrace.Installation{}, millrace.NotFound},
+		"no such App":    {says(404, `{"message":"Integration not found"}`), millrace.Installation{}, millrace.Forbidden},
 		"no owner":       {says(200, `{"id":5,"account":null}`), millrace.Installation{}, millrace.Unavailable},
 		"another one":    {says(200, `{"id":6,"account":{"id":51}}`), millrace.Installation{}, millrace.Unavailable},
 		"GitHub is down": {says(502, ``), millrace.Installation{}, millrace.Unavailable},
@@ -44,6 +47,35 @@ func TestInstallation(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestInstallations(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{0, 1, 100, 101, 250} {
+		f := newFar(t, map[string]http.HandlerFunc{"GET /app/installations": func(w http.ResponseWriter, r *http.Request) {
+			page, _ := strconv.Atoi(r.FormValue("page"))
+			var list []string
+			for i := (page - 1) * 100; i < min(page*100, n); i++ {
+				list = append(list, fmt.Sprintf(`{"id":%d,"account":{"id":%d,"login":"o%[1]d","type":"Organization"},"suspended_at":null}`, i+1, i+1001))
+			}
+			if page*100 < n {
+				w.Header().Set("Link", `<https://api.github.com/app/installations?page=2>; rel="next"`)
+			}
+			fmt.Fprintf(w, "[%s]", strings.Join(list, ","))
+		}})
+		got, err := f.App.Installations(t.Context())
+		if err != nil || len(got) != n || f.tokensGiven() != 0 {
+			t.Errorf("%d: %d, %v", n, len(got), err)
+		}
+		for i, at := range got {
+			if want := (millrace.Installation{ID: int64(i + 1), OwnerID: int64(i + 1001), OwnerLogin: fmt.Sprintf("o%d", i+1), OwnerType: millrace.Organization}); at != want {
+				t.Errorf("%d: %+v, want %+v", i, at, want)
+			}
+		}
+	}
+	f := newFar(t, map[string]http.HandlerFunc{"GET /app/installations": says(502, ``)})
+	_, err := f.App.Installations(t.Context())
+	wantCode(t, err, millrace.Unavailable)
 }
 
 func TestInstallationRepositories(t *testing.T) {

@@ -184,11 +184,13 @@ func (s *Store) intakeInto(ctx context.Context, tx *Tx, batch []intakeRequest, r
 		if known {
 			heard[r.delivery.InstallationID] = t.org
 		}
-		if org, ours := owners[r.ownerID()]; !known && ours { // it was installed again: the same account, another id
-			tx.queueTask(&statements, org, millrace.ReadInstallation{InstallationID: r.delivery.InstallationID})
-			t.org = org
-		}
 		e := r.delivery.Installation
+		if org, ours := owners[r.ownerID()]; !known && ours { // it was installed again: the same account, another id
+			t.org = org
+			if e == nil || e.Changed != millrace.InstallationState {
+				tx.queueTask(&statements, org, millrace.ReadInstallation{InstallationID: r.delivery.InstallationID})
+			}
+		}
 		if t.org == 0 || !known && e == nil { // a job of an installation that is not known yet is found by a poll
 			results[i] = IntakeUnknownInstallation
 			continue
