@@ -3,6 +3,7 @@ package store_test
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -155,10 +156,9 @@ func TestProofOfInstallation(t *testing.T) {
 	}
 	again := gone.Installation
 	again.ID += 5000
-	lisa := w.person("lisa", 71, shows(other, true), shows(free, false), shows(brisk.Installation, true), shows(paused, true), shows(again, true))
 	stale := w.person("stale", 72)
 	w.advance(millrace.ProofLength + time.Second)
-	lisa = w.person("lisa", 71, shows(other, true), shows(free, false), shows(brisk.Installation, true), shows(paused, true), shows(again, true))
+	lisa := w.person("lisa", 71, shows(other, true), shows(free, false), shows(brisk.Installation, true), shows(paused, true), shows(again, true))
 	caller := func(u millrace.User, role millrace.Role) millrace.Caller {
 		return millrace.Caller{Actor: actor(u), UserID: u.ID, Role: role}
 	}
@@ -268,7 +268,7 @@ func TestFoundOrgAtTheSameTime(t *testing.T) {
 		u := people[i]
 		return w.st.Org(orgs[i%2].ID).LinkInstallation(t.Context(), millrace.Caller{Actor: actor(u), UserID: u.ID, Role: millrace.RoleOwner}, further.ID)
 	})
-	if n := scalar[int](t, w.root, `SELECT count(*) FROM audit WHERE action = 'installation.linked' AND subject = $1`, fmt.Sprint(further.ID)); n != 1 {
+	if n := scalar[int](t, w.root, `SELECT count(*) FROM audit WHERE action = 'installation.linked' AND subject = $1`, strconv.FormatInt(further.ID, 10)); n != 1 {
 		t.Errorf("it was linked %d times", n)
 	}
 }

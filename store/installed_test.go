@@ -1,7 +1,7 @@
 package store_test
 
 import (
-	"fmt"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -107,7 +107,7 @@ func TestReinstallAtTheSameTime(t *testing.T) {
 				d := storetest.Delivery(w.Tenant, int64(n+100), millrace.JobQueued)
 				_, err = w.st.Intake(t.Context(), d)
 			case 2:
-				_, err = w.st.Intake(t.Context(), millrace.Delivery{GUID: fmt.Sprint(n), InstallationID: again.ID, Body: []byte(`{}`), Installation: &millrace.InstallationEvent{
+				_, err = w.st.Intake(t.Context(), millrace.Delivery{GUID: strconv.Itoa(n), InstallationID: again.ID, Body: []byte(`{}`), Installation: &millrace.InstallationEvent{
 					InstallationID: again.ID, OwnerID: again.OwnerID, Changed: millrace.InstallationState,
 				}})
 			default:
