@@ -141,11 +141,46 @@ func TestPagesInABrowser(t *testing.T) {
 	visit("job-incidents", full.URL+"/o/calm/jobs/"+full.newest().ID.String())
 	visit("hosts-incidents", full.URL+"/o/calm/hosts")
 	visit("usage", full.URL+"/o/calm/usage?by=user&window=14d")
+	full.settle()
+	visit("settings", full.URL+"/o/calm/settings")
+	visit("delete", full.URL+"/o/calm/settings/delete")
+	visit("members", full.URL+"/o/calm/members")
+	visit("tokens", full.URL+"/o/calm/tokens")
+	visit("token-new", full.URL+"/o/calm/tokens/new")
+	visit("audit", full.URL+"/o/calm/audit")
+	visit("audit-none", full.URL+"/o/calm/audit?actor=nobody")
+	visit("account", full.URL+"/account")
 	visit("missing", full.URL+"/o/calm/nothing")
 	signIn(empty) // cookies are the host's, whatever its port: this is another session
 	visit("jobs-empty", empty.URL+"/o/calm/jobs")
 	visit("hosts-empty", empty.URL+"/o/calm/hosts")
 	visit("usage-empty", empty.URL+"/o/calm/usage")
+	visit("tokens-empty", empty.URL+"/o/calm/tokens")
+}
+
+// settle gives the org members of every role and tokens, and has its owner confirm that it is them.
+func (w *world) settle() {
+	w.t.Helper()
+	for _, role := range millrace.Roles {
+		w.person(w.Org, role)
+	}
+	for _, n := range []millrace.NewAPIToken{
+		{Name: "ci", Scopes: []millrace.Permission{millrace.JobsRead}},
+		{Name: "dashboard of everything that has a name which goes on and on", Scopes: millrace.Scopes(), Days: 366, OfOrg: true},
+	} {
+		if _, _, err := w.Store.Org(w.Org.ID).CreateAPIToken(w.t.Context(), w.Org.Caller(), n); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	sessions, err := w.Store.Sessions(w.t.Context(), w.Org.Owner.ID)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, s := range sessions {
+		if err := w.Store.ConfirmSession(w.t.Context(), s.ID); err != nil {
+			w.t.Fatal(err)
+		}
+	}
 }
 
 // TestLive watches a job's row appear and move on, without a reload, under the content security policy.

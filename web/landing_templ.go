@@ -201,7 +201,7 @@ func landingPage(f ui.Frame, url string) templ.Component {
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}
-			for _, p := range permissions {
+			for _, p := range millrace.AppPermissions {
 				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 10, "<tr role=\"row\"><th scope=\"row\" role=\"rowheader\" class=\"whole !text-[1rem] !whitespace-normal !text-ink\">")
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err

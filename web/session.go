@@ -181,10 +181,10 @@ func (s *server) sendToSignIn(w http.ResponseWriter, r *http.Request, err error)
 	http.Redirect(w, r, "/sign-in", http.StatusSeeOther)
 }
 
-// localPath reports whether target is a page of an org here, and nothing that a browser could take for another site.
+// localPath reports whether target is a page here that takes being signed in, and nothing that a browser could take for another site.
 func localPath(target string) bool {
 	u, err := url.Parse(target)
-	return err == nil && u.Scheme == "" && u.Host == "" && strings.HasPrefix(target, "/o/") && !strings.ContainsAny(target, "\\\r\n")
+	return err == nil && u.Scheme == "" && u.Host == "" && (strings.HasPrefix(target, "/o/") || u.Path == "/account" || u.Path == "/device" || u.Path == "/new") && !strings.ContainsAny(target, "\\\r\n")
 }
 
 func (s *server) target(r *http.Request) string {
