@@ -154,6 +154,7 @@ func register[I, O any](s *Server, api huma.API, needs millrace.Permission, op h
 			return
 		}
 		if err := org.by.Require(needs); err != nil {
+			s.log.Warn("refused", "request_id", org.by.Actor.RequestID, "token", org.by.Actor.ID, "address", org.by.Actor.Address, "operation", op.OperationID, "why", err.Error())
 			s.refuse(ctx, err)
 			return
 		}

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"fmt"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"strings"
 
 	"github.com/a-h/templ"
@@ -30,7 +32,7 @@ func (s *server) page(p page) http.Handler {
 		id := "req_" + strings.ToLower(rand.Text()[:20])
 		w.Header().Set("X-Request-Id", id)
 		r = r.WithContext(context.WithValue(r.Context(), requestIDKey{}, id))
-		err := p(w, r)
+		err := s.recovered(p)(w, r)
 		if err == nil || r.Context().Err() != nil {
 			return
 		}
@@ -39,8 +41,11 @@ func (s *server) page(p page) http.Handler {
 			s.sendToSignIn(w, r, err)
 			return
 		}
-		if code == millrace.Internal {
+		switch code {
+		case millrace.Internal:
 			s.Log.ErrorContext(r.Context(), "serving a page", "path", r.URL.Path, "request", id, "error", err)
+		case millrace.Forbidden:
+			s.Log.WarnContext(r.Context(), "refused", "method", r.Method, "path", r.URL.Path, "address", device(r).Address, "request", id, "why", millrace.MessageOf(err))
 		}
 		if code == millrace.ReauthRequired && r.Method == http.MethodGet {
 			http.Redirect(w, r, confirmPath(r.URL.RequestURI()), http.StatusSeeOther)
@@ -52,6 +57,22 @@ func (s *server) page(p page) http.Handler {
 			s.Log.ErrorContext(r.Context(), "rendering an error page", "request", id, "error", err)
 		}
 	})
+}
+
+// recovered turns a panic into an error: its page says no more than any other's.
+func (s *server) recovered(p page) page {
+	return func(w http.ResponseWriter, r *http.Request) (err error) {
+		defer func() {
+			switch p := recover(); p {
+			case nil:
+			case http.ErrAbortHandler: //nolint:errorlint // the value itself, as net/http compares it
+				panic(p)
+			default:
+				err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+			}
+		}()
+		return p(w, r)
+	}
 }
 
 type requestIDKey struct{}
