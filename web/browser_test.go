@@ -115,6 +115,7 @@ func TestPagesInABrowser(t *testing.T) {
 	}
 	visit("sign-in", full.URL+"/sign-in")
 	signIn(full)
+	visit("overview", full.URL+"/o/calm/")
 	visit("jobs", full.URL+"/o/calm/jobs")
 	visit("jobs-none", full.URL+"/o/calm/jobs?status=waiting")
 	visit("job-running", full.URL+"/o/calm/jobs/"+running.ID.String())
@@ -152,6 +153,7 @@ func TestPagesInABrowser(t *testing.T) {
 	visit("account", full.URL+"/account")
 	visit("missing", full.URL+"/o/calm/nothing")
 	signIn(empty) // cookies are the host's, whatever its port: this is another session
+	visit("overview-empty", empty.URL+"/o/calm/")
 	visit("jobs-empty", empty.URL+"/o/calm/jobs")
 	visit("hosts-empty", empty.URL+"/o/calm/hosts")
 	visit("usage-empty", empty.URL+"/o/calm/usage")
@@ -190,6 +192,8 @@ func TestLive(t *testing.T) {
 	ctx := chrome(t)
 	host := w.host("rack-1", 10)
 	do(t, ctx, chromedp.Navigate(w.link()))
+	do(t, ctx, chromedp.WaitVisible(chromedp.CSS(`#live[data-state="live"]`)))
+	do(t, ctx, chromedp.Navigate(w.URL+"/o/calm/jobs"))
 	do(t, ctx, chromedp.WaitVisible(chromedp.CSS(`#live[data-state="live"]`)))
 	if title := do(t, ctx, chromedp.Evaluate[string](`window.unreloaded = true; document.title`)); !strings.HasPrefix(title, "Jobs") {
 		t.Fatalf("signed in to %q", title)

@@ -97,7 +97,7 @@ func TestConfirmInABrowser(t *testing.T) {
 	press("Sign in with GitHub")
 	press("Sign in as mona")
 	press("Authorize Millrace")
-	arrived("Jobs")
+	arrived("Overview")
 	press("Settings")
 	arrived("Settings")
 	press("API tokens")

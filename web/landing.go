@@ -18,24 +18,17 @@ func (s *server) landing(w http.ResponseWriter, r *http.Request) error {
 	case len(orgs) == 0:
 		return render(w, r, http.StatusOK, noOrgPage(ui.Frame{Title: "No org yet", User: session.User}, s.SignIn != nil))
 	}
-	http.Redirect(w, r, homeOf(orgs[0]), http.StatusSeeOther)
+	http.Redirect(w, r, "/o/"+orgs[0].Slug+"/", http.StatusSeeOther)
 	return nil
 }
 
-// homeOf is the first page of an org that a member may see.
-func homeOf(m millrace.Membership) string {
-	if m.Role.May(millrace.JobsRead) {
-		return "/o/" + m.Slug + "/jobs"
-	}
-	return "/o/" + m.Slug + "/usage"
-}
-
+// home leads to an org's overview.
 func (s *server) home(w http.ResponseWriter, r *http.Request) error {
 	v, err := s.visit(r)
 	if err != nil {
 		return err
 	}
-	http.Redirect(w, r, homeOf(v.Org), http.StatusSeeOther)
+	http.Redirect(w, r, v.path("/"), http.StatusSeeOther)
 	return nil
 }
 

@@ -152,6 +152,14 @@ func render(w http.ResponseWriter, r *http.Request, status int, c templ.Componen
 	return err
 }
 
+// live answers htmx with a page's live part, and everybody else with the page.
+func live(w http.ResponseWriter, r *http.Request, f ui.Frame, part, whole templ.Component) error {
+	if partial(r) {
+		return render(w, r, http.StatusOK, ui.Part(f, part))
+	}
+	return render(w, r, http.StatusOK, whole)
+}
+
 // partial reports whether htmx asks for a page's live part alone.
 func partial(r *http.Request) bool { return r.Header.Get("HX-Request") != "" }
 

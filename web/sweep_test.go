@@ -80,7 +80,7 @@ func TestEveryRouteForEveryRole(t *testing.T) {
 	owner := w.Org.Owner.ID.String()
 	rules := map[string]rule{
 		"GET /o/{org}":                          {millrace.OrgRead, "", nil, see, false},
-		"GET /o/{org}/{$}":                      {millrace.OrgRead, "/", nil, see, false},
+		"GET /o/{org}/{$}":                      {millrace.OrgRead, "/", nil, ok, false},
 		"GET /o/{org}/jobs":                     {millrace.JobsRead, "/jobs", nil, ok, false},
 		"GET /o/{org}/jobs/{job}":               {millrace.JobsRead, "/jobs/" + job, nil, ok, false},
 		"GET /o/{org}/hosts":                    {millrace.HostsRead, "/hosts", nil, ok, false},

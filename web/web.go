@@ -91,7 +91,7 @@ func (s *server) routes() []route {
 		{"GET /confirm", s.user(s.confirm)},
 		{"POST /confirm", s.user(s.beginConfirm)},
 		{"POST /confirm/done", s.user(s.endConfirm)},
-		{"GET /o/{org}/{$}", s.page(s.home)},
+		{"GET /o/{org}/{$}", s.org(millrace.OrgRead, s.overview)},
 		{"GET /o/{org}/jobs", s.org(millrace.JobsRead, s.jobs)},
 		{"GET /o/{org}/jobs/{job}", s.org(millrace.JobsRead, s.job)},
 		{"GET /o/{org}/hosts", s.org(millrace.HostsRead, s.hosts)},

@@ -243,7 +243,9 @@ func seed(ctx context.Context, cfg Config, github *githubtest.GitHub) (*seeded, 
 			Owner:         millrace.User{GitHubID: installation.SenderID, Login: tenant.owner + "-admin", Name: tenant.name + " admin"},
 			Installations: []millrace.Installation{installation.Installation},
 		})
-		if err != nil {
+		if millrace.CodeOf(err) == millrace.Conflict {
+			return nil, fmt.Errorf("the org %s was deleted here, and its short name is kept for a while: remove the --data directory to start over", tenant.slug)
+		} else if err != nil {
 			return nil, err
 		}
 		by := millrace.Caller{Actor: system, UserID: owner.ID, Role: millrace.RoleOwner}
