@@ -41,6 +41,20 @@ const (
 	Personal     OwnerType = "User"
 )
 
+// UserInstallation is an installation as a person may see it, by what GitHub said when it was last asked.
+type UserInstallation struct {
+	Installation
+	Member bool // they belong to the account
+	Admin  bool // they own it: they may link the installation to an org
+	SeenAt time.Time
+	Org    *Membership // the org that it is linked to, if they are a member there
+	// LinkedElsewhere says that it is linked to an org that they are no member of.
+	LinkedElsewhere bool
+}
+
+// ProofLength is how long GitHub's word that somebody owns an account is good for linking an installation of it.
+const ProofLength = 10 * time.Minute
+
 // JITPerMinute is how many JIT configs one installation may make per minute: writes cost 5 of GitHub's 900 secondary
 // points a minute, which sustains 166 (terraform-aws-github-runner, docs/rate-limits-and-tuning.md).
 const JITPerMinute = 166

@@ -388,6 +388,7 @@ var taken = map[string]string{
 	"hosts_name_key":                 "A host with this name already exists.",
 	"hosts_sign_key_key":             "A host with this key already exists; every host makes its own keys.",
 	"installations_installation_key": "This installation belongs to another org.",
+	"installations_owner_key":        "This GitHub account belongs to another org.",
 }
 
 // notUTF8 is Postgres's error code (character_not_in_repertoire) for a text that it can't hold.

@@ -250,6 +250,6 @@ func TestSignInInABrowser(t *testing.T) {
 	press("With another GitHub account")
 	press("Sign in as stranger")
 	press("Authorize Millrace")
-	do(t, ctx, chromedp.WaitVisible(chromedp.Search(`//h2[normalize-space()="You are not a member of an org yet"]`)))
+	do(t, ctx, chromedp.WaitVisible(chromedp.Search(`//h2[normalize-space()="GitHub shows us no account of yours with the App"]`)))
 	look(t, ctx, "no-org", p.URL+"/", 1280, 320)
 }

@@ -7,16 +7,17 @@ import (
 	"github.com/millrace-ci/millrace/web/ui"
 )
 
-// landing says what this is; members go on to their first org.
+// landing says what this is; members go on to their first org, others to where one is made.
 func (s *server) landing(w http.ResponseWriter, r *http.Request) error {
-	session, orgs, err := s.visitor(r)
+	_, orgs, err := s.visitor(r)
 	switch {
 	case millrace.CodeOf(err) == millrace.Unauthenticated:
 		return render(w, r, http.StatusOK, landingPage(ui.Frame{Public: true}, s.URL))
 	case err != nil:
 		return err
 	case len(orgs) == 0:
-		return render(w, r, http.StatusOK, noOrgPage(ui.Frame{Title: "No org yet", User: session.User}, s.SignIn != nil))
+		http.Redirect(w, r, "/new", http.StatusSeeOther)
+		return nil
 	}
 	http.Redirect(w, r, "/o/"+orgs[0].Slug+"/", http.StatusSeeOther)
 	return nil

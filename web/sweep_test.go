@@ -97,6 +97,7 @@ func TestEveryRouteForEveryRole(t *testing.T) {
 		"GET /o/{org}/tokens/new":               {millrace.TokensWrite, "/tokens/new", nil, ok, true},
 		"POST /o/{org}/tokens":                  {millrace.TokensWrite, "/tokens", url.Values{"name": {"x"}, "days": {"1"}, "scope": {"jobs:read"}}, ok, true},
 		"POST /o/{org}/tokens/{token}/revoke":   {millrace.OrgTokensWrite, "/tokens/" + token.ID.String() + "/revoke", url.Values{}, see, false},
+		"POST /o/{org}/installations":           {millrace.OrgWrite, "/installations", url.Values{"installation": {"1"}}, http.StatusForbidden, false}, // GitHub says that it is theirs: not of them
 		"GET /o/{org}/audit":                    {millrace.AuditRead, "/audit", nil, ok, false},
 		"GET /o/{org}/events":                   {}, // a stream: TestEventsSayChanged and TestStreamsEnd
 	}

@@ -18,16 +18,20 @@ import (
 
 // Config is what the dashboard needs.
 type Config struct {
-	Store  *store.Store
-	SignIn millrace.SignIn  // at GitHub; nil: by one-use links alone
-	Log    *slog.Logger     // nil: none
-	URL    string           // where people and agents reach this server, without a trailing slash
-	Secure bool             // URL is https: cookies are bound to it
-	Now    func() time.Time // nil: the wall clock. It is used to show ages, never to decide.
+	Store   *store.Store
+	SignIn  millrace.SignIn  // at GitHub; nil: by one-use links alone
+	Log     *slog.Logger     // nil: none
+	Install string           // where at GitHub the App is installed; "": not known
+	URL     string           // where people and agents reach this server, without a trailing slash
+	Secure  bool             // URL is https: cookies are bound to it
+	Now     func() time.Time // nil: the wall clock. It is used to show ages, never to decide.
 }
 
 // SignInCallback is the path that GitHub sends people back to: the App must list it.
 const SignInCallback = "/sign-in/github/callback"
+
+// SetupPath is where GitHub sends people after they installed the App: the App's setup URL.
+const SetupPath = "/github/setup"
 
 // server is the dashboard.
 type server struct {
@@ -88,6 +92,10 @@ func (s *server) routes() []route {
 		{"GET /account", s.user(s.account)},
 		{"POST /account/sessions/{session}/end", s.user(s.endSession)},
 		{"POST /account/sign-out-everywhere", s.user(s.signOutEverywhere)},
+		{"GET " + SetupPath, s.page(s.setUp)},
+		{"GET /new", s.user(s.newOrg)},
+		{"POST /new", s.user(s.foundOrg)},
+		{"POST /o/{org}/installations", s.org(millrace.OrgWrite, s.linkInstallation)},
 		{"GET /confirm", s.user(s.confirm)},
 		{"POST /confirm", s.user(s.beginConfirm)},
 		{"POST /confirm/done", s.user(s.endConfirm)},

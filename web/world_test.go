@@ -32,6 +32,8 @@ type world struct {
 	Org   storetest.Tenant
 	URL   string
 
+	Install string // where at GitHub the App is installed
+
 	mu   sync.Mutex
 	time time.Time
 	next int64 // GitHub ids
@@ -43,9 +45,9 @@ func newWorld(t *testing.T) *world {
 }
 
 // newWorldWith is a world whose people sign in as signIn, which is told the dashboard's URL, has it.
-func newWorldWith(t *testing.T, signIn func(url string) millrace.SignIn) *world {
+func newWorldWith(t *testing.T, signIn func(url string) millrace.SignIn, install ...string) *world {
 	t.Helper()
-	w := &world{t: t, time: noon.AddDate(0, 0, -6), next: 100}
+	w := &world{t: t, Install: strings.Join(install, ""), time: noon.AddDate(0, 0, -6), next: 100}
 	w.Store = storetest.OpenAt(t, storetest.NewDatabase(t), w.now)
 	if err := w.Store.KeepPartitions(t.Context()); err != nil {
 		t.Fatal(err)
@@ -54,7 +56,8 @@ func newWorldWith(t *testing.T, signIn func(url string) millrace.SignIn) *world 
 	w.Org = storetest.MustCreateOrg(t, w.Store, "calm")
 	server := httptest.NewUnstartedServer(nil)
 	w.URL = "http://" + server.Listener.Addr().String()
-	server.Config.Handler = web.New(web.Config{Store: w.Store, SignIn: signIn(w.URL), URL: w.URL, Now: w.now})
+	people := signIn(w.URL)
+	server.Config.Handler = web.New(web.Config{Store: w.Store, SignIn: people, URL: w.URL, Install: w.Install, Now: w.now})
 	server.Start()
 	t.Cleanup(func() {
 		server.CloseClientConnections()
@@ -358,3 +361,5 @@ func (w *world) secure() string {
 }
 
 func millis(t time.Time) string { return strconv.FormatInt(t.UnixMilli(), 10) }
+
+func itoa(n int64) string { return strconv.FormatInt(n, 10) }

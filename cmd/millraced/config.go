@@ -32,6 +32,7 @@ type Config struct {
 	GitHubWebhookSecret []string `env:"MILLRACE_GITHUB_WEBHOOK_SECRET"` // several while rotating
 	GitHubClientID      string   `env:"MILLRACE_GITHUB_CLIENT_ID"`      // "": nobody signs in with GitHub
 	GitHubClientSecret  string   `env:"MILLRACE_GITHUB_CLIENT_SECRET"`
+	GitHubAppSlug       string   `env:"MILLRACE_GITHUB_APP_SLUG" envDefault:"millrace"` // of its page at GitHub
 }
 
 // readConfig reads the environment given as KEY=value pairs.

@@ -122,6 +122,7 @@ func dev(ctx context.Context, o devOptions, stdout, stderr io.Writer) (err error
 		RunnerURL:    machines.fromGuest(forge.Addr()),
 		WebhookURL:   url + "/webhooks/github",
 		CallbackURLs: []string{url + web.SignInCallback},
+		SetupURL:     url + web.SetupPath,
 		StateFile:    filepath.Join(data, "github.json"),
 		Demo:         !o.noDemo,
 	})
@@ -143,6 +144,7 @@ func dev(ctx context.Context, o devOptions, stdout, stderr io.Writer) (err error
 		GitHubWebhookSecret: []string{github.WebhookSecret()},
 		GitHubClientID:      github.ClientID(),
 		GitHubClientSecret:  github.ClientSecret(),
+		GitHubAppSlug:       "millrace",
 	}
 
 	// The parts run under one context; the first that fails ends the others. The control plane outlives the agent, so
