@@ -162,7 +162,9 @@ func ParseUserID(s string) (UserID, error) { return parseID[userKind](s) }
 func ParseAPITokenID(s string) (APITokenID, error) { return parseID[apiTokenKind](s) }
 
 // ParseEnrollmentTokenID reads the form that people see.
-func ParseEnrollmentTokenID(s string) (EnrollmentTokenID, error) { return parseID[enrollmentTokenKind](s) }
+func ParseEnrollmentTokenID(s string) (EnrollmentTokenID, error) {
+	return parseID[enrollmentTokenKind](s)
+}
 
 // ParseSessionID reads the form that people see.
 func ParseSessionID(s string) (SessionID, error) { return parseID[sessionKind](s) }

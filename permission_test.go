@@ -19,9 +19,9 @@ func TestRolesDoc(t *testing.T) {
 A member of an org has one role. Whoever owns the GitHub organisation, or whose personal account it is, becomes an admin, and
 its other members become members; whoever created the org is its owner. An owner or admin may give anybody another role, which
 then stays whatever GitHub says, or let it follow GitHub again. The last owner can't be made anything else; when they leave at
-GitHub, whoever owns the GitHub organisation inherits. A collaborator of one repository is no member. GitHub is asked at each
-sign-in, which a session needs at least once a week: whoever has left the GitHub organisation leaves the org then, and their
-tokens with them.
+GitHub, whoever owns the GitHub organisation inherits. A collaborator of one repository is no member. GitHub is asked every
+few minutes, and whenever it says that somebody came or went: whoever has left the GitHub organisation leaves the org within five
+minutes, and their tokens with them.
 
 An API token has scopes, which are permissions: it may do what they say, as long as its user's role may. A token of the org's
 own is nobody's: it stays when its maker leaves, and has at most what an admin has. ` + "`make generate`" + ` makes this from the code.

@@ -87,6 +87,12 @@ type SweepRunners struct{}
 // Kind is the task's name.
 func (SweepRunners) Kind() string { return "runners.sweep" }
 
+// ReadMembers reads who belongs to the organisations whose members were not read for a while.
+type ReadMembers struct{}
+
+// Kind is the task's name.
+func (ReadMembers) Kind() string { return "members.read" }
+
 // ProbeIncidents looks whether the conditions of open incidents still hold.
 type ProbeIncidents struct{}
 

@@ -143,6 +143,83 @@ func (tx *Tx) link(ctx context.Context, by millrace.Actor, org millrace.OrgID, i
 	return tx.followGitHub(ctx, users)
 }
 
+// membersEvery is how often it is read who belongs to an organisation: whoever left must be gone within five minutes.
+const membersEvery = 3 * time.Minute
+
+// MembersDue are the installations whose members are to be read, and notes that they are read now: organisations that one
+// belongs to who could use the dashboard or the API at this moment.
+func (s *Store) MembersDue(ctx context.Context) (list []millrace.Installation, err error) {
+	err = s.systemTx(ctx, func(tx *Tx) error {
+		list, err = many(ctx, tx, func(row pgx.CollectableRow) (i millrace.Installation, err error) {
+			err = row.Scan(&i.OrgID, &i.ID, &i.OwnerLogin)
+			return i, err
+		}, `
+			WITH due AS (
+				UPDATE installations i SET members_at = $1
+				WHERE i.deleted_at IS NULL AND i.suspended_at IS NULL AND i.owner_type = 'Organization' AND (i.members_at IS NULL OR i.members_at <= $2)
+					AND EXISTS (
+						SELECT FROM user_installations p WHERE p.installation_id = i.installation_id AND (
+							EXISTS (SELECT FROM sessions s WHERE s.user_id = p.user_id AND s.expires_at > $1 AND s.last_used_at > $3)
+							OR EXISTS (SELECT FROM api_tokens t WHERE (t.org_id, t.user_id) = (i.org_id, p.user_id) AND t.revoked_at IS NULL AND t.expires_at > $1)))
+				RETURNING i.org_id, i.installation_id, i.owner_login
+			)
+			SELECT * FROM due ORDER BY 1, 2`, tx.now, tx.now.Add(-membersEvery), tx.now.Add(-millrace.SessionIdle))
+		return err
+	})
+	return list, err
+}
+
+// SaveMembers keeps who belongs to an organisation, of those whom GitHub showed the installation when they signed in: whoever
+// is not among members has left. It makes nobody a member who has not signed in: an organisation that wants its own sign-on
+// first stays hidden until then.
+func (s *Store) SaveMembers(ctx context.Context, installation int64, members []millrace.GitHubMember) error {
+	ids, admin := make([]int64, len(members)), make([]bool, len(members))
+	for i, m := range members {
+		ids[i], admin[i] = m.GitHubID, m.Admin
+	}
+	return s.systemTx(ctx, func(tx *Tx) error {
+		changed, err := many(ctx, tx, pgx.RowTo[millrace.UserID], `
+			WITH said AS (
+				SELECT p.user_id, m.github_id IS NOT NULL AS member, coalesce(m.admin, false) AS admin
+				FROM user_installations p JOIN users u ON u.user_id = p.user_id
+				LEFT JOIN unnest($2::bigint[], $3::boolean[]) AS m (github_id, admin) ON m.github_id = u.github_id
+				WHERE p.installation_id = $1
+			)
+			UPDATE user_installations p SET member = s.member, admin = s.admin FROM said s
+			WHERE p.installation_id = $1 AND p.user_id = s.user_id AND (p.member, p.admin) IS DISTINCT FROM (s.member, s.admin)
+			RETURNING p.user_id`, installation, ids, admin)
+		if err != nil || len(changed) == 0 {
+			return err
+		}
+		return tx.followGitHub(ctx, changed)
+	})
+}
+
+// intakeHint makes what an event says of an installation due to be read at GitHub: who belongs to it, or which repositories it
+// has. Other events ask for nothing.
+func (s *Store) intakeHint(ctx context.Context, hint *millrace.InstallationEvent) (result IntakeResult, err error) {
+	column := map[millrace.InstallationChange]string{millrace.InstallationPeople: "members_at", millrace.InstallationRepositories: "listed_at"}[hint.Changed]
+	if column == "" {
+		return IntakeIgnored, nil
+	}
+	err = s.systemTx(ctx, func(tx *Tx) error {
+		result = IntakeStored
+		var org millrace.OrgID
+		err := tx.QueryRow(ctx, `UPDATE installations SET `+column+` = NULL WHERE installation_id = $1 RETURNING org_id`, hint.InstallationID).Scan(&org)
+		if errors.Is(err, pgx.ErrNoRows) {
+			result = IntakeUnknownInstallation
+			return nil
+		}
+		if err != nil || hint.Changed != millrace.InstallationPeople {
+			return err
+		}
+		var b pgx.Batch
+		tx.queueTask(&b, org, millrace.ReadMembers{})
+		return tx.SendBatch(ctx, &b).Close()
+	})
+	return result, err
+}
+
 // SuggestSlug is a short name for an org of an account, one that is free.
 func (s *Store) SuggestSlug(ctx context.Context, login string) (slug string, err error) {
 	base := strings.Trim(strings.Map(func(r rune) rune {

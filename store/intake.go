@@ -42,6 +42,9 @@ const maxIntakeBatch = 200
 // Intake stores a delivery and joins what it says into its job; it is durable when Intake returns. Deliveries that come
 // while a commit is under way share the next one: the WAL's flush is what a webhook waits for.
 func (s *Store) Intake(ctx context.Context, d millrace.Delivery) (IntakeResult, error) {
+	if d.Job == nil && d.Installation != nil {
+		return s.intakeHint(ctx, d.Installation)
+	}
 	if d.Job == nil {
 		return IntakeIgnored, nil
 	}

@@ -45,6 +45,8 @@ func (w *Workers) Do(ctx context.Context, task river.JobArgs) error {
 		return err
 	case millrace.SweepRunners:
 		return w.sweepRunners(ctx)
+	case millrace.ReadMembers:
+		return w.readMembers(ctx)
 	case millrace.ProbeIncidents:
 		return w.probeIncidents(ctx)
 	default:

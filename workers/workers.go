@@ -66,6 +66,7 @@ var Schedule = []Scheduled{
 	{Every: 15 * time.Second, Task: millrace.PollRepositories{}},
 	{Every: time.Minute, Task: millrace.SweepDeliveries{}},
 	{Every: time.Minute, Task: millrace.GiveUpJobs{}},
+	{Every: time.Minute, Task: millrace.ReadMembers{}},
 	{Every: 5 * time.Minute, Task: millrace.SweepRunners{}},
 	{Every: 10 * time.Minute, Task: millrace.FindDeletedOrgs{}},
 	{Every: time.Hour, Task: millrace.KeepPartitions{}},
@@ -122,6 +123,7 @@ func (w *Workers) newClient() (*river.Client[pgx.Tx], error) {
 	addWorker[millrace.GiveUpJobs](tasks, w)
 	addWorker[millrace.SweepRunners](tasks, w)
 	addWorker[millrace.ProbeIncidents](tasks, w)
+	addWorker[millrace.ReadMembers](tasks, w)
 	var periodic []*river.PeriodicJob
 	for _, s := range Schedule {
 		if s.Task != nil {
