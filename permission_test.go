@@ -39,10 +39,10 @@ own is nobody's: it stays when its maker leaves, and has at most what an admin h
 		}
 		fmt.Fprintf(&b, " %s |\n", tick[r.Scope])
 	}
-	b.WriteString(fmt.Sprintf(`
+	fmt.Fprintf(&b, `
 Making a token, changing a role, exporting and deleting an org take a confirmation on top: a code that is typed at GitHub, which is
 good for %d minutes. A second trip through GitHub's login would be silent, and would prove nothing of whoever sits there.
-`, millrace.ConfirmationLength/time.Minute))
+`, millrace.ConfirmationLength/time.Minute)
 	sameDoc(t, "docs/roles.md", b.String())
 }
 

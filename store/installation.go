@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -131,7 +132,7 @@ func (tx *Tx) link(ctx context.Context, by millrace.Actor, org millrace.OrgID, i
 	if err := tx.saveInstallation(ctx, org, i); err != nil {
 		return err
 	}
-	err := tx.audit(ctx, org, by, "installation.linked", fmt.Sprint(i.ID), millrace.Change{Field: "owner", After: i.OwnerLogin})
+	err := tx.audit(ctx, org, by, "installation.linked", strconv.FormatInt(i.ID, 10), millrace.Change{Field: "owner", After: i.OwnerLogin})
 	if err != nil {
 		return err
 	}

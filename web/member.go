@@ -39,10 +39,10 @@ func (s *server) setRole(w http.ResponseWriter, r *http.Request, v visit) error 
 		return err
 	}
 	role := millrace.Role(r.PostFormValue("role"))
-	switch role {
-	case "":
+	if role == "" {
 		return millrace.Errorf(millrace.Unprocessable, "Which role? The form didn't say.")
-	case followGitHub:
+	}
+	if role == followGitHub {
 		role = ""
 	}
 	if _, err := s.Store.Org(v.Org.OrgID).SetRole(r.Context(), v.By, id, role); err != nil {

@@ -41,10 +41,10 @@ func (s *server) page(p page) http.Handler {
 			s.sendToSignIn(w, r, err)
 			return
 		}
-		switch code {
-		case millrace.Internal:
+		if code == millrace.Internal {
 			s.Log.ErrorContext(r.Context(), "serving a page", "path", r.URL.Path, "request", id, "error", err)
-		case millrace.Forbidden:
+		}
+		if code == millrace.Forbidden {
 			s.Log.WarnContext(r.Context(), "refused", "method", r.Method, "path", r.URL.Path, "address", device(r).Address, "request", id, "why", millrace.MessageOf(err))
 		}
 		if code == millrace.ReauthRequired && r.Method == http.MethodGet {
@@ -65,7 +65,7 @@ func (s *server) recovered(p page) page {
 		defer func() {
 			switch p := recover(); p {
 			case nil:
-			case http.ErrAbortHandler: //nolint:errorlint // the value itself, as net/http compares it
+			case http.ErrAbortHandler:
 				panic(p)
 			default:
 				err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -403,7 +404,7 @@ func TestForgedForms(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return fmt.Sprint(len(page.Entries))
+		return strconv.Itoa(len(page.Entries))
 	}
 	before := count()
 	for _, p := range web.Patterns() {
