@@ -203,6 +203,8 @@ func DecodeTask(kind string, args []byte) (river.JobArgs, error) {
 		return decode[millrace.CheckRunnerGroup](args)
 	case millrace.EraseOrg{}.Kind():
 		return decode[millrace.EraseOrg](args)
+	case millrace.ReadMembers{}.Kind():
+		return decode[millrace.ReadMembers](args)
 	case millrace.RetireVM{}.Kind():
 		return decode[millrace.RetireVM](args)
 	default:
