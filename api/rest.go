@@ -61,7 +61,7 @@ var ownErrors = sync.OnceFunc(func() {
 func (s *Server) rest(r chi.Router) {
 	ownErrors()
 	config := huma.DefaultConfig("Millrace", "1")
-	config.Info.Description = "Jobs, VMs, hosts, usage and incidents of one org. Every list answers `{\"data\": […], \"next_cursor\": …}`; every error is a problem (RFC 9457)."
+	config.Info.Description = "Jobs, VMs, hosts, usage, incidents, members, tokens and the audit log of one org. Every list answers `{\"data\": […], \"next_cursor\": …}`; every error is a problem (RFC 9457)."
 	config.OpenAPIPath = "/openapi"
 	config.DocsPath = ""
 	config.SchemasPath = ""
@@ -78,6 +78,10 @@ func (s *Server) rest(r chi.Router) {
 	s.hostRoutes(org)
 	s.usageRoutes(org)
 	s.incidentRoutes(org)
+	s.memberRoutes(org)
+	s.tokenRoutes(org)
+	s.enrollmentTokenRoutes(org)
+	s.auditRoutes(org)
 	r.Get("/docs/api", s.handle(docsPage(api.OpenAPI())))
 	r.Get("/docs/problems/{code}", s.handle(s.problemPage))
 }
