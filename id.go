@@ -155,6 +155,20 @@ func ParseJobID(s string) (JobID, error) { return parseID[jobKind](s) }
 // ParseVMID reads a VM's ID.
 func ParseVMID(s string) (VMID, error) { return parseID[vmKind](s) }
 
+// ParseUserID reads the form that people see.
+func ParseUserID(s string) (UserID, error) { return parseID[userKind](s) }
+
+// ParseAPITokenID reads the form that people see.
+func ParseAPITokenID(s string) (APITokenID, error) { return parseID[apiTokenKind](s) }
+
+// ParseEnrollmentTokenID reads the form that people see.
+func ParseEnrollmentTokenID(s string) (EnrollmentTokenID, error) {
+	return parseID[enrollmentTokenKind](s)
+}
+
+// ParseSessionID reads the form that people see.
+func ParseSessionID(s string) (SessionID, error) { return parseID[sessionKind](s) }
+
 func parseID[K Kind](s string) (ID[K], error) {
 	var id ID[K]
 	var k K

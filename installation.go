@@ -36,8 +36,8 @@ type UserInstallation struct {
 // ProofLength is how long GitHub's word that somebody is an installation's admin is good for linking it.
 const ProofLength = 10 * time.Minute
 
-// ErrAskGitHub is a Conflict that a trip through GitHub's sign-in resolves, after which the same is asked again.
-var ErrAskGitHub = Errorf(Conflict, "What GitHub said of you is too old for this. Sign in with GitHub once more.")
+// ErrAskGitHub is a refusal that a trip through GitHub's sign-in may resolve, after which the same is asked again.
+var ErrAskGitHub = Errorf(Forbidden, "What GitHub said of you is too old for this. Sign in with GitHub once more.")
 
 // InstallationEvent is a hint that something about an installation changed. Deliveries get lost and reordered: what is true
 // is read at GitHub.

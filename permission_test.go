@@ -19,8 +19,9 @@ func TestRolesDoc(t *testing.T) {
 A member of an org has one role. Whoever owns the GitHub organisation, or whose personal account it is, becomes an admin, and
 its other members become members; whoever created the org is its owner. An owner or admin may give anybody another role, which
 then stays whatever GitHub says, or let it follow GitHub again. The last owner can't be made anything else; when they leave at
-GitHub, whoever owns the GitHub organisation inherits. A collaborator of one repository is no member. Whoever leaves the GitHub
-organisation leaves the org within five minutes, and their tokens with them.
+GitHub, whoever owns the GitHub organisation inherits. A collaborator of one repository is no member. GitHub is asked every
+few minutes, and whenever it says that somebody came or went: whoever has left the GitHub organisation leaves the org within five
+minutes, and their tokens with them.
 
 An API token has scopes, which are permissions: it may do what they say, as long as its user's role may. A token of the org's
 own is nobody's: it stays when its maker leaves, and has at most what an admin has. ` + "`make generate`" + ` makes this from the code.
@@ -38,10 +39,10 @@ own is nobody's: it stays when its maker leaves, and has at most what an admin h
 		}
 		fmt.Fprintf(&b, " %s |\n", tick[r.Scope])
 	}
-	b.WriteString(fmt.Sprintf(`
+	fmt.Fprintf(&b, `
 Making a token, changing a role, exporting and deleting an org take a confirmation on top: a code that is typed at GitHub, which is
 good for %d minutes. A second trip through GitHub's login would be silent, and would prove nothing of whoever sits there.
-`, millrace.ConfirmationLength/time.Minute))
+`, millrace.ConfirmationLength/time.Minute)
 	sameDoc(t, "docs/roles.md", b.String())
 }
 

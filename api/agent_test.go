@@ -37,6 +37,14 @@ func TestEnrollRefuses(t *testing.T) {
 		}
 		return secret.Reveal()
 	}
+	spoiled := func(how string) string {
+		secret := mint(1, time.Hour)
+		hash, _ := millrace.HashSecret(millrace.EnrollmentTokenPrefix, secret)
+		if _, err := w.root.Exec(t.Context(), `UPDATE enrollment_tokens SET `+how+` WHERE hash = $1`, hash); err != nil {
+			t.Fatal(err)
+		}
+		return secret
+	}
 	good := mint(1, time.Hour)
 	request := func(change func(*client.EnrollRequest)) []byte {
 		in := client.EnrollRequest{
@@ -54,8 +62,8 @@ func TestEnrollRefuses(t *testing.T) {
 		"unknown token": {request(func(in *client.EnrollRequest) {
 			in.Token = millrace.NewSecret(millrace.EnrollmentTokenPrefix, nil).Reveal()
 		}), 401},
-		"expired token":    {request(func(in *client.EnrollRequest) { in.Token = mint(1, -time.Second) }), 401},
-		"used-up token":    {request(func(in *client.EnrollRequest) { in.Token = mint(0, time.Hour) }), 401},
+		"expired token":    {request(func(in *client.EnrollRequest) { in.Token = spoiled("expires_at = created_at") }), 401},
+		"used-up token":    {request(func(in *client.EnrollRequest) { in.Token = spoiled("uses_left = 0") }), 401},
 		"API token":        {request(func(in *client.EnrollRequest) { in.Token = storetest.MustCreateToken(t, w.st, w.calm) }), 401},
 		"short sign key":   {request(func(in *client.EnrollRequest) { in.SignKey = in.SignKey[:31] }), 422},
 		"no seal key":      {request(func(in *client.EnrollRequest) { in.SealKey = nil }), 422},

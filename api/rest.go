@@ -61,7 +61,7 @@ var ownErrors = sync.OnceFunc(func() {
 func (s *Server) rest(r chi.Router) {
 	ownErrors()
 	config := huma.DefaultConfig("Millrace", "1")
-	config.Info.Description = "Jobs, VMs, hosts, usage and incidents of one org. Every list answers `{\"data\": […], \"next_cursor\": …}`; every error is a problem (RFC 9457)."
+	config.Info.Description = "Jobs, VMs, hosts, usage, incidents, members, tokens and the audit log of one org. Every list answers `{\"data\": […], \"next_cursor\": …}`; every error is a problem (RFC 9457)."
 	config.OpenAPIPath = "/openapi"
 	config.DocsPath = ""
 	config.SchemasPath = ""
@@ -78,6 +78,10 @@ func (s *Server) rest(r chi.Router) {
 	s.hostRoutes(org)
 	s.usageRoutes(org)
 	s.incidentRoutes(org)
+	s.memberRoutes(org)
+	s.tokenRoutes(org)
+	s.enrollmentTokenRoutes(org)
+	s.auditRoutes(org)
 	r.Get("/docs/api", s.handle(docsPage(api.OpenAPI())))
 	r.Get("/docs/problems/{code}", s.handle(s.problemPage))
 }
@@ -154,6 +158,7 @@ func register[I, O any](s *Server, api huma.API, needs millrace.Permission, op h
 			return
 		}
 		if err := org.by.Require(needs); err != nil {
+			s.log.Warn("refused", "request_id", org.by.Actor.RequestID, "token", org.by.Actor.ID, "address", org.by.Actor.Address, "operation", op.OperationID, "why", err.Error())
 			s.refuse(ctx, err)
 			return
 		}

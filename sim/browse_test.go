@@ -95,7 +95,7 @@ func browse(t *testing.T, s *system) {
 	dashboard := page{t, openBrowser(t)}
 	dashboard.do("opening the sign-in link", chromedp.Navigate(s.SignInURL), chromedp.WaitVisible(chromedp.CSS("main")))
 	address, err := chromedp.Run(dashboard.ctx, chromedp.Location())
-	if want := s.URL + "/o/" + s.Org + "/jobs"; err != nil || address != want {
+	if want := s.URL + "/o/" + s.Org + "/"; err != nil || address != want {
 		t.Fatalf("the sign-in link led to %s, want %s (%v)", address, want, err)
 	}
 	before := s.rows(t)

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 	"unicode"
-	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 
@@ -72,8 +71,8 @@ type FoundOrg struct {
 var foundedSize = millrace.Size{MilliCPU: 2000, MemoryMB: 4096}
 
 // FoundOrg makes an org of an installation whose admin GitHub says that user is: they own it, and the other members whom
-// GitHub has shown the installation join. [millrace.ErrAskGitHub]: GitHub said so too long ago. NotFound: it shows them no such
-// installation. Forbidden: they are no admin of it. Conflict: the short name is taken, the account is an org's already, or the
+// GitHub has shown the installation join. Forbidden: GitHub shows them no such installation, or says that they are
+// no admin of it; [millrace.ErrAskGitHub], a Forbidden too: it said so too long ago. Conflict: the short name is taken, the account is an org's already, or the
 // App is suspended there. The tenant does not exist yet, so the system role makes it.
 func (s *Store) FoundOrg(ctx context.Context, by millrace.Actor, user millrace.UserID, n FoundOrg) (org millrace.Org, err error) {
 	if err := millrace.CheckSlug(n.Slug); err != nil {
@@ -84,10 +83,10 @@ func (s *Store) FoundOrg(ctx context.Context, by millrace.Actor, user millrace.U
 		if err != nil {
 			return err
 		}
-		if n.Name == "" {
+		if n.Name = strings.TrimSpace(n.Name); n.Name == "" {
 			n.Name = at.OwnerLogin
 		}
-		if n.Name, err = checkName(n.Name); err != nil {
+		if err := millrace.CheckName(n.Name); err != nil {
 			return err
 		}
 		var linked bool
@@ -119,6 +118,8 @@ func (s *Store) FoundOrg(ctx context.Context, by millrace.Actor, user millrace.U
 
 var errLinked = millrace.Errorf(millrace.Conflict, "%s", taken["installations_installation_key"])
 
+var errNotShown = millrace.Errorf(millrace.Forbidden, "GitHub shows you no such installation.")
+
 // proven is the installation that user is proven to be the admin of, and all users whom GitHub has shown it; they are locked,
 // so that nothing that GitHub says of them comes between.
 func (tx *Tx) proven(ctx context.Context, user millrace.UserID, installation int64) (at millrace.Installation, people []millrace.UserID, err error) {
@@ -133,12 +134,14 @@ func (tx *Tx) proven(ctx context.Context, user millrace.UserID, installation int
 		FROM users u LEFT JOIN user_installations p ON p.user_id = u.user_id AND p.installation_id = $2
 		WHERE u.user_id = $1`, user, installation).Scan(&at.ID, &at.OwnerID, &at.OwnerLogin, &at.OwnerType, &suspended, &admin, &seen)
 	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return at, nil, errNotShown
 	case err != nil:
 		return at, nil, err
-	case tx.now.Sub(val(seen)) > millrace.ProofLength:
+	case tx.now.Sub(val(seen)) >= millrace.ProofLength:
 		return at, nil, millrace.ErrAskGitHub
 	case admin == nil:
-		return at, nil, millrace.Errorf(millrace.NotFound, "GitHub shows you no such installation.")
+		return at, nil, errNotShown
 	case !*admin:
 		return at, nil, millrace.Errorf(millrace.Forbidden, "Only an owner of %s at GitHub may link it.", at.OwnerLogin)
 	case suspended != nil:
@@ -226,8 +229,20 @@ func (o Org) LinkInstallation(ctx context.Context, by millrace.Caller, installat
 	}, lock)
 }
 
-// Installations are the org's installations, those that GitHub has no more last, by login.
-func (o Org) Installations(ctx context.Context) (list []millrace.LinkedInstallation, err error) {
+// Installations are the org's installations that are there, by login.
+func (o Org) Installations(ctx context.Context) ([]millrace.Installation, error) {
+	all, err := o.LinkedInstallations(ctx)
+	list := make([]millrace.Installation, 0, len(all))
+	for _, i := range all {
+		if i.DeletedAt.IsZero() {
+			list = append(list, i.Installation)
+		}
+	}
+	return list, err
+}
+
+// LinkedInstallations are the org's installations with what its settings show, those that GitHub has no more last, by login.
+func (o Org) LinkedInstallations(ctx context.Context) (list []millrace.LinkedInstallation, err error) {
 	err = o.tx(ctx, func(tx *Tx) error {
 		list, err = many(ctx, tx, func(row pgx.CollectableRow) (i millrace.LinkedInstallation, err error) {
 			var suspended, deleted, heard, read, listed, members, reset *time.Time
@@ -245,26 +260,13 @@ func (o Org) Installations(ctx context.Context) (list []millrace.LinkedInstallat
 	return list, err
 }
 
-// maxName bounds an org's name, in characters.
-const maxName = 80
-
-// checkName is a name as it is kept; Unprocessable when it can't be an org's.
-func checkName(name string) (string, error) {
-	name = strings.TrimSpace(name)
-	n := utf8.RuneCountInString(name)
-	if n < 1 || n > maxName || !utf8.ValidString(name) || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		return "", millrace.Errorf(millrace.Unprocessable, "An org's name has 1 to %d characters, on one line.", maxName)
-	}
-	return name, nil
-}
-
 // Rename gives the org another name. Its short name stays: links and tokens mean it.
 func (o Org) Rename(ctx context.Context, by millrace.Caller, name string) error {
 	if err := by.Require(millrace.OrgWrite); err != nil {
 		return err
 	}
-	name, err := checkName(name)
-	if err != nil {
+	name = strings.TrimSpace(name)
+	if err := millrace.CheckName(name); err != nil {
 		return err
 	}
 	return o.tx(ctx, func(tx *Tx) error {

@@ -96,7 +96,7 @@ func TestFoundOrg(t *testing.T) {
 	if got := column[string](t, w.root, `SELECT action FROM audit WHERE org_id = $1 AND actor_id = $2 ORDER BY action`, org.ID, mona.ID.String()); !cmp.Equal(got, []string{"installation.linked", "org.created"}) {
 		t.Errorf("audit %v", got)
 	}
-	list, err := w.st.Org(org.ID).Installations(t.Context())
+	list, err := w.st.Org(org.ID).LinkedInstallations(t.Context())
 	if err != nil || len(list) != 1 || list[0].ID != at.ID || list[0].OrgID != org.ID || !list[0].DeletedAt.IsZero() {
 		t.Errorf("installations %+v, %v", list, err)
 	}
@@ -177,14 +177,14 @@ func TestProofOfInstallation(t *testing.T) {
 		want millrace.Code
 	}{
 		{"no admin of it", lisa, free.ID, millrace.Forbidden},
-		{"GitHub does not show it", lisa, 4711, millrace.NotFound},
+		{"GitHub does not show it", lisa, 4711, millrace.Forbidden},
 		{"another tenant's", lisa, brisk.Installation.ID, millrace.Conflict},
 		{"suspended", lisa, paused.ID, millrace.Conflict},
 		{"an account that comes back is its org's", lisa, again.ID, millrace.Conflict},
-		{"zero", lisa, 0, millrace.NotFound},
-		{"negative", lisa, -1, millrace.NotFound},
-		{"not asked for long", stale, free.ID, millrace.Conflict},
-		{"nobody", millrace.User{}, other.ID, millrace.NotFound},
+		{"zero", lisa, 0, millrace.Forbidden},
+		{"negative", lisa, -1, millrace.Forbidden},
+		{"not asked for long", stale, free.ID, millrace.Forbidden},
+		{"nobody", millrace.User{}, other.ID, millrace.Forbidden},
 	} {
 		_, err := w.st.FoundOrg(t.Context(), actor(tc.user), tc.user.ID, store.FoundOrg{InstallationID: tc.id, Slug: "new", Name: "New"})
 		if millrace.CodeOf(err) != tc.want || errors.Is(err, millrace.ErrAskGitHub) != (tc.user == stale) {
@@ -280,7 +280,7 @@ func TestRename(t *testing.T) {
 	member.Role = millrace.RoleMember
 	code(t, w.org.Rename(t.Context(), member, "Other"), millrace.Forbidden)
 	code(t, w.org.HideChecklist(t.Context(), member, true), millrace.Forbidden)
-	for _, name := range []string{"", " ", "a\x00b", "a\u202eb", strings.Repeat("ä", 81), "\xff"} {
+	for _, name := range []string{"", " ", "a\x00b", "a\u202eb", strings.Repeat("ä", 101)} {
 		code(t, w.org.Rename(t.Context(), w.Caller(), name), millrace.Unprocessable)
 	}
 	for range 2 {

@@ -115,6 +115,7 @@ func TestPagesInABrowser(t *testing.T) {
 	}
 	visit("sign-in", full.URL+"/sign-in")
 	signIn(full)
+	visit("overview", full.URL+"/o/calm/")
 	visit("jobs", full.URL+"/o/calm/jobs")
 	visit("jobs-none", full.URL+"/o/calm/jobs?status=waiting")
 	visit("job-running", full.URL+"/o/calm/jobs/"+running.ID.String())
@@ -141,11 +142,47 @@ func TestPagesInABrowser(t *testing.T) {
 	visit("job-incidents", full.URL+"/o/calm/jobs/"+full.newest().ID.String())
 	visit("hosts-incidents", full.URL+"/o/calm/hosts")
 	visit("usage", full.URL+"/o/calm/usage?by=user&window=14d")
+	full.settle()
+	visit("settings", full.URL+"/o/calm/settings")
+	visit("delete", full.URL+"/o/calm/settings/delete")
+	visit("members", full.URL+"/o/calm/members")
+	visit("tokens", full.URL+"/o/calm/tokens")
+	visit("token-new", full.URL+"/o/calm/tokens/new")
+	visit("audit", full.URL+"/o/calm/audit")
+	visit("audit-none", full.URL+"/o/calm/audit?actor=nobody")
+	visit("account", full.URL+"/account")
 	visit("missing", full.URL+"/o/calm/nothing")
 	signIn(empty) // cookies are the host's, whatever its port: this is another session
+	visit("overview-empty", empty.URL+"/o/calm/")
 	visit("jobs-empty", empty.URL+"/o/calm/jobs")
 	visit("hosts-empty", empty.URL+"/o/calm/hosts")
 	visit("usage-empty", empty.URL+"/o/calm/usage")
+	visit("tokens-empty", empty.URL+"/o/calm/tokens")
+}
+
+// settle gives the org members of every role and tokens, and has its owner confirm that it is them.
+func (w *world) settle() {
+	w.t.Helper()
+	for _, role := range millrace.Roles {
+		w.person(w.Org, role)
+	}
+	for _, n := range []millrace.NewAPIToken{
+		{Name: "ci", Scopes: []millrace.Permission{millrace.JobsRead}},
+		{Name: "dashboard of everything that has a name which goes on and on", Scopes: millrace.Scopes(), Days: 366, OfOrg: true},
+	} {
+		if _, _, err := w.Store.Org(w.Org.ID).CreateAPIToken(w.t.Context(), w.Org.Caller(), n); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	sessions, err := w.Store.Sessions(w.t.Context(), w.Org.Owner.ID)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, s := range sessions {
+		if err := w.Store.ConfirmSession(w.t.Context(), s.ID); err != nil {
+			w.t.Fatal(err)
+		}
+	}
 }
 
 // TestLive watches a job's row appear and move on, without a reload, under the content security policy.
@@ -155,6 +192,8 @@ func TestLive(t *testing.T) {
 	ctx := chrome(t)
 	host := w.host("rack-1", 10)
 	do(t, ctx, chromedp.Navigate(w.link()))
+	do(t, ctx, chromedp.WaitVisible(chromedp.CSS(`#live[data-state="live"]`)))
+	do(t, ctx, chromedp.Navigate(w.URL+"/o/calm/jobs"))
 	do(t, ctx, chromedp.WaitVisible(chromedp.CSS(`#live[data-state="live"]`)))
 	if title := do(t, ctx, chromedp.Evaluate[string](`window.unreloaded = true; document.title`)); !strings.HasPrefix(title, "Jobs") {
 		t.Fatalf("signed in to %q", title)
@@ -211,6 +250,6 @@ func TestSignInInABrowser(t *testing.T) {
 	press("With another GitHub account")
 	press("Sign in as stranger")
 	press("Authorize Millrace")
-	do(t, ctx, chromedp.WaitVisible(chromedp.Search(`//h2[normalize-space()="You are not a member of an org yet"]`)))
+	do(t, ctx, chromedp.WaitVisible(chromedp.Search(`//h2[normalize-space()="GitHub shows us no account of yours with the App"]`)))
 	look(t, ctx, "no-org", p.URL+"/", 1280, 320)
 }

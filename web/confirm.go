@@ -53,7 +53,21 @@ func (s *server) confirm(w http.ResponseWriter, r *http.Request, session millrac
 		http.Redirect(w, r, s.next(r), http.StatusSeeOther)
 		return nil
 	}
-	return s.showConfirm(w, r, session, http.StatusOK, confirmView{})
+	pending := s.pending(r)
+	return s.showConfirm(w, r, session, http.StatusOK, confirmView{Code: pending.Get("user_code"), At: pending.Get("at")})
+}
+
+// pending is the confirmation that the browser keeps.
+func (s *server) pending(r *http.Request) url.Values {
+	c, err := r.Cookie(s.bound(confirmCookie))
+	if err != nil {
+		return nil
+	}
+	q, err := url.ParseQuery(c.Value)
+	if err != nil || q.Get("code") == "" {
+		return nil
+	}
+	return q
 }
 
 // beginConfirm asks GitHub for a code and shows it.
@@ -72,11 +86,8 @@ func (s *server) beginConfirm(w http.ResponseWriter, r *http.Request, session mi
 
 // endConfirm asks GitHub whether the code was confirmed, and by whom.
 func (s *server) endConfirm(w http.ResponseWriter, r *http.Request, session millrace.Session, _ []millrace.Membership) error {
-	var pending url.Values
-	if c, err := r.Cookie(s.bound(confirmCookie)); err == nil {
-		pending, _ = url.ParseQuery(c.Value)
-	}
-	if s.SignIn == nil || pending.Get("code") == "" {
+	pending := s.pending(r)
+	if s.SignIn == nil || pending == nil {
 		return s.showConfirm(w, r, session, http.StatusConflict, confirmView{Problem: "No code of yours is waiting. Get another one."})
 	}
 	view := confirmView{Code: pending.Get("user_code"), At: pending.Get("at")}

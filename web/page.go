@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"fmt"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"strings"
 
 	"github.com/a-h/templ"
@@ -30,7 +32,7 @@ func (s *server) page(p page) http.Handler {
 		id := "req_" + strings.ToLower(rand.Text()[:20])
 		w.Header().Set("X-Request-Id", id)
 		r = r.WithContext(context.WithValue(r.Context(), requestIDKey{}, id))
-		err := p(w, r)
+		err := s.recovered(p)(w, r)
 		if err == nil || r.Context().Err() != nil {
 			return
 		}
@@ -42,6 +44,9 @@ func (s *server) page(p page) http.Handler {
 		if code == millrace.Internal {
 			s.Log.ErrorContext(r.Context(), "serving a page", "path", r.URL.Path, "request", id, "error", err)
 		}
+		if code == millrace.Forbidden {
+			s.Log.WarnContext(r.Context(), "refused", "method", r.Method, "path", r.URL.Path, "address", device(r).Address, "request", id, "why", millrace.MessageOf(err))
+		}
 		if code == millrace.ReauthRequired && r.Method == http.MethodGet {
 			http.Redirect(w, r, confirmPath(r.URL.RequestURI()), http.StatusSeeOther)
 			return
@@ -52,6 +57,22 @@ func (s *server) page(p page) http.Handler {
 			s.Log.ErrorContext(r.Context(), "rendering an error page", "request", id, "error", err)
 		}
 	})
+}
+
+// recovered turns a panic into an error: its page says no more than any other's.
+func (s *server) recovered(p page) page {
+	return func(w http.ResponseWriter, r *http.Request) (err error) {
+		defer func() {
+			switch p := recover(); p {
+			case nil:
+			case http.ErrAbortHandler:
+				panic(p)
+			default:
+				err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+			}
+		}()
+		return p(w, r)
+	}
 }
 
 type requestIDKey struct{}
@@ -129,6 +150,14 @@ func render(w http.ResponseWriter, r *http.Request, status int, c templ.Componen
 		return nil // nobody waits for it
 	}
 	return err
+}
+
+// live answers htmx with a page's live part, and everybody else with the page.
+func live(w http.ResponseWriter, r *http.Request, f ui.Frame, part, whole templ.Component) error {
+	if partial(r) {
+		return render(w, r, http.StatusOK, ui.Part(f, part))
+	}
+	return render(w, r, http.StatusOK, whole)
 }
 
 // partial reports whether htmx asks for a page's live part alone.

@@ -103,17 +103,18 @@ func (s *server) visit(r *http.Request) (v visit, err error) {
 	for _, m := range v.Orgs {
 		if m.Slug == r.PathValue("org") {
 			v.Org = m
-			v.By = millrace.Caller{
-				Actor: millrace.Actor{
-					Kind: millrace.ActorUser, ID: v.Session.User.ID.String(), Name: v.Session.User.Login,
-					Address: device(r).Address, RequestID: requestID(r),
-				},
-				UserID: v.Session.User.ID, Role: m.Role,
-			}
+			v.By = millrace.Caller{Actor: actorOf(r, v.Session), UserID: v.Session.User.ID, Role: m.Role}
 			return v, nil
 		}
 	}
 	return v, errNoPage
+}
+
+// actorOf is whoever is signed in, as the audit log knows who made a change.
+func actorOf(r *http.Request, session millrace.Session) millrace.Actor {
+	return millrace.Actor{
+		Kind: millrace.ActorUser, ID: session.User.ID.String(), Name: session.User.Login, Address: device(r).Address, RequestID: requestID(r),
+	}
 }
 
 // visitor is who is signed in, and the orgs they belong to.
@@ -181,10 +182,10 @@ func (s *server) sendToSignIn(w http.ResponseWriter, r *http.Request, err error)
 	http.Redirect(w, r, "/sign-in", http.StatusSeeOther)
 }
 
-// localPath reports whether target is a page of an org here, and nothing that a browser could take for another site.
+// localPath reports whether target is a page here that takes being signed in, and nothing that a browser could take for another site.
 func localPath(target string) bool {
 	u, err := url.Parse(target)
-	return err == nil && u.Scheme == "" && u.Host == "" && strings.HasPrefix(target, "/o/") && !strings.ContainsAny(target, "\\\r\n")
+	return err == nil && u.Scheme == "" && u.Host == "" && (strings.HasPrefix(target, "/o/") || u.Path == "/account" || u.Path == "/device" || u.Path == "/new") && !strings.ContainsAny(target, "\\\r\n")
 }
 
 func (s *server) target(r *http.Request) string {

@@ -29,7 +29,7 @@ func newPeople(t *testing.T) *people {
 	w := newWorldWith(t, func(dashboard string) millrace.SignIn {
 		callback := dashboard + web.SignInCallback
 		var err error
-		if gh, err = githubtest.New(githubtest.Config{URL: at, CallbackURLs: []string{callback}}); err != nil {
+		if gh, err = githubtest.New(githubtest.Config{URL: at, CallbackURLs: []string{callback}, SetupURL: dashboard + web.SetupPath}); err != nil {
 			t.Fatal(err)
 		}
 		o, err := github.NewOAuth(github.OAuthConfig{
@@ -39,7 +39,7 @@ func newPeople(t *testing.T) *people {
 			t.Fatal(err)
 		}
 		return o
-	})
+	}, at+"/apps/millrace/installations/new")
 	site.Config.Handler = gh
 	site.Start()
 	t.Cleanup(func() {
@@ -134,9 +134,11 @@ func TestSignInAtGitHub(t *testing.T) {
 	if res, _ := p.get(other, p.back(p.authorize(other), "stranger")); res.Header.Get("Location") != "/" {
 		t.Errorf("a stranger is led to %s", res.Header.Get("Location"))
 	}
-	if res, page := p.get(other, "/"); res.StatusCode != http.StatusOK || !strings.Contains(page, "not a member of an org yet") || !strings.Contains(page, "Look again") {
+	if res, _ := p.get(other, "/"); res.Header.Get("Location") != "/new" {
 		t.Errorf("a stranger's first page: %s", res.Status)
 	}
+	_, page = p.get(other, "/new")
+	contains(t, page, "GitHub shows us no account of yours", "isn't installed yet", "approve", "SAML", "account=choose", "/apps/millrace/installations/new")
 
 	// She left the organisation: at her next sign-in the org is gone.
 	if err := p.gh.RemoveMember("robots", "mona"); err != nil {

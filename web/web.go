@@ -18,16 +18,20 @@ import (
 
 // Config is what the dashboard needs.
 type Config struct {
-	Store  *store.Store
-	SignIn millrace.SignIn  // at GitHub; nil: by one-use links alone
-	Log    *slog.Logger     // nil: none
-	URL    string           // where people and agents reach this server, without a trailing slash
-	Secure bool             // URL is https: cookies are bound to it
-	Now    func() time.Time // nil: the wall clock. It is used to show ages, never to decide.
+	Store   *store.Store
+	SignIn  millrace.SignIn  // at GitHub; nil: by one-use links alone
+	Log     *slog.Logger     // nil: none
+	Install string           // where at GitHub the App is installed; "": not known
+	URL     string           // where people and agents reach this server, without a trailing slash
+	Secure  bool             // URL is https: cookies are bound to it
+	Now     func() time.Time // nil: the wall clock. It is used to show ages, never to decide.
 }
 
 // SignInCallback is the path that GitHub sends people back to: the App must list it.
 const SignInCallback = "/sign-in/github/callback"
+
+// SetupPath is where GitHub sends people after they installed the App: the App's setup URL.
+const SetupPath = "/github/setup"
 
 // server is the dashboard.
 type server struct {
@@ -46,31 +50,77 @@ func New(cfg Config) http.Handler {
 	s := &server{cfg}
 
 	mux := http.NewServeMux()
-	mux.Handle("GET "+assets.Prefix, assets.Handler())
-	mux.Handle("GET /{$}", s.page(s.landing))
-	mux.Handle("GET /pricing", s.page(s.pricing))
-	mux.Handle("GET /sign-in", s.page(s.askToSignIn))
-	mux.Handle("GET /sign-in/github", s.page(s.toGitHub))
-	mux.Handle("GET "+SignInCallback, s.page(s.fromGitHub))
-	mux.Handle("GET /sign-in/{secret}", s.page(s.signIn))
-	mux.Handle("POST /sign-out", s.page(s.signOut))
-	mux.Handle("GET /confirm", s.user(s.confirm))
-	mux.Handle("POST /confirm", s.user(s.beginConfirm))
-	mux.Handle("POST /confirm/done", s.user(s.endConfirm))
-	mux.Handle("GET /o/{org}/{$}", s.page(s.toJobs))
-	mux.Handle("GET /o/{org}/jobs", s.org(millrace.JobsRead, s.jobs))
-	mux.Handle("GET /o/{org}/jobs/{job}", s.org(millrace.JobsRead, s.job))
-	mux.Handle("GET /o/{org}/hosts", s.org(millrace.HostsRead, s.hosts))
-	mux.Handle("POST /o/{org}/hosts/enrollment-tokens", s.org(millrace.HostsWrite, s.makeEnrollmentToken))
-	mux.Handle("GET /o/{org}/incidents", s.org(millrace.IncidentsRead, s.incidents))
-	mux.Handle("GET /o/{org}/usage", s.org(millrace.UsageRead, s.usage))
-	mux.Handle("GET /o/{org}/events", s.org(millrace.OrgRead, s.events))
-	mux.Handle("GET /o/{org}", s.page(s.toJobs))
-	mux.Handle("/", s.page(s.noPage))
-
+	for _, r := range s.routes() {
+		mux.Handle(r.pattern, r.handler)
+	}
 	protection := http.NewCrossOriginProtection()
-	protection.SetDenyHandler(s.page(func(http.ResponseWriter, *http.Request) error { return errCrossOrigin }))
-	return headers(cfg.Secure, protection.Handler(mux))
+	refused := s.page(func(http.ResponseWriter, *http.Request) error { return errCrossOrigin })
+	protection.SetDenyHandler(refused)
+	return headers(cfg.Secure, sentByBrowser(protection.Handler(mux), refused))
+}
+
+// sentByBrowser refuses what would change something and doesn't say which page sent it. Every browser says so, and what
+// isn't one has the API; [http.CrossOriginProtection] alone lets it pass.
+func sentByBrowser(next, refused http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		safe := r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodOptions
+		if !safe && r.Header.Get("Sec-Fetch-Site") == "" && r.Header.Get("Origin") == "" {
+			refused.ServeHTTP(w, r)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// route is a path and what answers it.
+type route struct {
+	pattern string
+	handler http.Handler
+}
+
+// routes are all of the dashboard's; a test has what each answers to whom.
+func (s *server) routes() []route {
+	return []route{
+		{"GET " + assets.Prefix, assets.Handler()},
+		{"GET /{$}", s.page(s.landing)},
+		{"GET /pricing", s.page(s.pricing)},
+		{"GET /sign-in", s.page(s.askToSignIn)},
+		{"GET /sign-in/github", s.page(s.toGitHub)},
+		{"GET " + SignInCallback, s.page(s.fromGitHub)},
+		{"GET /sign-in/{secret}", s.page(s.signIn)},
+		{"POST /sign-out", s.page(s.signOut)},
+		{"GET /account", s.user(s.account)},
+		{"POST /account/sessions/{session}/end", s.user(s.endSession)},
+		{"POST /account/sign-out-everywhere", s.user(s.signOutEverywhere)},
+		{"GET " + SetupPath, s.page(s.setUp)},
+		{"GET /new", s.user(s.newOrg)},
+		{"POST /new", s.user(s.foundOrg)},
+		{"POST /o/{org}/installations", s.org(millrace.OrgWrite, s.linkInstallation)},
+		{"GET /confirm", s.user(s.confirm)},
+		{"POST /confirm", s.user(s.beginConfirm)},
+		{"POST /confirm/done", s.user(s.endConfirm)},
+		{"GET /o/{org}/{$}", s.org(millrace.OrgRead, s.overview)},
+		{"GET /o/{org}/jobs", s.org(millrace.JobsRead, s.jobs)},
+		{"GET /o/{org}/jobs/{job}", s.org(millrace.JobsRead, s.job)},
+		{"GET /o/{org}/hosts", s.org(millrace.HostsRead, s.hosts)},
+		{"POST /o/{org}/hosts/enrollment-tokens", s.org(millrace.HostsWrite, s.makeEnrollmentToken)},
+		{"GET /o/{org}/incidents", s.org(millrace.IncidentsRead, s.incidents)},
+		{"GET /o/{org}/usage", s.org(millrace.UsageRead, s.usage)},
+		{"GET /o/{org}/settings", s.org(millrace.OrgRead, s.settings)},
+		{"POST /o/{org}/settings/export", s.org(millrace.OrgExport, s.dangerous(s.export))},
+		{"GET /o/{org}/settings/delete", s.org(millrace.OrgDelete, s.dangerous(s.askToDelete))},
+		{"POST /o/{org}/settings/delete", s.org(millrace.OrgDelete, s.dangerous(s.deleteOrg))},
+		{"GET /o/{org}/members", s.org(millrace.MembersRead, s.members)},
+		{"POST /o/{org}/members/{user}", s.org(millrace.MembersWrite, s.dangerous(s.setRole))},
+		{"GET /o/{org}/tokens", s.org(millrace.TokensWrite, s.tokens)},
+		{"GET /o/{org}/tokens/new", s.org(millrace.TokensWrite, s.dangerous(s.newToken))},
+		{"POST /o/{org}/tokens", s.org(millrace.TokensWrite, s.dangerous(s.makeToken))},
+		{"POST /o/{org}/tokens/{token}/revoke", s.org(millrace.TokensWrite, s.revokeToken)},
+		{"GET /o/{org}/audit", s.org(millrace.AuditRead, s.audit)},
+		{"GET /o/{org}/events", s.org(millrace.OrgRead, s.events)},
+		{"GET /o/{org}", s.page(s.home)},
+		{"/", s.page(s.noPage)},
+	}
 }
 
 // policy allows our own files and GitHub's avatars, and nothing inline.

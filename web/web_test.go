@@ -48,7 +48,7 @@ func TestSignIn(t *testing.T) {
 	if res, _ := w.get(b, "/o/calm/usage?by=user"); res.StatusCode != http.StatusOK {
 		t.Errorf("signed in: %s", res.Status)
 	}
-	if res, _ := w.get(b, "/"); res.Header.Get("Location") != "/o/calm/jobs" {
+	if res, _ := w.get(b, "/"); res.Header.Get("Location") != "/o/calm/" {
 		t.Errorf("the front page led to %q", res.Header.Get("Location"))
 	}
 

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,6 +32,8 @@ type world struct {
 	Org   storetest.Tenant
 	URL   string
 
+	Install string // where at GitHub the App is installed
+
 	mu   sync.Mutex
 	time time.Time
 	next int64 // GitHub ids
@@ -42,9 +45,9 @@ func newWorld(t *testing.T) *world {
 }
 
 // newWorldWith is a world whose people sign in as signIn, which is told the dashboard's URL, has it.
-func newWorldWith(t *testing.T, signIn func(url string) millrace.SignIn) *world {
+func newWorldWith(t *testing.T, signIn func(url string) millrace.SignIn, install ...string) *world {
 	t.Helper()
-	w := &world{t: t, time: noon.AddDate(0, 0, -6), next: 100}
+	w := &world{t: t, Install: strings.Join(install, ""), time: noon.AddDate(0, 0, -6), next: 100}
 	w.Store = storetest.OpenAt(t, storetest.NewDatabase(t), w.now)
 	if err := w.Store.KeepPartitions(t.Context()); err != nil {
 		t.Fatal(err)
@@ -53,7 +56,8 @@ func newWorldWith(t *testing.T, signIn func(url string) millrace.SignIn) *world 
 	w.Org = storetest.MustCreateOrg(t, w.Store, "calm")
 	server := httptest.NewUnstartedServer(nil)
 	w.URL = "http://" + server.Listener.Addr().String()
-	server.Config.Handler = web.New(web.Config{Store: w.Store, SignIn: signIn(w.URL), URL: w.URL, Now: w.now})
+	people := signIn(w.URL)
+	server.Config.Handler = web.New(web.Config{Store: w.Store, SignIn: people, URL: w.URL, Install: w.Install, Now: w.now})
 	server.Start()
 	t.Cleanup(func() {
 		server.CloseClientConnections()
@@ -128,9 +132,22 @@ func (w *world) post(b *http.Client, path string, header ...string) (*http.Respo
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	req.Header.Set("Sec-Fetch-Site", "same-origin")
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
+	return w.do(b, req)
+}
+
+// submit sends a form, as a page of the dashboard does.
+func (w *world) submit(b *http.Client, path string, form url.Values) (*http.Response, string) {
+	w.t.Helper()
+	req, err := http.NewRequestWithContext(w.t.Context(), http.MethodPost, w.URL+path, strings.NewReader(form.Encode()))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.Header.Set("Sec-Fetch-Site", "same-origin")
 	return w.do(b, req)
 }
 
@@ -344,3 +361,5 @@ func (w *world) secure() string {
 }
 
 func millis(t time.Time) string { return strconv.FormatInt(t.UnixMilli(), 10) }
+
+func itoa(n int64) string { return strconv.FormatInt(n, 10) }

@@ -69,7 +69,7 @@ func (h *hub) hears() {
 // installations are the org's by login, each with its state.
 func (h *hub) installations() (list []string) {
 	h.t.Helper()
-	all, err := h.org.Installations(h.t.Context())
+	all, err := h.org.LinkedInstallations(h.t.Context())
 	h.must(err)
 	for _, i := range all {
 		state := " live"
@@ -176,7 +176,7 @@ func TestSweepMembers(t *testing.T) {
 		t.Parallel()
 		h := newHub(t)
 		lisa := h.joins(map[string]string{"lisa": "member"})["lisa"]
-		_, _, err := h.org.CreateAPIToken(t.Context(), millrace.Caller{Actor: asUser(lisa), UserID: lisa.ID, Role: millrace.RoleMember}, millrace.NewAPIToken{Name: "ci", Scopes: []millrace.Permission{millrace.JobsRead}})
+		_, token, err := h.org.CreateAPIToken(t.Context(), millrace.Caller{Actor: asUser(lisa), UserID: lisa.ID, Role: millrace.RoleMember}, millrace.NewAPIToken{Name: "ci", Scopes: []millrace.Permission{millrace.JobsRead}})
 		h.must(err)
 		h.silence(millrace.SessionIdle + time.Minute)
 		since := h.now()
@@ -187,6 +187,8 @@ func TestSweepMembers(t *testing.T) {
 			t.Error("not asked")
 		}
 		h.wantOrgs("removed", lisa, "")
+		_, err = h.st.TokenAuth(t.Context(), token.Reveal(), millrace.Device{})
+		code(t, err, millrace.Unauthenticated)
 	})
 	t.Run("a personal account has no members", func(t *testing.T) {
 		t.Parallel()
@@ -428,7 +430,7 @@ func TestRenamedOrganisation(t *testing.T) {
 	}
 	code(t, h.org.LinkInstallation(t.Context(), millrace.Caller{UserID: squatter.ID, Role: millrace.RoleMember}, h.owner.ID), millrace.Forbidden)
 	_, err = h.st.FoundOrg(t.Context(), asUser(squatter), squatter.ID, store.FoundOrg{InstallationID: h.owner.ID, Slug: "mine"})
-	code(t, err, millrace.NotFound)
+	code(t, err, millrace.Forbidden)
 	if _, err := h.st.FoundOrg(t.Context(), asUser(squatter), squatter.ID, store.FoundOrg{InstallationID: squat.ID, Slug: "mine"}); err != nil {
 		t.Errorf("of their own account: %v", err)
 	}
@@ -569,7 +571,7 @@ func TestAnyOrderOfHints(t *testing.T) {
 		h.hears()
 		h.do(millrace.SweepMembers{})
 		h.wantInstallations("in the end", "serene live", "calm deleted")
-		list, err := h.org.Installations(t.Context())
+		list, err := h.org.LinkedInstallations(t.Context())
 		if err != nil || list[0].ID != again.ID {
 			t.Errorf("seed %d: %+v, %v", seed, list, err)
 		}

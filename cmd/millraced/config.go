@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"strings"
 
@@ -14,6 +15,8 @@ type Config struct {
 	URL           string `env:"MILLRACE_URL" envDefault:"http://localhost:8080"`
 	Listen        string `env:"MILLRACE_LISTEN" envDefault:":8080"`
 	MetricsListen string `env:"MILLRACE_METRICS_LISTEN" envDefault:"127.0.0.1:9090"`
+
+	TrustedProxies []netip.Prefix `env:"MILLRACE_TRUSTED_PROXIES"` // whose X-Forwarded-For is believed
 
 	DatabaseURL        string `env:"MILLRACE_DATABASE_URL"`
 	DatabaseSystemURL  string `env:"MILLRACE_DATABASE_SYSTEM_URL"`
@@ -29,6 +32,7 @@ type Config struct {
 	GitHubWebhookSecret []string `env:"MILLRACE_GITHUB_WEBHOOK_SECRET"` // several while rotating
 	GitHubClientID      string   `env:"MILLRACE_GITHUB_CLIENT_ID"`      // "": nobody signs in with GitHub
 	GitHubClientSecret  string   `env:"MILLRACE_GITHUB_CLIENT_SECRET"`
+	GitHubAppSlug       string   `env:"MILLRACE_GITHUB_APP_SLUG" envDefault:"millrace"` // of its page at GitHub
 }
 
 // readConfig reads the environment given as KEY=value pairs.

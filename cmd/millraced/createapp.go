@@ -345,7 +345,7 @@ func (m *appMaker) report(w io.Writer) {
 The GitHub App %s is made. Its id and secrets are in %s.
 
 Next:
-1. Enable the device flow, with which people sign in from a terminal; no manifest can:
+1. Enable the device flow, with which people confirm what is dangerous; no manifest can:
    %s, "Enable Device Flow"
 2. Start the server with the App:
    set -a; . %s; set +a; millraced serve

@@ -122,6 +122,7 @@ func dev(ctx context.Context, o devOptions, stdout, stderr io.Writer) (err error
 		RunnerURL:    machines.fromGuest(forge.Addr()),
 		WebhookURL:   url + "/webhooks/github",
 		CallbackURLs: []string{url + web.SignInCallback},
+		SetupURL:     url + web.SetupPath,
 		StateFile:    filepath.Join(data, "github.json"),
 		Demo:         !o.noDemo,
 	})
@@ -143,6 +144,7 @@ func dev(ctx context.Context, o devOptions, stdout, stderr io.Writer) (err error
 		GitHubWebhookSecret: []string{github.WebhookSecret()},
 		GitHubClientID:      github.ClientID(),
 		GitHubClientSecret:  github.ClientSecret(),
+		GitHubAppSlug:       "millrace",
 	}
 
 	// The parts run under one context; the first that fails ends the others. The control plane outlives the agent, so
@@ -243,7 +245,9 @@ func seed(ctx context.Context, cfg Config, github *githubtest.GitHub) (*seeded, 
 			Owner:         millrace.User{GitHubID: installation.SenderID, Login: tenant.owner + "-admin", Name: tenant.name + " admin"},
 			Installations: []millrace.Installation{installation.Installation},
 		})
-		if err != nil {
+		if millrace.CodeOf(err) == millrace.Conflict {
+			return nil, fmt.Errorf("the org %s was deleted here, and its short name is kept for a while: remove the --data directory to start over", tenant.slug)
+		} else if err != nil {
 			return nil, err
 		}
 		by := millrace.Caller{Actor: system, UserID: owner.ID, Role: millrace.RoleOwner}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -92,7 +93,10 @@ func serve(ctx context.Context, cfg Config, st *store.Store, log *slog.Logger, l
 	if err != nil {
 		return err
 	}
-	pages := web.New(web.Config{Store: st, SignIn: signIn, Log: log, URL: cfg.URL, Secure: strings.HasPrefix(cfg.URL, "https://")})
+	pages := web.New(web.Config{
+		Store: st, SignIn: signIn, Log: log, URL: cfg.URL, Install: strings.TrimSuffix(cfg.GitHubURL, "/") + "/apps/" + url.PathEscape(cfg.GitHubAppSlug) + "/installations/new",
+		Secure: strings.HasPrefix(cfg.URL, "https://"),
+	})
 	mux := http.NewServeMux()
 	for _, path := range []string{"/api/", "/agent/", "/webhooks/", "/healthz", "/readyz", "/openapi.json", "/docs/"} {
 		mux.Handle(path, rest)
@@ -125,7 +129,7 @@ func serve(ctx context.Context, cfg Config, st *store.Store, log *slog.Logger, l
 			return nil
 		})
 	}
-	listen(listener, mux)
+	listen(listener, behindProxies(cfg.TrustedProxies, mux))
 	listen(metrics, api.Metrics(st))
 	group.Go(func() error { return work.Run(ctx) })
 	log.Info("serving", "url", cfg.URL, "listen", listener.Addr().String(), "metrics", metrics.Addr().String())

@@ -18,10 +18,10 @@ import (
 	"time"
 
 	"github.com/millrace-ci/millrace"
-	"github.com/millrace-ci/millrace/store"
 	"github.com/millrace-ci/millrace/client"
 	"github.com/millrace-ci/millrace/github/githubtest"
 	"github.com/millrace-ci/millrace/sim"
+	"github.com/millrace-ci/millrace/store"
 )
 
 // payload is a full-size workflow_job event of a job that exists nowhere else.

@@ -131,7 +131,7 @@ const bannerShows = 3
 
 // banner are the incidents to be named on top of the page: those where jobs and hosts are looked at.
 func (f Frame) banner() []millrace.Incident {
-	if f.Section != "jobs" && f.Section != "hosts" {
+	if f.Section != "overview" && f.Section != "jobs" && f.Section != "hosts" {
 		return nil
 	}
 	return f.Incidents[:min(bannerShows, len(f.Incidents))]
