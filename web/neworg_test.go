@@ -53,7 +53,7 @@ func TestGoldenPath(t *testing.T) {
 	press("Hosts")
 	arrived("Hosts")
 	press("Make a token")
-	do(t, ctx, chromedp.WaitVisible(chromedp.CSS("#command")))
+	do(t, ctx, chromedp.WaitVisible(chromedp.CSS("section[aria-labelledby=enroll] #command")))
 	command := do(t, ctx, chromedp.Evaluate[string](`document.getElementById("command").textContent`))
 	if clicks > 8 {
 		t.Errorf("it took %d clicks", clicks)
