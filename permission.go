@@ -95,6 +95,16 @@ func (c Caller) Require(p Permission) error {
 	return Errorf(Forbidden, "The role %s may not %s; %s may.", c.Role, r.May, names(r.Roles))
 }
 
+// Allowed are those of some permissions that the caller has.
+func (c Caller) Allowed(permissions []Permission) (list []Permission) {
+	for _, p := range permissions {
+		if c.May(p) {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
 // MayGive is Forbidden unless the caller may change a member's role from one to another: nobody gives more than they have.
 func (c Caller) MayGive(from, to Role) error {
 	if err := c.Require(MembersWrite); err != nil {

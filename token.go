@@ -18,6 +18,7 @@ const (
 	EnrollmentTokenPrefix = "mret_"
 	SessionPrefix         = "mrss_"
 	SignInLinkPrefix      = "mrsl_"
+	DeviceCodePrefix      = "mrdc_"
 )
 
 const (
@@ -82,9 +83,10 @@ func (n NewAPIToken) Check(by Caller, now time.Time) error {
 	if err := CheckName(n.Name); err != nil {
 		return err
 	}
+	if err := CheckScopes(n.Scopes); err != nil {
+		return err
+	}
 	switch {
-	case len(n.Scopes) == 0:
-		return Errorf(Unprocessable, "A token without scopes could do nothing. Give it at least one.")
 	case n.Days < 1 || n.Days > MaxTokenDays:
 		return Errorf(Unprocessable, "A token lives for 1 to %d days, not %d.", MaxTokenDays, n.Days)
 	case !n.OfOrg && by.UserID.IsZero():
@@ -93,11 +95,21 @@ func (n NewAPIToken) Check(by Caller, now time.Time) error {
 		return Errorf(Forbidden, "A token can't make one that outlives it: this one expires at %s.", by.Token.ExpiresAt.UTC().Format(time.RFC3339))
 	}
 	for _, p := range n.Scopes {
-		if !slices.Contains(Scopes(), p) {
-			return Errorf(Unprocessable, "%q is no scope; the scopes are %s.", p, list(Scopes()))
-		}
 		if !by.May(p) {
 			return Errorf(Forbidden, "You can't give a token the scope %s: you don't have it.", p)
+		}
+	}
+	return nil
+}
+
+// CheckScopes is Unprocessable unless a token may have these scopes.
+func CheckScopes(scopes []Permission) error {
+	if len(scopes) == 0 {
+		return Errorf(Unprocessable, "A token without scopes could do nothing. Give it at least one.")
+	}
+	for _, p := range scopes {
+		if !slices.Contains(Scopes(), p) {
+			return Errorf(Unprocessable, "%q is no scope; the scopes are %s.", p, list(Scopes()))
 		}
 	}
 	return nil

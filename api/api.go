@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,6 +28,7 @@ type Config struct {
 	Store    *store.Store
 	Webhooks millrace.WebhookSource
 	Runners  millrace.Runners
+	URL      string // where people reach this server, without a trailing slash
 	Log      *slog.Logger
 	Now      func() time.Time // nil: time.Now; what agents' signatures are checked against
 }
@@ -36,6 +38,7 @@ type Server struct {
 	store    *store.Store
 	webhooks millrace.WebhookSource
 	runners  millrace.Runners
+	url      string
 	log      *slog.Logger
 	now      func() time.Time
 	jits     singleflight.Group
@@ -47,7 +50,7 @@ type Server struct {
 // New is the API's handler. It serves whole paths: mount it at the root.
 func New(cfg Config) http.Handler {
 	s := &Server{
-		store: cfg.Store, webhooks: cfg.Webhooks, runners: cfg.Runners, log: cfg.Log, now: cfg.Now, windows: map[millrace.HostID]*windows{},
+		store: cfg.Store, webhooks: cfg.Webhooks, runners: cfg.Runners, url: strings.TrimSuffix(cfg.URL, "/"), log: cfg.Log, now: cfg.Now, windows: map[millrace.HostID]*windows{},
 	}
 	if s.now == nil {
 		s.now = time.Now

@@ -82,6 +82,7 @@ func (s *Server) rest(r chi.Router) {
 	s.tokenRoutes(org)
 	s.enrollmentTokenRoutes(org)
 	s.auditRoutes(org)
+	s.deviceRoutes(r, api)
 	r.Get("/docs/api", s.handle(docsPage(api.OpenAPI())))
 	r.Get("/docs/problems/{code}", s.handle(s.problemPage))
 }
@@ -146,18 +147,21 @@ func address(remote string) string {
 	return remote
 }
 
-// register adds one operation for callers with a permission: its errors become problems, and its tenant is found in the
+// register adds one operation for callers with a permission, or for all of an org's when needs is "": its errors become problems, and its tenant is found in the
 // context.
 func register[I, O any](s *Server, api huma.API, needs millrace.Permission, op huma.Operation, do func(ctx context.Context, org tenant, in *I) (*O, error)) {
 	op.Errors = append(op.Errors, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusUnprocessableEntity)
-	op.Security = []map[string][]string{{"token": {string(needs)}}}
+	op.Security = []map[string][]string{{"token": {}}}
+	if needs != "" {
+		op.Security[0]["token"] = []string{string(needs)}
+	}
 	op.Middlewares = append(op.Middlewares, func(ctx huma.Context, next func(huma.Context)) {
 		org, ok := ctx.Context().Value(tenantKey{}).(tenant)
 		if !ok {
 			s.refuse(ctx, errors.New("api: an operation without authentication"))
 			return
 		}
-		if err := org.by.Require(needs); err != nil {
+		if err := org.by.Require(needs); needs != "" && err != nil {
 			s.log.Warn("refused", "request_id", org.by.Actor.RequestID, "token", org.by.Actor.ID, "address", org.by.Actor.Address, "operation", op.OperationID, "why", err.Error())
 			s.refuse(ctx, err)
 			return

@@ -116,6 +116,9 @@ func TestEveryOperationForEveryRole(t *testing.T) {
 			method = strings.ToUpper(method)
 			key := method + " " + strings.TrimPrefix(path, "/api/v1/orgs/{org}")
 			r, written := rows[key]
+			if strings.HasPrefix(path, "/api/v1/device/") {
+				continue // a sign-in takes no token: TestDeviceSignIn
+			}
 			if method != http.MethodGet && !written {
 				t.Errorf("%s has no row: say what it takes and answers", key)
 				continue
@@ -123,11 +126,14 @@ func TestEveryOperationForEveryRole(t *testing.T) {
 			if !written {
 				r.want = 200
 			}
-			if len(op.Security) != 1 || len(op.Security[0]["token"]) != 1 {
+			if len(op.Security) != 1 || len(op.Security[0]["token"]) != 1 && key != "GET /token" {
 				t.Errorf("%s says %v of who may", key, op.Security)
 				continue
 			}
-			needs := millrace.Permission(op.Security[0]["token"][0])
+			may := func(role millrace.Role) bool {
+				needs := op.Security[0]["token"]
+				return len(needs) == 0 || role.May(millrace.Permission(needs[0]))
+			}
 			at := fill.Replace(path)
 			if r.path != "" {
 				at = "/api/v1/orgs/calm" + r.path
@@ -141,7 +147,7 @@ func TestEveryOperationForEveryRole(t *testing.T) {
 					want = http.StatusUnauthorized
 				case name == "other":
 					want = http.StatusNotFound
-				case !role.May(needs):
+				case !may(role):
 					want = http.StatusForbidden
 				case key == "DELETE /tokens/{token}" && !role.May(millrace.OrgTokensWrite):
 					want = http.StatusNotFound

@@ -26,6 +26,11 @@ func (s *Server) tokenRoutes(api huma.API) {
 			return &out[client.List[client.APIToken]]{client.NewList(tokens, "")}, nil
 		})
 
+	register(s, api, "", huma.Operation{OperationID: "show-token", Method: http.MethodGet, Path: "/token", Summary: "Show the API token that asks", Tags: []string{"tokens"}},
+		func(_ context.Context, org tenant, _ *InOrg) (*out[client.APIToken], error) {
+			return &out[client.APIToken]{client.NewAPIToken(*org.by.Token)}, nil
+		})
+
 	type create struct {
 		InOrg
 		Body client.CreateAPIToken

@@ -1,4 +1,4 @@
-// Package cli is the command line of people and scripts: it reads one org through the REST API and prints it. Tables on
+// Package cli is the command line of people and scripts: it reads and changes one org through the REST API. Tables on
 // a terminal, tab-separated values in a pipe, the API's own JSON with --json. What a server says is data: control
 // characters in it never reach the terminal.
 package cli
@@ -54,6 +54,7 @@ type cli struct {
 	Env
 	url, org string
 	json     bool
+	saved    *signIns // nil: not read yet
 }
 
 // usageError is a mistake in how a command was called.
@@ -88,10 +89,11 @@ func Run(ctx context.Context, env Env) int {
 func (c *cli) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "millrace",
-		Short: "Look at your org's jobs, hosts, usage and incidents",
-		Long: `Look at your org's jobs, hosts, usage and incidents.
+		Short: "Your org's jobs, hosts, usage, members and tokens",
+		Long: `Your org's jobs, hosts, usage, members and tokens.
 
-Environment:
+Sign in with millrace auth login --url https://YOUR-SERVER. Programs that have no person beside them take what they need from
+the environment, which goes before what was signed in:
   MILLRACE_URL     the server's address (or --url)
   MILLRACE_ORG     your org's short name (or --org)
   MILLRACE_TOKEN   an API token (mrat_…); never a flag, as others can read a process's arguments
@@ -112,7 +114,7 @@ Exit codes:
 	flags.StringVar(&c.url, "url", c.Getenv("MILLRACE_URL"), "the server's address")
 	flags.StringVar(&c.org, "org", c.Getenv("MILLRACE_ORG"), "your org's short name")
 	flags.BoolVar(&c.json, "json", false, "print the API's answer")
-	root.AddCommand(c.jobs(), c.incidents(), c.hosts(), c.usage(), c.version())
+	root.AddCommand(c.auth(), c.jobs(), c.incidents(), c.hosts(), c.enrollmentTokens(), c.usage(), c.members(), c.tokens(), c.audit(), c.version())
 	return root
 }
 
@@ -131,16 +133,38 @@ func args(check cobra.PositionalArgs) cobra.PositionalArgs {
 
 // api is the org's REST client, or what it lacks.
 func (c *cli) api() (client.REST, error) {
-	token := c.Getenv("MILLRACE_TOKEN")
-	switch {
-	case c.url == "":
-		return client.REST{}, usageError{errors.New("which server? Set MILLRACE_URL or --url")}
-	case c.org == "":
-		return client.REST{}, usageError{errors.New("which org? Set MILLRACE_ORG or --org")}
-	case token == "":
-		return client.REST{}, millrace.Errorf(millrace.Unauthenticated, "Set MILLRACE_TOKEN to an API token of the org.")
+	in, err := c.signedIn()
+	if err != nil {
+		return client.REST{}, err
 	}
-	return client.REST{URL: c.url, Org: c.org, Token: millrace.Secret(token), HTTP: client.NewHTTP()}, nil
+	return client.REST{URL: in.URL, Org: in.Org, Token: in.Token, HTTP: client.NewHTTP()}, nil
+}
+
+// signedIn is which org of which server a command is for, and with which token: by flags and the environment, else as whoever
+// signed in last.
+func (c *cli) signedIn() (in signIn, err error) {
+	in = signIn{URL: c.url, Org: c.org, Token: millrace.Secret(c.Getenv("MILLRACE_TOKEN"))}
+	if in.URL == "" || in.Org == "" || in.Token == "" {
+		saved, err := c.readSignIns()
+		if err != nil {
+			return in, err
+		}
+		if s, ok := saved.find(in.URL, in.Org); ok {
+			in.URL, in.Org = s.URL, s.Org
+			if in.Token == "" {
+				in.Token = s.Token
+			}
+		}
+	}
+	switch {
+	case in.URL == "":
+		return in, usageError{errors.New("which server? Sign in with millrace auth login --url https://YOUR-SERVER, or set MILLRACE_URL")}
+	case in.Org == "":
+		return in, usageError{errors.New("which org? Sign in with millrace auth login, or set MILLRACE_ORG or --org")}
+	case in.Token == "":
+		return in, millrace.Errorf(millrace.Unauthenticated, "You aren't signed in to %s there: run millrace auth login, or set MILLRACE_TOKEN to an API token of the org.", in.Org)
+	}
+	return in, nil
 }
 
 func (c *cli) version() *cobra.Command {

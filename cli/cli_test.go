@@ -30,7 +30,7 @@ func job() client.Job {
 	}
 }
 
-// server is an API with one job, one host and one group of usage.
+// server is an API with one of each.
 func server(t *testing.T) string {
 	t.Helper()
 	const org = "/api/v1/orgs/calm/"
@@ -46,8 +46,30 @@ func server(t *testing.T) string {
 		}}, ""),
 		org + "usage": client.NewList([]client.Usage{{Key: "calm/app", Jobs: 3, Failed: 1, BuildMS: 90_000, VCPUMS: 180_000, WaitP50MS: 800, WaitP95MS: 2500}}, ""),
 	}
+	user := millrace.UserID{15: 1}
+	member := client.Member{ID: user, Login: "mona" + evil, Role: millrace.RoleAdmin, FollowsGitHub: true, JoinedAt: at}
+	answers[org+"members"] = client.NewList([]client.Member{member}, "")
+	answers["PATCH "+org+"members/"+user.String()] = client.Member{ID: user, Login: "mona", Role: millrace.RoleViewer, JoinedAt: at}
+	token := client.APIToken{ID: millrace.APITokenID{15: 1}, Name: "ci" + evil, Hint: "mrat_abcd", UserID: &user, Scopes: []millrace.Permission{millrace.JobsRead, millrace.UsageRead}, CreatedAt: at, ExpiresAt: at}
+	answers[org+"tokens"] = client.NewList([]client.APIToken{token}, "")
+	token.Secret = "mrat_secret"
+	answers["POST "+org+"tokens"] = token
+	answers["DELETE "+org+"tokens/"+token.ID.String()] = struct{}{}
+	enrollment := client.EnrollmentToken{ID: millrace.EnrollmentTokenID{15: 1}, UsesLeft: 2, CreatedAt: at, ExpiresAt: at}
+	answers[org+"enrollment-tokens"] = client.NewList([]client.EnrollmentToken{enrollment}, "")
+	enrollment.Secret = "mret_secret"
+	answers["POST "+org+"enrollment-tokens"] = enrollment
+	answers["DELETE "+org+"enrollment-tokens/"+enrollment.ID.String()] = struct{}{}
+	answers[org+"audit"] = client.NewList([]client.AuditEntry{{
+		At: at, Actor: client.AuditActor{Kind: millrace.ActorUser, ID: user.String(), Name: "mona"}, Action: "member.role_changed", Subject: user.String(),
+		Address: "192.0.2.1", RequestID: "req_1", Changes: []millrace.Change{{Field: "role", Before: "admin", After: "viewer" + evil}},
+	}}, "opaque")
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		answer, ok := answers[r.URL.Path]
+		key := r.URL.Path
+		if r.Method != http.MethodGet {
+			key = r.Method + " " + key
+		}
+		answer, ok := answers[key]
 		var err error
 		switch {
 		case r.Header.Get("Authorization") != "Bearer mrat_good":
@@ -100,6 +122,17 @@ func TestOutput(t *testing.T) {
 		{"incident list --open", false, "incident\tcode\tconcerns\tsince\tuntil\twhat to do\tgithub said\n" +
 			"inc_00000000000000000000000001\tip_allow_list\tcalm\t2026-11-24 12:00:00Z\t-\tRefused. Allow it.\tno[2J2J\n"},
 		{"usage --by repository", false, "repository\tjobs\tfailed\tbuild\tvcpu\twait p50\twait p95\ncalm/app\t3\t1\t1m30s\t3m0s\t800ms\t2.5s\n"},
+		{"members list", false, "user\tlogin\tname\trole\trole from\tjoined\tseen\nuser_00000000000000000000000001\tmona[2J2J\t-\tadmin\tGitHub\t2026-11-24 12:00:00Z\t-\n"},
+		{"members set-role user_00000000000000000000000001 viewer", false, "user\tlogin\tname\trole\trole from\tjoined\tseen\nuser_00000000000000000000000001\tmona\t-\tviewer\there\t2026-11-24 12:00:00Z\t-\n"},
+		{"tokens list", false, "token\tname\tsecret\tof\tscopes\tlast used\texpires\trevoked\n" +
+			"tok_00000000000000000000000001\tci[2J2J\tmrat_abcd…\tuser_00000000000000000000000001\tjobs:read usage:read\t-\t2026-11-24 12:00:00Z\t-\n"},
+		{"tokens create --name ci --scopes jobs:read,usage:read", false, "mrat_secret\n"},
+		{"tokens revoke tok_00000000000000000000000001", false, ""},
+		{"enrollment-tokens list", false, "token\tuses left\tmade\texpires\nenr_00000000000000000000000001\t2\t2026-11-24 12:00:00Z\t2026-11-24 12:00:00Z\n"},
+		{"enrollment-tokens create --uses 2 --life 30m", false, "mret_secret\n"},
+		{"enrollment-tokens revoke enr_00000000000000000000000001", false, ""},
+		{"audit list --action member.", false, "at\twho\taction\tsubject\tchanges\taddress\trequest\n" +
+			"2026-11-24 12:00:00Z\tuser mona\tmember.role_changed\tuser_00000000000000000000000001\trole: admin → viewer[2J2J\t192.0.2.1\treq_1\n"},
 	} {
 		code, out, errs := run(t, url, "mrat_good", tt.terminal, strings.Fields(tt.line)...)
 		if d := cmp.Diff(tt.want, out); code != exitOK || d != "" {
@@ -148,6 +181,10 @@ func TestExitCodes(t *testing.T) {
 		{"hosts list", "mrat_bad", exitAuth, "The token is unknown."},
 		{"jobs show job_00000000000000000000000009", "mrat_good", exitNone, "There is no such job."},
 		{"jobs show vm_00000000000000000000000001", "mrat_good", exitNone, "no job"},
+		{"members set-role nobody viewer", "mrat_good", exitNone, "no member nobody"},
+		{"members set-role mona", "mrat_good", exitUsage, "accepts 2 arg"},
+		{"tokens revoke tok_00000000000000000000000009", "mrat_good", exitNone, ""},
+		{"tokens revoke x", "mrat_good", exitNone, "no tok"},
 		{"--url http://127.0.0.1:1 hosts list", "mrat_good", exitError, "refused"},
 		{"--url :// hosts list", "mrat_good", exitError, "missing protocol"},
 	} {

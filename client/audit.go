@@ -1,12 +1,16 @@
 package client
 
 import (
+	"context"
+	"net/url"
 	"time"
 
 	"github.com/millrace-ci/millrace"
 )
 
 // AuditEntry is one change on the wire.
+//
+//	GET /api/v1/orgs/{org}/audit?actor=…&action=member.&subject=…&from=RFC3339&to=RFC3339&limit=50&cursor=…   → List[AuditEntry]
 type AuditEntry struct {
 	ID        millrace.AuditID  `json:"id"`
 	At        time.Time         `json:"at"`
@@ -31,4 +35,24 @@ func NewAuditEntry(e millrace.AuditEntry) AuditEntry {
 		ID: e.ID, At: e.At.UTC(), Actor: AuditActor{e.Actor.Kind, e.Actor.ID, e.Actor.Name}, Action: e.Action, Subject: e.Subject,
 		Address: e.Actor.Address, RequestID: e.Actor.RequestID, Changes: e.Changes,
 	}
+}
+
+// AuditQuery narrows the audit log; its zero value is all of it, newest first.
+type AuditQuery struct {
+	Actor   string // ID, or name as it was at that time
+	Action  string // or all that begin so, when it ends with a dot
+	Subject string
+	Cursor  string
+	Limit   int // 0: the server's choice
+}
+
+// Audit is one page of the audit log.
+func (c REST) Audit(ctx context.Context, q AuditQuery) (List[AuditEntry], error) {
+	v := url.Values{}
+	set(v, "actor", q.Actor)
+	set(v, "action", q.Action)
+	set(v, "subject", q.Subject)
+	set(v, "cursor", q.Cursor)
+	setInt(v, "limit", q.Limit)
+	return get[List[AuditEntry]](ctx, c, "audit", v)
 }

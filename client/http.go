@@ -49,7 +49,7 @@ func do(c *http.Client, r *http.Request, limit int64, out any) (http.Header, err
 		return res.Header, fmt.Errorf("client: the server's answer exceeds %d bytes", limit)
 	case res.StatusCode < 200 || res.StatusCode > 299:
 		return res.Header, errorOf(res.StatusCode, res.Header.Get("Content-Type"), body)
-	case out == nil:
+	case out == nil || res.StatusCode == http.StatusNoContent:
 		return res.Header, nil
 	}
 	if err := json.Unmarshal(body, out); err != nil {

@@ -1,12 +1,17 @@
 package client
 
 import (
+	"context"
+	"net/http"
 	"time"
 
 	"github.com/millrace-ci/millrace"
 )
 
 // Member is a user in an org on the wire.
+//
+//	GET   /api/v1/orgs/{org}/members          → List[Member], all on one page
+//	PATCH /api/v1/orgs/{org}/members/{user}   ChangeMember → Member
 type Member struct {
 	ID            millrace.UserID `json:"id"`
 	GitHubID      int64           `json:"github_id"`
@@ -33,4 +38,14 @@ func NewMember(m millrace.Member) Member {
 		out.GitHubRole = &m.GitHubRole
 	}
 	return out
+}
+
+// Members are the org's members by login.
+func (c REST) Members(ctx context.Context) (List[Member], error) {
+	return get[List[Member]](ctx, c, "members", nil)
+}
+
+// ChangeMember changes a member's role.
+func (c REST) ChangeMember(ctx context.Context, id millrace.UserID, to ChangeMember) (Member, error) {
+	return send[Member](ctx, c, http.MethodPatch, "members/"+id.String(), nil, to)
 }

@@ -1,7 +1,9 @@
 package client
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -13,7 +15,7 @@ import (
 
 const restTimeout = 30 * time.Second
 
-// REST reads one org through the REST API.
+// REST reads and changes one org through the REST API.
 type REST struct {
 	URL   string
 	Org   string // slug
@@ -105,6 +107,22 @@ func setInt(v url.Values, name string, n int) {
 
 // get reads /api/v1/orgs/{org}/<path>?<query>.
 func get[T any](ctx context.Context, c REST, path string, query url.Values) (T, error) {
+	return send[T](ctx, c, http.MethodGet, path, query, nil)
+}
+
+// post has something made at /api/v1/orgs/{org}/<path>.
+func post[T any](ctx context.Context, c REST, path string, body any) (T, error) {
+	return send[T](ctx, c, http.MethodPost, path, nil, body)
+}
+
+// remove deletes /api/v1/orgs/{org}/<path>.
+func remove(ctx context.Context, c REST, path string) error {
+	_, err := send[struct{}](ctx, c, http.MethodDelete, path, nil, nil)
+	return err
+}
+
+// send asks for /api/v1/orgs/{org}/<path>?<query>, with a body as JSON unless it is nil.
+func send[T any](ctx context.Context, c REST, method, path string, query url.Values, body any) (T, error) {
 	var out T
 	ctx, cancel := context.WithTimeout(ctx, restTimeout)
 	defer cancel()
@@ -112,9 +130,19 @@ func get[T any](ctx context.Context, c REST, path string, query url.Values) (T, 
 	if len(query) > 0 {
 		u += "?" + query.Encode()
 	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, u, http.NoBody)
+	var data []byte
+	if body != nil {
+		var err error
+		if data, err = json.Marshal(body); err != nil {
+			return out, err
+		}
+	}
+	r, err := http.NewRequestWithContext(ctx, method, u, bytes.NewReader(data))
 	if err != nil {
 		return out, err
+	}
+	if body != nil {
+		r.Header.Set("Content-Type", "application/json")
 	}
 	r.Header.Set("Authorization", "Bearer "+c.Token.Reveal())
 	_, err = do(c.HTTP, r, maxRESTBody, &out)

@@ -1,12 +1,18 @@
 package client
 
 import (
+	"context"
 	"time"
 
 	"github.com/millrace-ci/millrace"
 )
 
 // APIToken is an API token on the wire. Its secret is there once, in the answer that makes it.
+//
+//	GET    /api/v1/orgs/{org}/tokens           → List[APIToken], all on one page
+//	POST   /api/v1/orgs/{org}/tokens           CreateAPIToken → APIToken
+//	DELETE /api/v1/orgs/{org}/tokens/{token}
+//	GET    /api/v1/orgs/{org}/token            → APIToken, the one that asks
 type APIToken struct {
 	ID         millrace.APITokenID   `json:"id"`
 	Name       string                `json:"name"`
@@ -40,7 +46,31 @@ func NewAPIToken(t millrace.APIToken) APIToken {
 	return out
 }
 
+// Tokens are the API tokens that the caller may see, newest first.
+func (c REST) Tokens(ctx context.Context) (List[APIToken], error) {
+	return get[List[APIToken]](ctx, c, "tokens", nil)
+}
+
+// OwnToken is the API token that asks.
+func (c REST) OwnToken(ctx context.Context) (APIToken, error) {
+	return get[APIToken](ctx, c, "token", nil)
+}
+
+// CreateToken makes an API token.
+func (c REST) CreateToken(ctx context.Context, n CreateAPIToken) (APIToken, error) {
+	return post[APIToken](ctx, c, "tokens", n)
+}
+
+// RevokeToken ends an API token at once.
+func (c REST) RevokeToken(ctx context.Context, id millrace.APITokenID) error {
+	return remove(ctx, c, "tokens/"+id.String())
+}
+
 // EnrollmentToken is an enrollment token on the wire. Its secret is there once, in the answer that makes it.
+//
+//	GET    /api/v1/orgs/{org}/enrollment-tokens           → List[EnrollmentToken], all on one page
+//	POST   /api/v1/orgs/{org}/enrollment-tokens           CreateEnrollmentToken → EnrollmentToken
+//	DELETE /api/v1/orgs/{org}/enrollment-tokens/{token}
 type EnrollmentToken struct {
 	ID        millrace.EnrollmentTokenID `json:"id"`
 	UsesLeft  int                        `json:"uses_left"`
@@ -58,4 +88,19 @@ type CreateEnrollmentToken struct {
 // NewEnrollmentToken is an enrollment token on the wire, without its secret.
 func NewEnrollmentToken(t millrace.EnrollmentToken) EnrollmentToken {
 	return EnrollmentToken{ID: t.ID, UsesLeft: t.UsesLeft, CreatedAt: t.CreatedAt.UTC(), ExpiresAt: t.ExpiresAt.UTC()}
+}
+
+// EnrollmentTokens are those that still work, newest first.
+func (c REST) EnrollmentTokens(ctx context.Context) (List[EnrollmentToken], error) {
+	return get[List[EnrollmentToken]](ctx, c, "enrollment-tokens", nil)
+}
+
+// CreateEnrollmentToken makes a token that turns machines into hosts.
+func (c REST) CreateEnrollmentToken(ctx context.Context, n CreateEnrollmentToken) (EnrollmentToken, error) {
+	return post[EnrollmentToken](ctx, c, "enrollment-tokens", n)
+}
+
+// RevokeEnrollmentToken ends an enrollment token at once.
+func (c REST) RevokeEnrollmentToken(ctx context.Context, id millrace.EnrollmentTokenID) error {
+	return remove(ctx, c, "enrollment-tokens/"+id.String())
 }

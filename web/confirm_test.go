@@ -120,6 +120,16 @@ func TestConfirmInABrowser(t *testing.T) {
 	do(t, ctx, chromedp.WaitVisible(chromedp.CSS("#secret")))
 	axe(t, ctx, "token-made")
 	look(t, ctx, "tokens-member", p.URL+"/o/robots/tokens", 1280, 320)
+	userCode, deviceCode := p.begin("203.0.113.9", millrace.JobsRead, millrace.AuditRead)
+	look(t, ctx, "device", p.URL+"/device?code="+userCode, 1280, 320)
+	press("Go on")
+	do(t, ctx, chromedp.WaitVisible(chromedp.Search(`//button[normalize-space()="Allow"]`)))
+	look(t, ctx, "device-decide", "", 1280, 320)
+	press("Allow")
+	do(t, ctx, chromedp.WaitVisible(chromedp.Search(`//*[@role="status"][contains(., "is signed in to robots")]`)))
+	if token, _, _, err := p.Store.RedeemDevice(t.Context(), deviceCode, millrace.Device{}, ""); err != nil || token.Login != "mona" {
+		t.Errorf("%+v, %v", token, err)
+	}
 	do(t, ctx, chromedp.Navigate(p.URL+"/account"))
 	arrived("Your account")
 }

@@ -69,8 +69,21 @@ func (s *server) dangerous(p orgPage) orgPage {
 	}
 }
 
-// user serves a page of whoever is signed in, whatever org they belong to.
-func (s *server) user(p func(http.ResponseWriter, *http.Request, millrace.Session, []millrace.Membership) error) http.Handler {
+// userPage is a page of whoever is signed in, whatever org they belong to.
+type userPage func(http.ResponseWriter, *http.Request, millrace.Session, []millrace.Membership) error
+
+// dangerousForUser is what [server.dangerous] is, of such a page.
+func (s *server) dangerousForUser(p userPage) userPage {
+	return func(w http.ResponseWriter, r *http.Request, session millrace.Session, orgs []millrace.Membership) error {
+		if !session.Confirmed(s.Now()) {
+			return errConfirm
+		}
+		return p(w, r, session, orgs)
+	}
+}
+
+// user serves a page of whoever is signed in.
+func (s *server) user(p userPage) http.Handler {
 	return s.page(func(w http.ResponseWriter, r *http.Request) error {
 		session, orgs, err := s.visitor(r)
 		if err != nil {
@@ -185,7 +198,7 @@ func (s *server) sendToSignIn(w http.ResponseWriter, r *http.Request, err error)
 // localPath reports whether target is a page here that takes being signed in, and nothing that a browser could take for another site.
 func localPath(target string) bool {
 	u, err := url.Parse(target)
-	return err == nil && u.Scheme == "" && u.Host == "" && (strings.HasPrefix(target, "/o/") || u.Path == "/account" || u.Path == "/device" || u.Path == "/new") && !strings.ContainsAny(target, "\\\r\n")
+	return err == nil && u.Scheme == "" && u.Host == "" && (strings.HasPrefix(target, "/o/") || u.Path == "/account" || u.Path == millrace.DevicePath || u.Path == "/new") && !strings.ContainsAny(target, "\\\r\n")
 }
 
 func (s *server) target(r *http.Request) string {

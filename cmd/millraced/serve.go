@@ -88,7 +88,7 @@ func serve(ctx context.Context, cfg Config, st *store.Store, log *slog.Logger, l
 	}
 
 	work := workers.New(workers.Config{Store: st, GitHub: app, Log: log})
-	rest := api.New(api.Config{Store: st, Webhooks: app, Runners: work.Gate(), Log: log})
+	rest := api.New(api.Config{Store: st, Webhooks: app, Runners: work.Gate(), URL: cfg.URL, Log: log})
 	signIn, err := signInAt(cfg)
 	if err != nil {
 		return err

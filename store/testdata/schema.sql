@@ -70,6 +70,37 @@ CREATE POLICY system ON deliveries TO millrace_system USING true WITH CHECK true
 CREATE POLICY tenant ON deliveries TO millrace_app USING (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) WITH CHECK (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint);
 GRANT INSERT, SELECT ON deliveries TO millrace_system;
 
+CREATE TABLE device_authorizations (
+	hash bytea NOT NULL,
+	user_code text NOT NULL,
+	client text NOT NULL,
+	scopes text[] NOT NULL,
+	address text NOT NULL,
+	user_agent text NOT NULL,
+	created_at timestamp with time zone NOT NULL,
+	expires_at timestamp with time zone NOT NULL,
+	polled_at timestamp with time zone,
+	wait_seconds integer NOT NULL,
+	user_id uuid,
+	decided_at timestamp with time zone,
+	for_org bigint,
+	days integer NOT NULL DEFAULT 0,
+	CONSTRAINT device_authorizations_code_key UNIQUE (user_code),
+	CONSTRAINT device_authorizations_pkey PRIMARY KEY (hash),
+	CONSTRAINT device_authorizations_user_fkey FOREIGN KEY (user_id) REFERENCES users(user_id) ON DELETE CASCADE
+);
+CREATE INDEX device_authorizations_address_idx ON device_authorizations USING btree (address);
+GRANT DELETE, INSERT, SELECT, UPDATE ON device_authorizations TO millrace_system;
+
+CREATE TABLE device_guesses (
+	user_id uuid NOT NULL,
+	since timestamp with time zone NOT NULL,
+	wrong integer NOT NULL,
+	CONSTRAINT device_guesses_pkey PRIMARY KEY (user_id),
+	CONSTRAINT device_guesses_user_fkey FOREIGN KEY (user_id) REFERENCES users(user_id) ON DELETE CASCADE
+);
+GRANT DELETE, INSERT, SELECT, UPDATE ON device_guesses TO millrace_system;
+
 CREATE TABLE enrollment_tokens (
 	org_id bigint NOT NULL,
 	token_id uuid NOT NULL,
