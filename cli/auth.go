@@ -71,7 +71,7 @@ the scopes are ` + joined(millrace.Scopes()) + `.`,
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(c.Stderr, "Open %s\nand check that it shows the code %s, which works for %s.\nWaiting …\n", //nolint:errcheck // nobody listens
+			fmt.Fprintf(c.Stderr, "Open %s\nand check that it shows the code %s, which works for %s.\nWaiting …\n",
 				plain(begun.VerificationURIComplete), plain(begun.UserCode), time.Duration(begun.ExpiresIn)*time.Second)
 			token, err := begun.Wait(cmd.Context())
 			if err != nil {
@@ -90,7 +90,7 @@ the scopes are ` + joined(millrace.Scopes()) + `.`,
 			}
 			if had { // its token would stay for nothing
 				if err := server.Revoke(cmd.Context(), before.Token); err != nil {
-					fmt.Fprintln(c.Stderr, "The token of the sign-in before could not be ended:", plain(err.Error())) //nolint:errcheck // nobody listens
+					fmt.Fprintln(c.Stderr, "The token of the sign-in before could not be ended:", plain(err.Error()))
 				}
 			}
 			if c.json {
@@ -209,7 +209,7 @@ func (c *cli) logout() *cobra.Command {
 			if err := saved.drop(in); err != nil {
 				return err
 			}
-			fmt.Fprintf(c.Stderr, "Signed out of %s at %s.\n", plain(in.Org), plain(in.URL)) //nolint:errcheck // nobody listens
+			fmt.Fprintf(c.Stderr, "Signed out of %s at %s.\n", plain(in.Org), plain(in.URL))
 			return nil
 		},
 	}

@@ -132,9 +132,9 @@ func (s *signIns) write() error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) //nolint:errcheck // renamed, or worth nothing
+	defer os.Remove(f.Name())
 	if _, err := f.Write(append(data, '\n')); err != nil {
-		f.Close() //nolint:errcheck // the write failed
+		f.Close()
 		return err
 	}
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {

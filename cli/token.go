@@ -81,7 +81,7 @@ func (c *cli) printSecret(made any, secret, id string, expires time.Time) error 
 	if c.json {
 		return c.printJSON(made)
 	}
-	fmt.Fprintf(c.Stderr, "%s, shown only now; it works until %s.\n", plain(id), clock(&expires)) //nolint:errcheck // nobody listens
+	fmt.Fprintf(c.Stderr, "%s, shown only now; it works until %s.\n", plain(id), clock(&expires))
 	_, err := fmt.Fprintln(c.Stdout, plain(secret))
 	return err
 }

@@ -53,6 +53,6 @@ func (c REST) Audit(ctx context.Context, q AuditQuery) (List[AuditEntry], error)
 	set(v, "action", q.Action)
 	set(v, "subject", q.Subject)
 	set(v, "cursor", q.Cursor)
-	setInt(v, "limit", q.Limit)
+	setLimit(v, q.Limit)
 	return get[List[AuditEntry]](ctx, c, "audit", v)
 }

@@ -46,6 +46,6 @@ func (c REST) Incidents(ctx context.Context, q IncidentQuery) (List[Incident], e
 		v.Set("open", "true")
 	}
 	set(v, "cursor", q.Cursor)
-	setInt(v, "limit", q.Limit)
+	setLimit(v, q.Limit)
 	return get[List[Incident]](ctx, c, "incidents", v)
 }

@@ -41,7 +41,7 @@ func (c REST) Jobs(ctx context.Context, q JobQuery) (List[Job], error) {
 	set(v, "status", strings.Join(status, ","))
 	set(v, "repository", q.Repository)
 	set(v, "cursor", q.Cursor)
-	setInt(v, "limit", q.Limit)
+	setLimit(v, q.Limit)
 	return get[List[Job]](ctx, c, "jobs", v)
 }
 
@@ -71,7 +71,7 @@ func (c REST) VMs(ctx context.Context, q VMQuery) (List[VM], error) {
 	}
 	set(v, "host", q.Host.String())
 	set(v, "cursor", q.Cursor)
-	setInt(v, "limit", q.Limit)
+	setLimit(v, q.Limit)
 	return get[List[VM]](ctx, c, "vms", v)
 }
 
@@ -99,9 +99,9 @@ func set(v url.Values, name, value string) {
 	}
 }
 
-func setInt(v url.Values, name string, n int) {
+func setLimit(v url.Values, n int) {
 	if n != 0 {
-		v.Set(name, strconv.Itoa(n))
+		v.Set("limit", strconv.Itoa(n))
 	}
 }
 

@@ -73,14 +73,14 @@ func TestDeviceAuthorization(t *testing.T) {
 	_, _, err = w.redeem(deviceCode)
 	code(t, err, millrace.Conflict)
 
-	code(t, w.st.DecideDevice(t.Context(), w.Owner.ID, userCode, w.Org.ID, 30), millrace.NotFound) // not typed yet
+	code(t, w.st.DecideDevice(t.Context(), w.Owner.ID, userCode, w.ID, 30), millrace.NotFound) // not typed yet
 	code(t, w.typed(w.Owner.ID, userCode), "")
 	code(t, w.typed(other, userCode), millrace.NotFound) // it is the owner's now
-	code(t, w.st.DecideDevice(t.Context(), other, userCode, w.Org.ID, 30), millrace.NotFound)
+	code(t, w.st.DecideDevice(t.Context(), other, userCode, w.ID, 30), millrace.NotFound)
 	for _, days := range []int{-1, 0, millrace.MaxTokenDays + 1} {
-		code(t, w.st.DecideDevice(t.Context(), w.Owner.ID, userCode, w.Org.ID, days), millrace.Unprocessable)
+		code(t, w.st.DecideDevice(t.Context(), w.Owner.ID, userCode, w.ID, days), millrace.Unprocessable)
 	}
-	code(t, w.st.DecideDevice(t.Context(), w.Owner.ID, userCode, w.Org.ID, 30), "")
+	code(t, w.st.DecideDevice(t.Context(), w.Owner.ID, userCode, w.ID, 30), "")
 	code(t, w.st.DecideDevice(t.Context(), w.Owner.ID, userCode, 0, 0), millrace.NotFound) // decided
 	code(t, w.typed(w.Owner.ID, userCode), millrace.NotFound)
 
@@ -113,7 +113,7 @@ func TestDeviceAuthorization(t *testing.T) {
 
 	userCode, deviceCode = w.device() // a member, who may give no hosts:write
 	code(t, w.typed(other, userCode), "")
-	code(t, w.st.DecideDevice(t.Context(), other, userCode, w.Org.ID, 7), "")
+	code(t, w.st.DecideDevice(t.Context(), other, userCode, w.ID, 7), "")
 	token, _, err := w.redeem(deviceCode)
 	if code(t, err, ""); !slices.Equal(token.Scopes, []millrace.Permission{millrace.JobsRead}) {
 		t.Errorf("a member's: %v", token.Scopes)
@@ -122,7 +122,7 @@ func TestDeviceAuthorization(t *testing.T) {
 	userCode, deviceCode = w.device() // refused
 	code(t, w.typed(other, userCode), "")
 	code(t, w.st.DecideDevice(t.Context(), other, userCode, 0, 0), "")
-	code(t, w.st.DecideDevice(t.Context(), other, userCode, w.Org.ID, 7), millrace.NotFound)
+	code(t, w.st.DecideDevice(t.Context(), other, userCode, w.ID, 7), millrace.NotFound)
 	_, _, err = w.redeem(deviceCode)
 	code(t, err, millrace.Forbidden)
 	_, _, err = w.redeem(deviceCode)
@@ -130,8 +130,8 @@ func TestDeviceAuthorization(t *testing.T) {
 
 	userCode, deviceCode = w.device() // agreed to by whoever may not any more
 	code(t, w.typed(other, userCode), "")
-	code(t, w.st.DecideDevice(t.Context(), other, userCode, w.Org.ID, 7), "")
-	if _, err := w.st.Org(w.Org.ID).SetRole(t.Context(), w.Caller(), other, millrace.RoleViewer); err != nil {
+	code(t, w.st.DecideDevice(t.Context(), other, userCode, w.ID, 7), "")
+	if _, err := w.st.Org(w.ID).SetRole(t.Context(), w.Caller(), other, millrace.RoleViewer); err != nil {
 		t.Fatal(err)
 	}
 	_, _, err = w.redeem(deviceCode)
