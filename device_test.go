@@ -22,7 +22,7 @@ func TestUserCode(t *testing.T) {
 		t.Error(got)
 	}
 	for typed, want := range map[string]string{
-		"bcdf-ghjk": "BCDF-GHJK", " BCDF GHJK ": "BCDF-GHJK", "bcdfghjk": "BCDF-GHJK", "b-c-d-f-g-h-j-k": "BCDF-GHJK",
+		"bcdf-ghjk": "BCDF-GHJK", "BCDF GHJK": "BCDF-GHJK", "bcdfghjk": "BCDF-GHJK", "b-c-d-f-g-h-j-k": "BCDF-GHJK",
 		"": "", "BCDF": "", "BCDF-GHJA": "", "BCDF-GHJ1": "", "BCDF-GHJKL": "", "BCDF–GHJK": "", "BCDF-GHJK\n": "", "ＢCDFGHJK": "",
 	} {
 		if got, ok := millrace.ParseUserCode(typed); got != want || ok != (want != "") {

@@ -14,16 +14,26 @@ import (
 func (o Org) FirstSteps(ctx context.Context) (f millrace.FirstSteps, err error) {
 	err = o.tx(ctx, func(tx *Tx) error {
 		f = millrace.FirstSteps{}
-		var seen *time.Time
+		var seen, heard *time.Time
 		var b pgx.Batch
 		b.Queue(`
 			SELECT checklist_hidden,
 				(SELECT count(*) FROM installations WHERE org_id = $1 AND deleted_at IS NULL AND suspended_at IS NULL),
 				(SELECT count(*) FROM repositories r JOIN installations i USING (org_id, installation_id)
 					WHERE org_id = $1 AND r.unlisted_at IS NULL AND i.deleted_at IS NULL AND i.suspended_at IS NULL),
-				EXISTS (SELECT FROM enrollment_tokens WHERE org_id = $1)
+				EXISTS (SELECT FROM enrollment_tokens WHERE org_id = $1),
+				(SELECT max(heard_at) FROM installations WHERE org_id = $1)
 			FROM orgs WHERE org_id = $1`, o.id).QueryRow(func(row pgx.Row) error {
-			return row.Scan(&f.Hidden, &f.Installations, &f.Repositories, &f.TokenMade)
+			return row.Scan(&f.Hidden, &f.Installations, &f.Repositories, &f.TokenMade, &heard)
+		})
+		b.Queue(`
+			SELECT org_id, r.repository_id, r.installation_id, r.full_name, r.private FROM repositories r JOIN installations i USING (org_id, installation_id)
+			WHERE org_id = $1 AND r.unlisted_at IS NULL AND i.deleted_at IS NULL AND i.suspended_at IS NULL ORDER BY lower(r.full_name) LIMIT $2`,
+			o.id, millrace.SomeRepositories).Query(func(rows pgx.Rows) (err error) {
+			f.Some, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (r millrace.Repository, err error) {
+				return r, row.Scan(&r.OrgID, &r.ID, &r.InstallationID, &r.FullName, &r.Private)
+			})
+			return err
 		})
 		b.Queue(`
 			SELECT org_id, token_id, uses_left, created_at, expires_at FROM enrollment_tokens
@@ -57,7 +67,7 @@ func (o Org) FirstSteps(ctx context.Context) (f millrace.FirstSteps, err error) 
 			return err
 		})
 		err := tx.SendBatch(ctx, &b).Close()
-		f.HostSeenAt = val(seen)
+		f.HostSeenAt, f.HeardAt = val(seen), val(heard)
 		return err
 	})
 	return f, err

@@ -314,7 +314,7 @@ func TestFirstSteps(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(millrace.FirstSteps{Installations: 1}, steps(fresh.ID)); diff != "" {
+	if diff := cmp.Diff(millrace.FirstSteps{Installations: 1, Some: []millrace.Repository{}}, steps(fresh.ID)); diff != "" {
 		t.Error(diff)
 	}
 	token, _, err := w.st.Org(fresh.ID).CreateEnrollmentToken(t.Context(), storetest.System, store.NewEnrollmentToken{})
@@ -338,15 +338,16 @@ func TestFirstSteps(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := millrace.FirstSteps{
-		Hidden: true, Installations: 1, Repositories: 1, TokenMade: true, Hosts: 1, HostsOnline: 1,
+		Hidden: true, Installations: 1, Repositories: 1, Some: []millrace.Repository{{OrgID: w.ID, ID: 77, InstallationID: w.Installation.ID, FullName: "calm/app", Private: true}}, TokenMade: true, Hosts: 1, HostsOnline: 1,
 		FirstJob:   &millrace.StepJob{ID: first, Status: millrace.JobQueued},
 		FirstGreen: &millrace.StepJob{ID: w.jobID(2), Status: millrace.JobCompleted, Conclusion: "success"},
 		Causes:     []millrace.WaitCode{millrace.WaitSelfHostedDisabled, millrace.WaitNoHost},
 	}
 	got := steps(w.ID)
-	if got.FirstGreen.CompletedAt.IsZero() || got.HostSeenAt.IsZero() {
+	if got.FirstGreen.CompletedAt.IsZero() || got.HostSeenAt.IsZero() || got.HeardAt.IsZero() {
 		t.Errorf("%+v", got)
 	}
+	got.HeardAt = time.Time{}
 	got.FirstJob.QueuedAt, got.FirstGreen.QueuedAt, got.FirstGreen.CompletedAt, got.HostSeenAt = time.Time{}, time.Time{}, time.Time{}, time.Time{}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

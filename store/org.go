@@ -21,6 +21,9 @@ func (tx *Tx) readOrg(ctx context.Context, org millrace.OrgID) (millrace.Org, er
 	return one(ctx, tx, scanOrg, `SELECT `+orgColumns+` FROM orgs WHERE org_id = $1`, org)
 }
 
+// LabelPrefix is what labels for this server begin with; it may understand others, too.
+func (s *Store) LabelPrefix() string { return s.prefixes[0] }
+
 // OrgBySlug finds an org by its short name.
 func (s *Store) OrgBySlug(ctx context.Context, slug string) (org millrace.Org, err error) {
 	err = s.lookupTx(ctx, func(tx *Tx) error {

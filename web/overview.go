@@ -15,6 +15,7 @@ type overviewView struct {
 	Org    millrace.Org
 	Hosts  []store.HostRow // nil for who may not see hosts
 	Jobs   jobsView        // the newest, for who may see jobs
+	Steps  stepsView
 	Now    time.Time
 }
 
@@ -40,6 +41,9 @@ func (s *server) overview(w http.ResponseWriter, r *http.Request, v visit) error
 		if view.Jobs.Page, err = org.Jobs(r.Context(), store.JobFilter{Limit: newestJobs}); err != nil {
 			return err
 		}
+	}
+	if view.Steps, err = s.firstSteps(r, v, view.Hosts); err != nil {
+		return err
 	}
 	f, err := s.frame(r, v, "Overview", "overview")
 	if err != nil {

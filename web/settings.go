@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
+	"strconv"
 	"time"
 
 	"github.com/millrace-ci/millrace"
@@ -12,9 +14,14 @@ import (
 
 // settingsView is what the settings page shows.
 type settingsView struct {
-	Path                 string
-	Org                  millrace.Org
-	MayExport, MayDelete bool
+	Path     string
+	Org      millrace.Org
+	Linked   []millrace.LinkedInstallation
+	MayWrite bool
+	Problem  string
+	Name     string // in the form
+	GitHub   string
+	Now      time.Time
 }
 
 // settingsTab is a page of the settings, and the permission that it takes.
@@ -36,7 +43,15 @@ func (s *server) settingsFrame(r *http.Request, v visit, title string) (ui.Frame
 }
 
 func (s *server) settings(w http.ResponseWriter, r *http.Request, v visit) error {
+	return s.showSettings(w, r, v, http.StatusOK, "", v.Org.Name)
+}
+
+func (s *server) showSettings(w http.ResponseWriter, r *http.Request, v visit, status int, problem, name string) error {
 	org, err := s.Store.OrgBySlug(r.Context(), v.Org.Slug)
+	if err != nil {
+		return err
+	}
+	linked, err := s.Store.Org(v.Org.OrgID).LinkedInstallations(r.Context())
 	if err != nil {
 		return err
 	}
@@ -44,8 +59,42 @@ func (s *server) settings(w http.ResponseWriter, r *http.Request, v visit) error
 	if err != nil {
 		return err
 	}
-	view := settingsView{Path: v.path("/settings"), Org: org, MayExport: v.By.May(millrace.OrgExport), MayDelete: v.By.May(millrace.OrgDelete)}
-	return render(w, r, http.StatusOK, settingsPage(f, v, view))
+	view := settingsView{Path: v.path("/settings"), Org: org, Linked: linked, MayWrite: v.By.May(millrace.OrgWrite), Problem: problem, Name: name, GitHub: s.GitHub, Now: s.Now()}
+	return render(w, r, status, settingsPage(f, v, view))
+}
+
+func (s *server) rename(w http.ResponseWriter, r *http.Request, v visit) error {
+	name := r.PostFormValue("name")
+	err := s.Store.Org(v.Org.OrgID).Rename(r.Context(), v.By, name)
+	if millrace.CodeOf(err) == millrace.Unprocessable {
+		return s.showSettings(w, r, v, http.StatusUnprocessableEntity, millrace.MessageOf(err), name)
+	}
+	if err != nil {
+		return err
+	}
+	http.Redirect(w, r, v.path("/settings"), http.StatusSeeOther)
+	return nil
+}
+
+// atGitHub is where an owner of an account changes what the installation may see (docs.github.com, "Reviewing and modifying
+// installed GitHub Apps").
+func (v settingsView) atGitHub(i millrace.LinkedInstallation) string {
+	at := v.GitHub
+	if i.OwnerType == millrace.Organization {
+		at += "/organizations/" + url.PathEscape(i.OwnerLogin)
+	}
+	return at + "/settings/installations/" + strconv.FormatInt(i.ID, 10)
+}
+
+// installationState is how an installation is, and what can be done when it isn't well.
+func installationState(i millrace.LinkedInstallation) (state ui.State, remedy string) {
+	switch {
+	case !i.DeletedAt.IsZero():
+		return ui.State{Text: "Removed", Tone: ui.Quiet, Icon: ui.IconSlash}, "The App was removed from the account. What it ran stays in the reports; installed again, it goes on."
+	case !i.SuspendedAt.IsZero():
+		return ui.State{Text: "Suspended", Tone: ui.Bad, Icon: ui.IconPause}, "Its jobs wait. Whoever owns the account ends the suspension at GitHub."
+	}
+	return ui.State{Text: "Works", Tone: ui.Good, Icon: ui.IconCheck}, ""
 }
 
 // export sends all of the org's data as it is read. What fails on the way cuts the connection: half an archive must not look

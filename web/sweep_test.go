@@ -89,6 +89,8 @@ func TestEveryRouteForEveryRole(t *testing.T) {
 		"GET /o/{org}/incidents":                {millrace.IncidentsRead, "/incidents", nil, ok, false},
 		"GET /o/{org}/usage":                    {millrace.UsageRead, "/usage", nil, ok, false},
 		"GET /o/{org}/settings":                 {millrace.OrgRead, "/settings", nil, ok, false},
+		"POST /o/{org}/checklist":               {millrace.OrgWrite, "/checklist", url.Values{"hidden": {"yes"}}, see, false},
+		"POST /o/{org}/settings":                {millrace.OrgWrite, "/settings", url.Values{"name": {"Calm"}}, see, false},
 		"POST /o/{org}/settings/export":         {millrace.OrgExport, "/settings/export", url.Values{}, ok, true},
 		"GET /o/{org}/settings/delete":          {millrace.OrgDelete, "/settings/delete", nil, ok, true},
 		"POST /o/{org}/settings/delete":         {millrace.OrgDelete, "/settings/delete", url.Values{"slug": {"calm"}}, see, true},

@@ -21,6 +21,7 @@ type Config struct {
 	Store   *store.Store
 	SignIn  millrace.SignIn  // at GitHub; nil: by one-use links alone
 	Log     *slog.Logger     // nil: none
+	GitHub  string           // where people use GitHub, without a trailing slash
 	Install string           // where at GitHub the App is installed; "": not known
 	URL     string           // where people and agents reach this server, without a trailing slash
 	Secure  bool             // URL is https: cookies are bound to it
@@ -103,6 +104,7 @@ func (s *server) routes() []route {
 		{"POST /confirm", s.user(s.beginConfirm)},
 		{"POST /confirm/done", s.user(s.endConfirm)},
 		{"GET /o/{org}/{$}", s.org(millrace.OrgRead, s.overview)},
+		{"POST /o/{org}/checklist", s.org(millrace.OrgWrite, s.hideChecklist)},
 		{"GET /o/{org}/jobs", s.org(millrace.JobsRead, s.jobs)},
 		{"GET /o/{org}/jobs/{job}", s.org(millrace.JobsRead, s.job)},
 		{"GET /o/{org}/hosts", s.org(millrace.HostsRead, s.hosts)},
@@ -110,6 +112,7 @@ func (s *server) routes() []route {
 		{"GET /o/{org}/incidents", s.org(millrace.IncidentsRead, s.incidents)},
 		{"GET /o/{org}/usage", s.org(millrace.UsageRead, s.usage)},
 		{"GET /o/{org}/settings", s.org(millrace.OrgRead, s.settings)},
+		{"POST /o/{org}/settings", s.org(millrace.OrgWrite, s.rename)},
 		{"POST /o/{org}/settings/export", s.org(millrace.OrgExport, s.dangerous(s.export))},
 		{"GET /o/{org}/settings/delete", s.org(millrace.OrgDelete, s.dangerous(s.askToDelete))},
 		{"POST /o/{org}/settings/delete", s.org(millrace.OrgDelete, s.dangerous(s.deleteOrg))},

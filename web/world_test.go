@@ -57,7 +57,7 @@ func newWorldWith(t *testing.T, signIn func(url string) millrace.SignIn, install
 	server := httptest.NewUnstartedServer(nil)
 	w.URL = "http://" + server.Listener.Addr().String()
 	people := signIn(w.URL)
-	server.Config.Handler = web.New(web.Config{Store: w.Store, SignIn: people, URL: w.URL, Install: w.Install, Now: w.now})
+	server.Config.Handler = web.New(web.Config{Store: w.Store, SignIn: people, URL: w.URL, GitHub: "https://github.test", Install: w.Install, Now: w.now})
 	server.Start()
 	t.Cleanup(func() {
 		server.CloseClientConnections()

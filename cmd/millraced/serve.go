@@ -93,8 +93,9 @@ func serve(ctx context.Context, cfg Config, st *store.Store, log *slog.Logger, l
 	if err != nil {
 		return err
 	}
+	atGitHub := strings.TrimSuffix(cfg.GitHubURL, "/")
 	pages := web.New(web.Config{
-		Store: st, SignIn: signIn, Log: log, URL: cfg.URL, Install: strings.TrimSuffix(cfg.GitHubURL, "/") + "/apps/" + url.PathEscape(cfg.GitHubAppSlug) + "/installations/new",
+		Store: st, SignIn: signIn, Log: log, URL: cfg.URL, GitHub: atGitHub, Install: atGitHub + "/apps/" + url.PathEscape(cfg.GitHubAppSlug) + "/installations/new",
 		Secure: strings.HasPrefix(cfg.URL, "https://"),
 	})
 	mux := http.NewServeMux()
