@@ -12,6 +12,7 @@ type Code string
 const (
 	Invalid         Code = "invalid"          // 400: malformed input
 	Unauthenticated Code = "unauthenticated"  // 401: no or unknown credentials
+	TokenExpired    Code = "token_expired"    // 401: it was good once
 	PaymentRequired Code = "payment_required" // 402: the plan doesn't cover it
 	Forbidden       Code = "forbidden"        // 403: known, but lacks the right within its own org
 	ReauthRequired  Code = "reauth_required"  // 403: may do it, once they have confirmed that it is them
@@ -32,6 +33,7 @@ var codes = map[Code]struct {
 }{
 	Invalid:         {400, "The request is malformed. Its detail says where."},
 	Unauthenticated: {401, "The request carries no credentials that we know, or they have expired or were revoked."},
+	TokenExpired:    {401, "The token was good and has expired. Make a new one."},
 	PaymentRequired: {402, "The plan does not cover it."},
 	Forbidden:       {403, "You are known, and lack the right within your org. An owner can grant it."},
 	ReauthRequired:  {403, "This is asked again of whoever does it, even when they are signed in. Confirm at the dashboard that it is you."},
@@ -59,7 +61,7 @@ func (c Code) Meaning() string { return codes[c].meaning }
 // CodeForStatus is the general code whose [Code.Status] is status; Internal when there is none.
 func CodeForStatus(status int) Code {
 	for c, s := range codes {
-		if s.status == status && c != ReauthRequired {
+		if s.status == status && c != ReauthRequired && c != TokenExpired {
 			return c
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // Heartbeat is the longest time between two syncs of a healthy agent: a sync without news is answered after it.
@@ -26,6 +27,12 @@ type Host struct {
 	Desired   int64  // version of the list of VMs the host should have
 	SeenAt    time.Time
 	CreatedAt time.Time
+
+	TokenID     EnrollmentTokenID // that it was enrolled with; zero: not known
+	FixedLabels []string          // given by that token: the agent's own count for nothing; nil: none are
+	Ephemeral   bool              // removed [VanishedAfter] it was last heard
+	Restart     bool              // its agent is asked to start anew
+	Reboot      bool              // its agent is asked to reboot the machine once it has no VM
 }
 
 // HostFacts is what an agent says of its machine. Offer is the upper bound that the host's owner set there: the
@@ -41,6 +48,27 @@ type HostFacts struct {
 	Version  string   `json:"version"`
 	Kernel   string   `json:"kernel"`
 	CPUModel string   `json:"cpu_model"`
+	BootMS   int      `json:"boot_ms"` // how long the agent's trial VM took to boot; 0: there was none
+}
+
+// MaxHostLabels and MaxHostLabel bound a host's labels: how many, and how long each, in bytes.
+const (
+	MaxHostLabels = 100
+	MaxHostLabel  = 256
+)
+
+// CheckHostLabels is Unprocessable unless a host may have these labels. A job asks for them in runs-on, where commas and
+// spaces part.
+func CheckHostLabels(labels []string) error {
+	if len(labels) > MaxHostLabels {
+		return Errorf(Unprocessable, "A host has at most %d labels.", MaxHostLabels)
+	}
+	for _, l := range labels {
+		if l == "" || len(l) > MaxHostLabel || strings.ContainsFunc(l, func(r rune) bool { return r <= ' ' || r == ',' || r == 0x7f || r == utf8.RuneError }) {
+			return Errorf(Unprocessable, "A label has 1 to %d characters without spaces and commas; %.40q has not.", MaxHostLabel, l)
+		}
+	}
+	return nil
 }
 
 // HostAdmin is what an admin wants of a host.

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"hash/crc32"
 	"io"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -138,6 +139,9 @@ type EnrollmentToken struct {
 	OrgID     OrgID
 	ID        EnrollmentTokenID
 	UsesLeft  int
+	Labels    []string     // of the hosts that it makes, and no others; nil: those that the host's owner gave it
+	CIDR      netip.Prefix // where it may be used; zero: anywhere
+	Ephemeral bool         // its hosts are removed [VanishedAfter] they were last heard
 	CreatedAt time.Time
 	ExpiresAt time.Time
 	RevokedAt time.Time // zero: it wasn't
@@ -148,7 +152,12 @@ const (
 	DefaultEnrollmentLife = time.Hour
 	MaxEnrollmentLife     = 30 * 24 * time.Hour
 	MaxEnrollmentUses     = 1000
+	EnrollmentGuesses     = 20 // unknown tokens from one address within ten minutes
 )
+
+// VanishedAfter is how long an ephemeral host may be silent before it is removed: a spot machine that is taken away says
+// nothing.
+const VanishedAfter = 15 * time.Minute
 
 // Secret is the text of a token. It prints as [redacted] everywhere but through [Secret.Reveal].
 type Secret string

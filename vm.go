@@ -227,7 +227,8 @@ const (
 	OverdueForget  OverdueAction = "forget" // its host is dead, and with it the VM
 )
 
-// Overdue says at time now whether v should have got further. hostSeen is when its host was last heard, jobEnded when the
+// Overdue says at time now whether v should have got further. hostSeen is when its host was last heard, zero when it was
+// removed and never will be, jobEnded when the
 // job that it ran ended, zero while it runs. A VM of a silent host is waited for: it says nothing.
 func (v VM) Overdue(hostSeen, jobEnded, now time.Time) Overdue {
 	online := now.Sub(hostSeen) < OfflineAfter
@@ -239,6 +240,8 @@ func (v VM) Overdue(hostSeen, jobEnded, now time.Time) Overdue {
 	}
 	switch {
 	case v.State == VMGone:
+	case v.State == VMStopping && hostSeen.IsZero():
+		return Overdue{OverdueForget, "Its host was removed."}
 	case v.State == VMStopping:
 		if now.Sub(hostSeen) >= deadHostAfter && now.Sub(v.Stamps.Changed) >= deadHostAfter {
 			return Overdue{OverdueForget, "Its host was silent for an hour."}

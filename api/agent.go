@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"encoding/json"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -22,11 +23,21 @@ const (
 	maxConsole   = 256 << 10
 	maxHostName  = 63
 	maxReports   = 10_000
+	maxLeaked    = 3 // tokens that one address may have revoked
 )
 
+// leakedToken is what looks like an enrollment token.
+var leakedToken = regexp.MustCompile(millrace.EnrollmentTokenPrefix + `[0-9A-Za-z]{38}`)
+
 func (s *Server) enroll(w http.ResponseWriter, r *http.Request) error {
-	if r.URL.RawQuery != "" {
-		return millrace.Errorf(millrace.Invalid, "A token in a URL ends up in logs; send it in the body.")
+	from := millrace.Actor{Address: address(r.RemoteAddr), RequestID: requestID(r.Context())}
+	if query := r.URL.RawQuery; query != "" {
+		for _, leaked := range leakedToken.FindAllString(query, maxLeaked) {
+			if err := s.store.RevokeLeaked(r.Context(), from, leaked); err != nil {
+				return err
+			}
+		}
+		return millrace.Errorf(millrace.Invalid, "A token in an address ends up in logs: it is revoked. Make another one, and send it in the body.")
 	}
 	body, err := readBody(w, r, maxAgentBody)
 	if err != nil {
@@ -45,7 +56,7 @@ func (s *Server) enroll(w http.ResponseWriter, r *http.Request) error {
 	if err := checkFacts(in.Facts); err != nil {
 		return err
 	}
-	host, slug, err := s.store.EnrollHost(r.Context(), millrace.Actor{Address: address(r.RemoteAddr), RequestID: requestID(r.Context())}, in.Token, in.Name, in.SignKey, in.SealKey, in.Facts)
+	host, slug, err := s.store.EnrollHost(r.Context(), from, store.Enrollment{Secret: in.Token, Name: in.Name, SignKey: in.SignKey, SealKey: in.SealKey, Facts: in.Facts})
 	if err != nil {
 		return err
 	}
@@ -68,10 +79,13 @@ func checkFacts(f millrace.HostFacts) error {
 	case f.VCPUs < 1 || f.VCPUs > large || f.MemoryMB < 1 || f.MemoryMB > large || f.DiskMB < 0 || f.DiskMB > large ||
 		f.Offer.MilliCPU < 0 || f.Offer.MilliCPU > large || f.Offer.MemoryMB < 0 || f.Offer.MemoryMB > large:
 		return millrace.Errorf(millrace.Unprocessable, "The host's vCPUs, memory, disk and offer are not plausible.")
-	case len(f.Labels) > 100:
-		return millrace.Errorf(millrace.Unprocessable, "A host has at most 100 labels.")
+	case f.BootMS < 0 || f.BootMS > large:
+		return millrace.Errorf(millrace.Unprocessable, "The trial VM's boot time is not plausible.")
 	}
-	for _, text := range append([]string{f.Driver, f.Version, f.Kernel, f.CPUModel}, f.Labels...) {
+	if err := millrace.CheckHostLabels(f.Labels); err != nil {
+		return err
+	}
+	for _, text := range []string{f.Driver, f.Version, f.Kernel, f.CPUModel} {
 		if len(text) > 256 || strings.Contains(text, "\x00") {
 			return millrace.Errorf(millrace.Unprocessable, "A host's texts have at most 256 characters.")
 		}
@@ -98,6 +112,9 @@ func (s *Server) signed(w http.ResponseWriter, r *http.Request, limit int64) (ho
 	w.Header().Set("Date", now.UTC().Format(http.TimeFormat)) // a host whose clock is wrong sees by how much
 	if err != nil {
 		return host, nil, err
+	}
+	if host.Removed {
+		return host, nil, millrace.Errorf(millrace.Gone, "This host was removed from its org. Enroll the machine anew to use it again.")
 	}
 	isStart := r.URL.Path == "/agent/v1/start"
 	if want := host.Epoch; !isStart && claims.Epoch != want || isStart && claims.Epoch != 0 {
@@ -174,7 +191,7 @@ func (s *Server) sync(w http.ResponseWriter, r *http.Request) error {
 	defer heartbeat.Stop()
 	for late := false; ; {
 		if version != in.Have || late {
-			out := client.SyncResponse{Version: version, VMs: make([]client.VMOrder, 0, len(vms)), ServerTime: s.now()}
+			out := client.SyncResponse{Version: version, VMs: make([]client.VMOrder, 0, len(vms)), ServerTime: s.now(), Restart: host.Restart, Reboot: host.Reboot}
 			for _, v := range vms {
 				out.VMs = append(out.VMs, client.NewVMOrder(v))
 			}

@@ -63,7 +63,11 @@ func TestEnrollRefuses(t *testing.T) {
 			in.Token = millrace.NewSecret(millrace.EnrollmentTokenPrefix, nil).Reveal()
 		}), 401},
 		"expired token":    {request(func(in *client.EnrollRequest) { in.Token = spoiled("expires_at = created_at") }), 401},
-		"used-up token":    {request(func(in *client.EnrollRequest) { in.Token = spoiled("uses_left = 0") }), 401},
+		"used-up token":    {request(func(in *client.EnrollRequest) { in.Token = spoiled("uses_left = 0") }), 409},
+		"revoked token":    {request(func(in *client.EnrollRequest) { in.Token = spoiled("revoked_at = created_at") }), 401},
+		"mistyped token":   {request(func(in *client.EnrollRequest) { in.Token = good[:len(good)-1] + "!" }), 400},
+		"labels not given": {request(func(in *client.EnrollRequest) { in.Token, in.Facts.Labels = spoiled("labels = '{a}'"), []string{"trusted"} }), 403},
+		"another network":  {request(func(in *client.EnrollRequest) { in.Token = spoiled("cidr = '192.0.2.0/24'") }), 403},
 		"API token":        {request(func(in *client.EnrollRequest) { in.Token = storetest.MustCreateToken(t, w.st, w.calm) }), 401},
 		"short sign key":   {request(func(in *client.EnrollRequest) { in.SignKey = in.SignKey[:31] }), 422},
 		"no seal key":      {request(func(in *client.EnrollRequest) { in.SealKey = nil }), 422},
@@ -87,9 +91,28 @@ func TestEnrollRefuses(t *testing.T) {
 	if n := scalar[int](w, `SELECT count(*) FROM hosts`); n != 0 {
 		t.Errorf("%d hosts were enrolled", n)
 	}
-	if a := w.send(w.request(http.MethodPost, path, request(func(*client.EnrollRequest) {}))); a.status != http.StatusCreated {
-		t.Errorf("the token was used up by what was refused: %d %s", a.status, a.body)
+	problem(t, "a token that was in an address", w.send(w.request(http.MethodPost, path, request(func(*client.EnrollRequest) {}))), 401)
+	good = mint(1, time.Hour)
+	enrolled := func() client.EnrollResponse {
+		t.Helper()
+		a := w.send(w.request(http.MethodPost, path, request(func(*client.EnrollRequest) {})))
+		var out client.EnrollResponse
+		if err := json.Unmarshal(a.body, &out); err != nil || a.status != http.StatusCreated {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+		return out
 	}
+	if first, again := enrolled(), enrolled(); first.HostID != again.HostID {
+		t.Errorf("the same machine is %s and %s", first.HostID, again.HostID)
+	}
+	problem(t, "another machine", w.send(w.request(http.MethodPost, path, request(func(in *client.EnrollRequest) { in.SignKey = bytes.Repeat([]byte{9}, 32) }))), 409)
+	guess := func() answer {
+		return w.send(w.request(http.MethodPost, path, request(func(in *client.EnrollRequest) { in.Token = millrace.NewSecret(millrace.EnrollmentTokenPrefix, nil).Reveal() })))
+	}
+	for range millrace.EnrollmentGuesses - 1 { // one was among the cases
+		problem(t, "a guess", guess(), 401)
+	}
+	problem(t, "a guess too many", guess(), 429)
 }
 
 func TestAgentSignature(t *testing.T) {
@@ -368,5 +391,38 @@ func TestJITOfAnothersVM(t *testing.T) {
 	}
 	if _, err := h.JIT(t.Context(), vm.ID, 1); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A host that was removed is told so, whatever it asks, and nothing that it says counts; one that is asked to restart or reboot is
+// asked until it has.
+func TestRemovedHost(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	h, kept := w.enroll(w.calm, "rack-1"), w.enroll(w.calm, "rack-2")
+	org, by := w.st.Org(w.calm.ID), w.calm.Caller()
+	if err := org.RestartAgent(t.Context(), by, kept.Host); err != nil {
+		t.Fatal(err)
+	}
+	if err := org.RebootHost(t.Context(), by, kept.Host); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := kept.Sync(t.Context(), client.SyncRequest{}); err != nil || !out.Restart || !out.Reboot {
+		t.Errorf("%+v, %v", out, err)
+	}
+	if _, err := kept.Start(t.Context(), client.StartRequest{Facts: storetest.Facts()}); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := kept.Sync(t.Context(), client.SyncRequest{}); err != nil || out.Restart || out.Reboot {
+		t.Errorf("after a start: %+v, %v", out, err)
+	}
+	if err := org.RemoveHost(t.Context(), by, h.Host, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Sync(t.Context(), client.SyncRequest{}); millrace.CodeOf(err) != millrace.Gone {
+		t.Errorf("sync: %v", err)
+	}
+	if _, err := h.Start(t.Context(), client.StartRequest{Facts: storetest.Facts()}); millrace.CodeOf(err) != millrace.Gone {
+		t.Errorf("start: %v", err)
 	}
 }

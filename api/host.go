@@ -10,6 +10,12 @@ import (
 	"github.com/millrace-ci/millrace/client"
 )
 
+// InHost is the path of an operation on a host.
+type InHost struct {
+	InOrg
+	Host string `path:"host" maxLength:"40" doc:"The host's ID"`
+}
+
 func (s *Server) hostRoutes(api huma.API) {
 	register(s, api, millrace.HostsRead, huma.Operation{OperationID: "list-hosts", Method: http.MethodGet, Path: "/hosts", Summary: "List hosts by name", Tags: []string{"hosts"}},
 		func(ctx context.Context, org tenant, _ *InOrg) (*out[client.List[client.Host]], error) {
@@ -24,20 +30,73 @@ func (s *Server) hostRoutes(api huma.API) {
 			return &out[client.List[client.Host]]{client.NewList(hosts, "")}, nil
 		})
 
-	type one struct {
-		InOrg
-		Host string `path:"host" maxLength:"40" doc:"The host's ID"`
-	}
 	register(s, api, millrace.HostsRead, huma.Operation{OperationID: "get-host", Method: http.MethodGet, Path: "/hosts/{host}", Summary: "Show a host", Tags: []string{"hosts"}},
-		func(ctx context.Context, org tenant, in *one) (*out[client.Host], error) {
+		func(ctx context.Context, org tenant, in *InHost) (*out[client.Host], error) {
 			id, err := millrace.ParseHostID(in.Host)
 			if err != nil {
 				return nil, err
 			}
-			row, err := org.Host(ctx, id)
+			return s.showHost(ctx, org, id)
+		})
+
+	type change struct {
+		InHost
+		Body client.ChangeHost
+	}
+	register(s, api, millrace.HostsWrite, huma.Operation{OperationID: "change-host", Method: http.MethodPatch, Path: "/hosts/{host}", Summary: "Drain, disable or enable a host", Tags: []string{"hosts"}},
+		func(ctx context.Context, org tenant, in *change) (*out[client.Host], error) {
+			id, err := millrace.ParseHostID(in.Host)
 			if err != nil {
 				return nil, err
 			}
-			return &out[client.Host]{client.NewHost(row.Host, row.VMs, row.Committed, s.now())}, nil
+			if err := org.SetHostAdmin(ctx, org.by, id, in.Body.Admin); err != nil {
+				return nil, err
+			}
+			return s.showHost(ctx, org, id)
 		})
+
+	type remove struct {
+		InHost
+		Force bool `query:"force" doc:"Even when it has VMs: their jobs fail"`
+	}
+	register(s, api, millrace.HostsWrite, huma.Operation{OperationID: "remove-host", Method: http.MethodDelete, Path: "/hosts/{host}", Summary: "Remove a host: its agent ends, and nothing of it is believed any more", Tags: []string{"hosts"}, Errors: []int{http.StatusConflict}},
+		func(ctx context.Context, org tenant, in *remove) (*struct{}, error) {
+			id, err := millrace.ParseHostID(in.Host)
+			if err != nil {
+				return nil, err
+			}
+			return nil, org.RemoveHost(ctx, org.by, id, in.Force)
+		})
+
+	for _, act := range []struct {
+		name, summary string
+		do            func(tenant, context.Context, millrace.HostID) error
+	}{
+		{"restart", "Have a host's agent start anew; its VMs run on", func(org tenant, ctx context.Context, id millrace.HostID) error {
+			return org.RestartAgent(ctx, org.by, id)
+		}},
+		{"reboot", "Drain a host and reboot its machine once it has no VM, where its owner allows that", func(org tenant, ctx context.Context, id millrace.HostID) error {
+			return org.RebootHost(ctx, org.by, id)
+		}},
+	} {
+		register(s, api, millrace.HostsWrite, huma.Operation{OperationID: act.name + "-host", Method: http.MethodPost, Path: "/hosts/{host}/" + act.name, Summary: act.summary, Tags: []string{"hosts"}},
+			func(ctx context.Context, org tenant, in *InHost) (*out[client.Host], error) {
+				id, err := millrace.ParseHostID(in.Host)
+				if err != nil {
+					return nil, err
+				}
+				if err := act.do(org, ctx, id); err != nil {
+					return nil, err
+				}
+				return s.showHost(ctx, org, id)
+			})
+	}
+}
+
+func (s *Server) showHost(ctx context.Context, org tenant, id millrace.HostID) (*out[client.Host], error) {
+	row, err := org.Host(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return &out[client.Host]{client.NewHost(row.Host, row.VMs, row.Committed, s.now())}, nil
 }

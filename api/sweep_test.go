@@ -81,6 +81,10 @@ func TestEveryOperationForEveryRole(t *testing.T) {
 		"PATCH /members/{user}":             {`{"role":"viewer"}`, 200, ""},
 		"POST /tokens":                      {`{"name":"x","scopes":["org:read"],"days":1}`, 201, ""},
 		"DELETE /tokens/{token}":            {"", 204, "/tokens/" + spare.ID.String()},
+		"PATCH /hosts/{host}":               {`{"admin":"draining"}`, 200, ""},
+		"POST /hosts/{host}/restart":        {"", 200, ""},
+		"POST /hosts/{host}/reboot":         {"", 200, ""},
+		"DELETE /hosts/{host}":              {"", 204, "/hosts/" + w.enroll(w.calm, "rack-2").Host.String()},
 		"POST /enrollment-tokens":           {`{}`, 201, ""},
 		"DELETE /enrollment-tokens/{token}": {"", 204, "/enrollment-tokens/" + enrollment.ID.String()},
 	}

@@ -80,7 +80,9 @@ func (s *Server) enrollmentTokenRoutes(api huma.API) {
 	}
 	register(s, api, millrace.HostsWrite, huma.Operation{OperationID: "create-enrollment-token", Method: http.MethodPost, Path: "/enrollment-tokens", Summary: "Make an enrollment token; its secret is in this answer alone", Tags: []string{"hosts"}, DefaultStatus: http.StatusCreated},
 		func(ctx context.Context, org tenant, in *create) (*out[client.EnrollmentToken], error) {
-			t, secret, err := org.CreateEnrollmentToken(ctx, org.by.Actor, store.NewEnrollmentToken{Uses: in.Body.Uses, Life: time.Duration(in.Body.Seconds) * time.Second})
+			t, secret, err := org.CreateEnrollmentToken(ctx, org.by.Actor, store.NewEnrollmentToken{
+				Uses: in.Body.Uses, Life: time.Duration(in.Body.Seconds) * time.Second, Labels: in.Body.Labels, CIDR: in.Body.CIDR, Ephemeral: in.Body.Ephemeral,
+			})
 			if err != nil {
 				return nil, err
 			}

@@ -128,7 +128,7 @@ func TestOutput(t *testing.T) {
 			"tok_00000000000000000000000001\tci[2J2J\tmrat_abcd…\tuser_00000000000000000000000001\tjobs:read usage:read\t-\t2026-11-24 12:00:00Z\t-\n"},
 		{"tokens create --name ci --scopes jobs:read,usage:read", false, "mrat_secret\n"},
 		{"tokens revoke tok_00000000000000000000000001", false, ""},
-		{"enrollment-tokens list", false, "token\tuses left\tmade\texpires\nenr_00000000000000000000000001\t2\t2026-11-24 12:00:00Z\t2026-11-24 12:00:00Z\n"},
+		{"enrollment-tokens list", false, "token\tuses left\tlabels\tfrom\tephemeral\tmade\texpires\nenr_00000000000000000000000001\t2\tthe host's own\tanywhere\tno\t2026-11-24 12:00:00Z\t2026-11-24 12:00:00Z\n"},
 		{"enrollment-tokens create --uses 2 --life 30m", false, "mret_secret\n"},
 		{"enrollment-tokens revoke enr_00000000000000000000000001", false, ""},
 		{"audit list --action member.", false, "at\twho\taction\tsubject\tchanges\taddress\trequest\n" +

@@ -1,13 +1,18 @@
 package cli
 
 import (
+	"context"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/client"
 )
 
 func (c *cli) hosts() *cobra.Command {
-	cmd := &cobra.Command{Use: "hosts", Short: "Hosts", Args: args(cobra.NoArgs), RunE: help}
+	cmd := &cobra.Command{Use: "hosts", Aliases: []string{"host"}, Short: "Hosts", Args: args(cobra.NoArgs), RunE: help}
 	cmd.AddCommand(&cobra.Command{
 		Use:   "list",
 		Short: "List hosts",
@@ -34,5 +39,118 @@ func (c *cli) hosts() *cobra.Command {
 			return c.table([]string{"host", "name", "status", "arch", "vms", "committed", "offer", "seen"}, rows)
 		},
 	})
+	admin := func(to millrace.HostAdmin) func(context.Context, client.REST, millrace.HostID) (client.Host, error) {
+		return func(ctx context.Context, api client.REST, id millrace.HostID) (client.Host, error) {
+			return api.ChangeHost(ctx, id, client.ChangeHost{Admin: to})
+		}
+	}
+	cmd.AddCommand(
+		c.onHost("show", "Show a host", func(ctx context.Context, api client.REST, id millrace.HostID) (client.Host, error) {
+			return api.Host(ctx, id)
+		}),
+		c.onHost("drain", "Let a host finish what runs, and give it no more", admin(millrace.HostDraining)),
+		c.onHost("enable", "Give a host jobs again", admin(millrace.HostEnabled)),
+		c.onHost("disable", "Give a host no more jobs, whatever becomes of it", admin(millrace.HostDisabled)),
+		c.onHost("restart", "Have a host's agent start anew; its VMs run on", func(ctx context.Context, api client.REST, id millrace.HostID) (client.Host, error) {
+			return api.RestartHost(ctx, id)
+		}),
+		c.onHost("reboot", "Drain a host, and reboot it once it has no VM, where its owner allows that", func(ctx context.Context, api client.REST, id millrace.HostID) (client.Host, error) {
+			return api.RebootHost(ctx, id)
+		}),
+		c.removeHost(),
+	)
+	return cmd
+}
+
+// onHost is a command that does something to a host and shows it.
+func (c *cli) onHost(verb, short string, do func(context.Context, client.REST, millrace.HostID) (client.Host, error)) *cobra.Command {
+	return &cobra.Command{
+		Use:   verb + " HOST",
+		Short: short + "; HOST is its ID or name",
+		Args:  args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, a []string) error {
+			api, id, err := c.host(cmd.Context(), a[0])
+			if err != nil {
+				return err
+			}
+			h, err := do(cmd.Context(), api, id)
+			if err != nil {
+				return err
+			}
+			if c.json {
+				return c.printJSON(h)
+			}
+			return c.table([]string{"field", "value"}, hostRows(h))
+		},
+	}
+}
+
+// host is the API and the host with this ID or name.
+func (c *cli) host(ctx context.Context, name string) (client.REST, millrace.HostID, error) {
+	api, err := c.api()
+	if err != nil {
+		return api, millrace.HostID{}, err
+	}
+	if id, err := millrace.ParseHostID(name); err == nil {
+		return api, id, nil
+	}
+	list, err := api.Hosts(ctx)
+	if err != nil {
+		return api, millrace.HostID{}, err
+	}
+	for _, h := range list.Data {
+		if h.Name == name {
+			return api, h.ID, nil
+		}
+	}
+	return api, millrace.HostID{}, millrace.Errorf(millrace.NotFound, "The org has no host %s.", name)
+}
+
+func hostRows(h client.Host) [][]string {
+	pending := []string{}
+	for word, is := range map[string]bool{"restart": h.Restart, "reboot": h.Reboot} {
+		if is {
+			pending = append(pending, word)
+		}
+	}
+	boot := "-"
+	if h.Facts.BootMS > 0 {
+		boot = ms(int64(h.Facts.BootMS))
+	}
+	return [][]string{
+		{"host", h.ID.String()},
+		{"name", h.Name},
+		{"status", string(h.Status)},
+		{"pending", or(strings.Join(pending, " "))},
+		{"vms", strconv.Itoa(h.VMs)},
+		{"committed", h.Committed.String()},
+		{"offer", h.Facts.Offer.String()},
+		{"labels", or(strings.Join(h.Facts.Labels, " "))},
+		{"arch", string(h.Facts.Arch)},
+		{"cpu", or(h.Facts.CPUModel)},
+		{"kernel", or(h.Facts.Kernel)},
+		{"driver", or(h.Facts.Driver)},
+		{"trial boot", boot},
+		{"agent", or(h.Facts.Version)},
+		{"seen", clock(h.SeenAt)},
+		{"since", clock(&h.CreatedAt)},
+	}
+}
+
+func (c *cli) removeHost() *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "remove HOST",
+		Short: "Remove a host; HOST is its ID or name",
+		Args:  args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, a []string) error {
+			api, id, err := c.host(cmd.Context(), a[0])
+			if err != nil {
+				return err
+			}
+			return api.RemoveHost(cmd.Context(), id, force)
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "even when it has VMs: their jobs fail")
 	return cmd
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -125,12 +126,22 @@ func (c *cli) enrollmentTokens() *cobra.Command {
 			}
 			var rows [][]string
 			for _, t := range list.Data {
-				rows = append(rows, []string{t.ID.String(), strconv.Itoa(t.UsesLeft), clock(&t.CreatedAt), clock(&t.ExpiresAt)})
+				labels, from, ephemeral := "the host's own", "anywhere", "no"
+				if t.Labels != nil {
+					labels = or(strings.Join(t.Labels, " "))
+				}
+				if t.CIDR != nil {
+					from = *t.CIDR
+				}
+				if t.Ephemeral {
+					ephemeral = "yes"
+				}
+				rows = append(rows, []string{t.ID.String(), strconv.Itoa(t.UsesLeft), labels, from, ephemeral, clock(&t.CreatedAt), clock(&t.ExpiresAt)})
 			}
-			return c.table([]string{"token", "uses left", "made", "expires"}, rows)
+			return c.table([]string{"token", "uses left", "labels", "from", "ephemeral", "made", "expires"}, rows)
 		},
 	})
-	var uses int
+	var n client.CreateEnrollmentToken
 	var life time.Duration
 	create := &cobra.Command{
 		Use:   "create",
@@ -141,14 +152,18 @@ func (c *cli) enrollmentTokens() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			t, err := api.CreateEnrollmentToken(cmd.Context(), client.CreateEnrollmentToken{Uses: uses, Seconds: int(life / time.Second)})
+			n.Seconds = int(life / time.Second)
+			t, err := api.CreateEnrollmentToken(cmd.Context(), n)
 			if err != nil {
 				return err
 			}
 			return c.printSecret(t, t.Secret, t.ID.String(), t.ExpiresAt)
 		},
 	}
-	create.Flags().IntVar(&uses, "uses", 1, "hosts that it may enroll")
+	create.Flags().IntVar(&n.Uses, "uses", 1, "hosts that it may enroll")
+	create.Flags().StringSliceVar(&n.Labels, "label", nil, "of its hosts, and no others; without: the host's owner says")
+	create.Flags().StringVar(&n.CIDR, "from", "", "the network where it may be used, such as 192.0.2.0/24; without: anywhere")
+	create.Flags().BoolVar(&n.Ephemeral, "ephemeral", false, "its hosts are removed 15 minutes after they were last heard")
 	create.Flags().DurationVar(&life, "life", millrace.DefaultEnrollmentLife, "until it expires")
 	revoke := &cobra.Command{
 		Use:   "revoke TOKEN",

@@ -58,6 +58,10 @@ type SyncResponse struct {
 	Version    int64     `json:"version"`
 	VMs        []VMOrder `json:"vms"`
 	ServerTime time.Time `json:"server_time"`
+	// Restart asks this process to start anew, and Reboot to reboot the machine once it has no VM, where the host's owner
+	// allows that. They are asked of one epoch: the next process is not asked again.
+	Restart bool `json:"restart,omitempty"`
+	Reboot  bool `json:"reboot,omitempty"`
 }
 
 // VMReport is a [millrace.Observation] on the wire; ages are in milliseconds.

@@ -50,11 +50,6 @@ func (c REST) Job(ctx context.Context, id millrace.JobID) (Job, error) {
 	return get[Job](ctx, c, "jobs/"+id.String(), nil)
 }
 
-// Hosts are the org's hosts.
-func (c REST) Hosts(ctx context.Context) (List[Host], error) {
-	return get[List[Host]](ctx, c, "hosts", nil)
-}
-
 // VMQuery narrows a list of VMs.
 type VMQuery struct {
 	Live   bool // not gone

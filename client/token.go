@@ -74,6 +74,9 @@ func (c REST) RevokeToken(ctx context.Context, id millrace.APITokenID) error {
 type EnrollmentToken struct {
 	ID        millrace.EnrollmentTokenID `json:"id"`
 	UsesLeft  int                        `json:"uses_left"`
+	Labels    []string                   `json:"labels" doc:"Of the hosts that it makes, and no others; null when the host's owner says"`
+	CIDR      *string                    `json:"cidr" doc:"Where it may be used; null: anywhere"`
+	Ephemeral bool                       `json:"ephemeral" doc:"Its hosts are removed 15 minutes after they were last heard"`
 	CreatedAt time.Time                  `json:"created_at"`
 	ExpiresAt time.Time                  `json:"expires_at"`
 	Secret    string                     `json:"secret,omitempty" doc:"In the answer that makes it, and never again"`
@@ -81,13 +84,21 @@ type EnrollmentToken struct {
 
 // CreateEnrollmentToken is what an enrollment token is made of.
 type CreateEnrollmentToken struct {
-	Uses    int `json:"uses,omitempty" minimum:"1" maximum:"1000" default:"1" doc:"Hosts that it may enroll"`
-	Seconds int `json:"ttl_seconds,omitempty" minimum:"60" maximum:"2592000" default:"3600" doc:"Until it expires"`
+	Labels    []string `json:"labels,omitempty" nullable:"true" maxItems:"100" doc:"Of the hosts that it makes, and no others; without: the host's owner says"`
+	CIDR      string   `json:"cidr,omitempty" maxLength:"50" example:"192.0.2.0/24" doc:"Where it may be used; without: anywhere"`
+	Ephemeral bool     `json:"ephemeral,omitempty" doc:"Its hosts are removed 15 minutes after they were last heard, as spot machines are"`
+	Uses      int      `json:"uses,omitempty" minimum:"1" maximum:"1000" default:"1" doc:"Hosts that it may enroll"`
+	Seconds   int      `json:"ttl_seconds,omitempty" minimum:"60" maximum:"2592000" default:"3600" doc:"Until it expires"`
 }
 
 // NewEnrollmentToken is an enrollment token on the wire, without its secret.
 func NewEnrollmentToken(t millrace.EnrollmentToken) EnrollmentToken {
-	return EnrollmentToken{ID: t.ID, UsesLeft: t.UsesLeft, CreatedAt: t.CreatedAt.UTC(), ExpiresAt: t.ExpiresAt.UTC()}
+	out := EnrollmentToken{ID: t.ID, UsesLeft: t.UsesLeft, Labels: t.Labels, Ephemeral: t.Ephemeral, CreatedAt: t.CreatedAt.UTC(), ExpiresAt: t.ExpiresAt.UTC()}
+	if t.CIDR.IsValid() {
+		cidr := t.CIDR.String()
+		out.CIDR = &cidr
+	}
+	return out
 }
 
 // EnrollmentTokens are those that still work, newest first.

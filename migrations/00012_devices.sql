@@ -24,16 +24,15 @@ CREATE TABLE device_authorizations (
 CREATE INDEX device_authorizations_address_idx ON device_authorizations (address);
 GRANT SELECT, INSERT, UPDATE, DELETE ON device_authorizations TO millrace_system;
 
--- How often each user typed a code that was none.
-CREATE TABLE device_guesses (
-	user_id uuid NOT NULL,
+-- How often somebody gave a secret that was none: a user a code, an address an enrollment token.
+CREATE TABLE guesses (
+	subject text NOT NULL,
 	since   timestamptz NOT NULL,
 	wrong   integer NOT NULL,
-	CONSTRAINT device_guesses_pkey PRIMARY KEY (user_id),
-	CONSTRAINT device_guesses_user_fkey FOREIGN KEY (user_id) REFERENCES users ON DELETE CASCADE
+	CONSTRAINT guesses_pkey PRIMARY KEY (subject)
 );
-GRANT SELECT, INSERT, UPDATE, DELETE ON device_guesses TO millrace_system;
+GRANT SELECT, INSERT, UPDATE, DELETE ON guesses TO millrace_system;
 
 -- +goose Down
-DROP TABLE device_guesses;
+DROP TABLE guesses;
 DROP TABLE device_authorizations;

@@ -75,7 +75,7 @@ func (s *Sim) addHost(setup *store.Store, o *org, n int) error {
 	if err != nil {
 		return err
 	}
-	enrolled, _, err := setup.EnrollHost(s.ctx, millrace.Actor{}, secret.Reveal(), h.name, h.sign.Public().(ed25519.PublicKey), h.seal.PublicKey().Bytes(), h.facts)
+	enrolled, _, err := setup.EnrollHost(s.ctx, millrace.Actor{}, store.Enrollment{Secret: secret.Reveal(), Name: h.name, SignKey: h.sign.Public().(ed25519.PublicKey), SealKey: h.seal.PublicKey().Bytes(), Facts: h.facts})
 	if err != nil {
 		return err
 	}

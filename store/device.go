@@ -62,13 +62,9 @@ func (s *Store) DeviceAuthorization(ctx context.Context, user millrace.UserID, u
 	code, _ := millrace.ParseUserCode(userCode)
 	var refused error // not an error of the transaction: the guess must be kept
 	err = s.systemTx(ctx, func(tx *Tx) error {
-		var wrong int
-		if err := tx.QueryRow(ctx, `
-			INSERT INTO device_guesses AS g (user_id, since, wrong) VALUES ($1, $2, 1)
-			ON CONFLICT (user_id) DO UPDATE SET
-				since = CASE WHEN g.since > $3 THEN g.since ELSE $2 END,
-				wrong = CASE WHEN g.since > $3 THEN least(g.wrong, $4) ELSE 0 END + 1
-			RETURNING wrong`, user, tx.now, tx.now.Add(-millrace.DeviceLength), millrace.DeviceGuesses).Scan(&wrong); err != nil {
+		subject := "device " + user.String()
+		wrong, err := tx.wrong(ctx, subject)
+		if err != nil {
 			return err
 		}
 		if wrong > millrace.DeviceGuesses {
@@ -86,8 +82,7 @@ func (s *Store) DeviceAuthorization(ctx context.Context, user millrace.UserID, u
 			return err
 		}
 		d = found
-		_, err = tx.Exec(ctx, `UPDATE device_guesses SET wrong = wrong - 1 WHERE user_id = $1`, user)
-		return err
+		return tx.right(ctx, subject)
 	})
 	if err == nil {
 		err = refused

@@ -36,18 +36,16 @@ func (o Org) FirstSteps(ctx context.Context) (f millrace.FirstSteps, err error) 
 			return err
 		})
 		b.Queue(`
-			SELECT org_id, token_id, uses_left, created_at, expires_at FROM enrollment_tokens
+			SELECT `+enrollmentColumns+` FROM enrollment_tokens
 			WHERE org_id = $1 AND revoked_at IS NULL AND expires_at > $2 AND uses_left > 0 ORDER BY created_at DESC, token_id LIMIT 1`,
 			o.id, tx.now).Query(func(rows pgx.Rows) error {
-			list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (t millrace.EnrollmentToken, err error) {
-				return t, row.Scan(&t.OrgID, &t.ID, &t.UsesLeft, &t.CreatedAt, &t.ExpiresAt)
-			})
+			list, err := pgx.CollectRows(rows, enrollmentToken)
 			if len(list) > 0 {
 				f.Token = &list[0]
 			}
 			return err
 		})
-		b.Queue(`SELECT count(*), count(*) FILTER (WHERE seen_at > $2), max(seen_at) FROM host_beats WHERE org_id = $1`,
+		b.Queue(`SELECT count(*), count(*) FILTER (WHERE b.seen_at > $2), max(b.seen_at)`+hostFrom+` WHERE h.org_id = $1`,
 			o.id, tx.now.Add(-millrace.OfflineAfter)).QueryRow(func(row pgx.Row) error { return row.Scan(&f.Hosts, &f.HostsOnline, &seen) })
 		const first = `SELECT job_id, status::text, conclusion, queued_at, completed_at FROM jobs WHERE org_id = $1`
 		b.Queue(first+` ORDER BY job_id LIMIT 1`, o.id).Query(stepJob(&f.FirstJob))

@@ -2,7 +2,10 @@ package store
 
 import (
 	"context"
+	"errors"
+	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -12,15 +15,17 @@ import (
 )
 
 const hostColumns = `h.org_id, h.host_id, h.name, h.arch, h.vcpus, h.memory_mb, h.disk_mb, h.offer_cpu, h.offer_memory, h.labels,
-	h.driver, h.version, h.kernel, h.cpu_model, h.admin, h.sign_key, h.seal_key, h.epoch, h.desired_version, b.seen_at, h.created_at`
+	h.driver, h.version, h.kernel, h.cpu_model, h.boot_ms, h.admin, h.sign_key, h.seal_key, h.epoch, h.desired_version, b.seen_at, h.created_at,
+	coalesce(h.token_id, '00000000-0000-0000-0000-000000000000'), h.fixed_labels, h.ephemeral, h.restart_epoch = h.epoch, h.reboot_epoch = h.epoch`
 
-const hostFrom = ` FROM hosts h JOIN host_beats b ON (b.org_id, b.host_id) = (h.org_id, h.host_id)`
+const hostFrom = ` FROM hosts h JOIN host_beats b ON (b.org_id, b.host_id) = (h.org_id, h.host_id) AND h.removed_at IS NULL`
 
 func hostTargets(h *millrace.Host) []any {
 	f := &h.Facts
 	return []any{
 		&h.OrgID, &h.ID, &h.Name, &f.Arch, &f.VCPUs, &f.MemoryMB, &f.DiskMB, &f.Offer.MilliCPU, &f.Offer.MemoryMB, &f.Labels, &f.Driver,
-		&f.Version, &f.Kernel, &f.CPUModel, &h.Admin, &h.SignKey, &h.SealKey, &h.Epoch, &h.Desired, &h.SeenAt, &h.CreatedAt,
+		&f.Version, &f.Kernel, &f.CPUModel, &f.BootMS, &h.Admin, &h.SignKey, &h.SealKey, &h.Epoch, &h.Desired, &h.SeenAt, &h.CreatedAt,
+		&h.TokenID, &h.FixedLabels, &h.Ephemeral, &h.Restart, &h.Reboot,
 	}
 }
 
@@ -60,57 +65,162 @@ func (o Org) Host(ctx context.Context, id millrace.HostID) (row HostRow, err err
 		return err
 	})
 	if millrace.CodeOf(err) == millrace.NotFound {
-		err = millrace.Errorf(millrace.NotFound, "There is no host with this ID.")
+		err = errNoHost
 	}
 	return row, err
 }
 
-var errEnrollment = millrace.Errorf(millrace.Unauthenticated, "The enrollment token is missing, unknown, used up, expired or revoked. Make a new one on the hosts page.")
+var errNoHost = millrace.Errorf(millrace.NotFound, "There is no host with this ID.")
+
+var errEnrollment = millrace.Errorf(millrace.Unauthenticated, "The enrollment token is missing or unknown. Make a new one on the hosts page.")
+
+// Enrollment is a machine that would be a host.
+type Enrollment struct {
+	Secret           string // the enrollment token
+	Name             string
+	SignKey, SealKey []byte
+	Facts            millrace.HostFacts
+}
 
 // EnrollHost turns an enrollment token into a host of the token's org. The secret tells which org: the lookup runs before
-// the tenant is known, everything after it inside the tenant.
-func (s *Store) EnrollHost(ctx context.Context, from millrace.Actor, secret, name string, signKey, sealKey []byte, facts millrace.HostFacts) (host millrace.Host, slug string, err error) {
-	hash, ok := millrace.HashSecret(millrace.EnrollmentTokenPrefix, secret)
+// the tenant is known, everything after it inside the tenant. A machine that asks again with the same key, for the answer
+// got lost, is the host that it is. Invalid: the token is mistyped. Unauthenticated: there is none, or it has expired or was
+// revoked. Conflict: it is used up, or the name or key is another host's. Forbidden: it may not be used from there, or not for these labels. LimitReached: too
+// many unknown ones came from its address.
+func (s *Store) EnrollHost(ctx context.Context, from millrace.Actor, e Enrollment) (host millrace.Host, slug string, err error) {
+	hash, ok := millrace.HashSecret(millrace.EnrollmentTokenPrefix, e.Secret)
+	if !ok && strings.HasPrefix(e.Secret, millrace.EnrollmentTokenPrefix) {
+		return host, "", millrace.Errorf(millrace.Invalid, "The enrollment token is mistyped or cut off: its check digits don't fit.")
+	}
 	if !ok {
 		return host, "", errEnrollment
 	}
+	subject := "enroll " + from.Address
+	err = s.systemTx(ctx, func(tx *Tx) error {
+		n, err := tx.guesses(ctx, subject)
+		if err == nil && n >= millrace.EnrollmentGuesses {
+			return millrace.Errorf(millrace.LimitReached, "Too many unknown enrollment tokens came from this address. Wait ten minutes.")
+		}
+		return err
+	})
+	if err != nil {
+		return host, "", err
+	}
+	unknown := false
+	var refused error // not an error of the transaction: the attempt is noted
 	err = s.lookupTx(ctx, func(tx *Tx) error {
 		org, err := tx.orgOf(ctx, `SELECT org_of_enrollment_token($1)`, hash)
-		if err != nil {
+		if errors.Is(err, pgx.ErrNoRows) {
+			unknown = true
 			return errEnrollment
 		}
-		tag, err := tx.Exec(ctx, `
-			UPDATE enrollment_tokens SET uses_left = uses_left - 1
-			WHERE hash = $1 AND uses_left > 0 AND expires_at > $2 AND revoked_at IS NULL`, hash, tx.now)
 		if err != nil {
 			return err
 		}
-		if tag.RowsAffected() == 0 {
-			return errEnrollment
+		from.Kind, from.Name = millrace.ActorHost, e.Name
+		if err := tx.QueryRow(ctx, `SELECT slug FROM orgs WHERE org_id = $1`, org).Scan(&slug); err != nil {
+			return err
 		}
-		id := millrace.NewHostID(tx.ids, tx.now)
+		var revoked *time.Time
+		token, err := one(ctx, tx, func(row pgx.CollectableRow) (millrace.EnrollmentToken, error) {
+			return scanEnrollmentToken(row, &revoked)
+		}, `SELECT `+enrollmentColumns+`, revoked_at FROM enrollment_tokens WHERE hash = $1 FOR UPDATE`, hash)
+		if err != nil {
+			return err
+		}
+		host, err = one(ctx, tx, scanHost, `SELECT `+hostColumns+hostFrom+` WHERE (h.org_id, h.sign_key, h.token_id) = ($1, $2, $3)`, org, e.SignKey, token.ID)
+		if !errors.Is(err, pgx.ErrNoRows) {
+			return err // nil: it is the host that it is
+		}
+		token.RevokedAt = val(revoked)
+		if refused = usable(token, from.Address, e.Facts.Labels, tx.now); refused != nil {
+			return tx.audit(ctx, org, from, "enrollment_token.refused", token.ID.String(), millrace.Change{Field: "reason", After: millrace.MessageOf(refused)})
+		}
+		labels := e.Facts.Labels
+		if token.Labels != nil {
+			labels = token.Labels
+		}
+		id, f := millrace.NewHostID(tx.ids, tx.now), e.Facts
 		var b pgx.Batch
+		b.Queue(`UPDATE enrollment_tokens SET uses_left = uses_left - 1 WHERE (org_id, token_id) = ($1, $2)`, org, token.ID)
 		b.Queue(`
 			INSERT INTO hosts (org_id, host_id, name, arch, vcpus, memory_mb, disk_mb, offer_cpu, offer_memory, labels, driver, version,
-				kernel, cpu_model, admin, sign_key, seal_key, epoch, desired_version, created_at)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, 1, 1, $18)`,
-			org, id, name, facts.Arch, facts.VCPUs, facts.MemoryMB, facts.DiskMB, facts.Offer.MilliCPU, facts.Offer.MemoryMB, notNil(facts.Labels),
-			facts.Driver, facts.Version, facts.Kernel, facts.CPUModel, millrace.HostEnabled, signKey, sealKey, tx.now)
+				kernel, cpu_model, boot_ms, admin, sign_key, seal_key, epoch, desired_version, created_at, token_id, fixed_labels, ephemeral)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, 1, 1, $19, $20, $21, $22)`,
+			org, id, e.Name, f.Arch, f.VCPUs, f.MemoryMB, f.DiskMB, f.Offer.MilliCPU, f.Offer.MemoryMB, notNil(labels),
+			f.Driver, f.Version, f.Kernel, f.CPUModel, f.BootMS, millrace.HostEnabled, e.SignKey, e.SealKey, tx.now, token.ID, token.Labels, token.Ephemeral)
 		b.Queue(`INSERT INTO host_beats (org_id, host_id, seen_at, epoch, sequence) VALUES ($1, $2, $3, 1, 0)`, org, id, tx.now)
 		if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 			return err
 		}
-		from.Kind, from.ID, from.Name = millrace.ActorHost, id.String(), name
-		if err := tx.audit(ctx, org, from, "host.enrolled", id.String(), millrace.Change{Field: "name", After: name}); err != nil {
+		from.ID = id.String()
+		if err := tx.audit(ctx, org, from, "host.enrolled", id.String(), millrace.Change{Field: "name", After: e.Name}, millrace.Change{Field: "token", After: token.ID.String()}); err != nil {
 			return err
 		}
 		if host, err = one(ctx, tx, scanHost, `SELECT `+hostColumns+hostFrom+` WHERE (h.org_id, h.host_id) = ($1, $2)`, org, id); err != nil {
 			return err
 		}
 		tx.announceDemand(org)
-		return tx.QueryRow(ctx, `SELECT slug FROM orgs WHERE org_id = $1`, org).Scan(&slug)
+		tx.announceOrg(org)
+		return nil
 	})
+	if unknown {
+		return host, "", errors.Join(errEnrollment, s.systemTx(ctx, func(tx *Tx) error {
+			_, err := tx.wrong(ctx, subject)
+			return err
+		}))
+	}
+	if err == nil {
+		err = refused
+	}
 	return host, slug, err
+}
+
+// usable says why a token can't enroll a host that asks from an address for labels.
+func usable(t millrace.EnrollmentToken, address string, labels []string, now time.Time) error {
+	const anew = "Make a new one on the hosts page."
+	at, err := netip.ParseAddr(address)
+	switch {
+	case !t.RevokedAt.IsZero():
+		return millrace.Errorf(millrace.Unauthenticated, "The enrollment token was revoked. %s", anew)
+	case !t.ExpiresAt.After(now):
+		return millrace.Errorf(millrace.TokenExpired, "The enrollment token expired at %s. %s", t.ExpiresAt.UTC().Format(time.RFC3339), anew)
+	case t.UsesLeft <= 0:
+		return millrace.Errorf(millrace.Conflict, "The enrollment token is used up by another machine. %s", anew)
+	case t.CIDR.IsValid() && (err != nil || !t.CIDR.Contains(at.Unmap().WithZone(""))):
+		return millrace.Errorf(millrace.Forbidden, "The enrollment token can't be used from %s, but from %s alone.", address, t.CIDR)
+	}
+	for _, l := range labels {
+		if t.Labels != nil && !slices.ContainsFunc(t.Labels, func(has string) bool { return strings.EqualFold(has, l) }) {
+			return millrace.Errorf(millrace.Forbidden, "The enrollment token gives its hosts the labels %s, and not %s.", strings.Join(t.Labels, ", "), l)
+		}
+	}
+	return nil
+}
+
+// RevokeLeaked ends an enrollment token that was where others can read it, such as in an address.
+func (s *Store) RevokeLeaked(ctx context.Context, from millrace.Actor, secret string) error {
+	hash, ok := millrace.HashSecret(millrace.EnrollmentTokenPrefix, secret)
+	if !ok {
+		return nil
+	}
+	err := s.lookupTx(ctx, func(tx *Tx) error {
+		org, err := tx.orgOf(ctx, `SELECT org_of_enrollment_token($1)`, hash)
+		if err != nil {
+			return err
+		}
+		var id millrace.EnrollmentTokenID
+		err = tx.QueryRow(ctx, `UPDATE enrollment_tokens SET revoked_at = $2 WHERE hash = $1 AND revoked_at IS NULL RETURNING token_id`, hash, tx.now).Scan(&id)
+		if err != nil {
+			return err
+		}
+		from.Kind = millrace.ActorSystem
+		return tx.audit(ctx, org, from, "enrollment_token.revoked", id.String(), millrace.Change{Field: "reason", After: "It was sent in an address."})
+	})
+	if millrace.CodeOf(err) == millrace.NotFound { // unknown, or it ended already
+		return nil
+	}
+	return err
 }
 
 // HostCredentials are what a host's request is checked against.
@@ -122,28 +232,32 @@ type HostCredentials struct {
 	Epoch    int64
 	Sequence int64 // the highest that was stored of this epoch
 	Admin    millrace.HostAdmin
+	Removed  bool
+	Restart  bool // its agent is asked to start anew
+	Reboot   bool // its agent is asked to reboot the machine once it has no VM
 }
 
 // HostCredentials finds a host by its ID alone. NotFound when there is none.
 func (s *Store) HostCredentials(ctx context.Context, id millrace.HostID) (c HostCredentials, err error) {
 	c.HostID = id
 	err = s.lookupTx(ctx, func(tx *Tx) error {
-		return tx.QueryRow(ctx, `SELECT org_id, sign_key, seal_key, epoch, sequence, admin FROM host_credentials($1)`, id).
-			Scan(&c.OrgID, &c.SignKey, &c.SealKey, &c.Epoch, &c.Sequence, &c.Admin)
+		return tx.QueryRow(ctx, `SELECT org_id, sign_key, seal_key, epoch, sequence, admin, removed, restart, reboot FROM host_credentials($1)`, id).
+			Scan(&c.OrgID, &c.SignKey, &c.SealKey, &c.Epoch, &c.Sequence, &c.Admin, &c.Removed, &c.Restart, &c.Reboot)
 	})
 	return c, err
 }
 
 // StartHost notes an agent's start and its machine's facts, and gives the new epoch: what the process before it still
-// says changes nothing.
+// says changes nothing. A host that was asked to reboot has, and takes jobs again.
 func (o Org) StartHost(ctx context.Context, id millrace.HostID, f millrace.HostFacts) (epoch int64, err error) {
 	err = o.tx(ctx, func(tx *Tx) error {
 		err := tx.QueryRow(ctx, `
 			UPDATE hosts SET epoch = epoch + 1, arch = $3, vcpus = $4, memory_mb = $5, disk_mb = $6, offer_cpu = $7, offer_memory = $8,
-				labels = $9, driver = $10, version = $11, kernel = $12, cpu_model = $13
-			WHERE (org_id, host_id) = ($1, $2) RETURNING epoch`,
+				labels = coalesce(fixed_labels, $9), driver = $10, version = $11, kernel = $12, cpu_model = $13, boot_ms = $14,
+				admin = CASE WHEN reboot_epoch = epoch THEN 'enabled' ELSE admin END
+			WHERE (org_id, host_id) = ($1, $2) AND removed_at IS NULL RETURNING epoch`,
 			o.id, id, f.Arch, f.VCPUs, f.MemoryMB, f.DiskMB, f.Offer.MilliCPU, f.Offer.MemoryMB, notNil(f.Labels), f.Driver, f.Version,
-			f.Kernel, f.CPUModel).Scan(&epoch)
+			f.Kernel, f.CPUModel, f.BootMS).Scan(&epoch)
 		if err != nil {
 			return err
 		}
@@ -152,6 +266,7 @@ func (o Org) StartHost(ctx context.Context, id millrace.HostID, f millrace.HostF
 			return err
 		}
 		tx.announceDemand(o.id)
+		tx.announceOrg(o.id)
 		// The runner is in the image, and a new image comes with a start of the agent.
 		_, err = tx.Exec(ctx, `UPDATE incidents SET closed_at = $2 WHERE org_id = $1 AND code = $3 AND closed_at IS NULL`, o.id, tx.now, millrace.WaitRunnerVersion)
 		return err

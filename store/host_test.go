@@ -27,7 +27,7 @@ func TestEnrollmentTokenWorksOnce(t *testing.T) {
 	for i := range 100 {
 		wg.Go(func() {
 			n := byte(i)
-			_, slug, err := w.st.EnrollHost(t.Context(), millrace.Actor{}, secret.Reveal(), "racer-"+string('a'+rune(i%26))+string('a'+rune(i/26)), key(100+n), key(100+n), storetest.Facts())
+			_, slug, err := w.st.EnrollHost(t.Context(), millrace.Actor{}, store.Enrollment{Secret: secret.Reveal(), Name: "racer-"+string('a'+rune(i%26))+string('a'+rune(i/26)), SignKey: key(100+n), SealKey: key(100+n), Facts: storetest.Facts()})
 			if err == nil {
 				won.Add(1)
 				if slug != "calm" {
@@ -35,7 +35,7 @@ func TestEnrollmentTokenWorksOnce(t *testing.T) {
 				}
 				return
 			}
-			code(t, err, millrace.Unauthenticated)
+			code(t, err, millrace.Conflict)
 		})
 	}
 	wg.Wait()
@@ -66,22 +66,103 @@ func TestEnrollmentRefused(t *testing.T) {
 	}
 	expired, good := mint(1, time.Minute), mint(3, time.Hour)
 	w.advance(time.Minute)
-	for name, secret := range map[string]string{
-		"none": "", "expired": expired, "revoked": revoked, "mistyped": good[:len(good)-1] + "!",
-		"unknown": millrace.NewSecret(millrace.EnrollmentTokenPrefix, nil).Reveal(), "of another kind": storetest.MustCreateToken(t, w.st, w.Tenant),
+	for name, tt := range map[string]struct {
+		secret string
+		want   millrace.Code
+	}{
+		"none":            {"", millrace.Unauthenticated},
+		"expired":         {expired, millrace.TokenExpired},
+		"revoked":         {revoked, millrace.Unauthenticated},
+		"mistyped":        {good[:len(good)-1] + "!", millrace.Invalid},
+		"unknown":         {millrace.NewSecret(millrace.EnrollmentTokenPrefix, nil).Reveal(), millrace.Unauthenticated},
+		"of another kind": {storetest.MustCreateToken(t, w.st, w.Tenant), millrace.Unauthenticated},
 	} {
-		_, _, err := w.st.EnrollHost(t.Context(), millrace.Actor{}, secret, "rack-2", key(3), key(4), storetest.Facts())
-		if millrace.CodeOf(err) != millrace.Unauthenticated {
-			t.Errorf("%s: %v", name, err)
+		_, _, err := w.st.EnrollHost(t.Context(), millrace.Actor{}, store.Enrollment{Secret: tt.secret, Name: "rack-2", SignKey: key(3), SealKey: key(4), Facts: storetest.Facts()})
+		if millrace.CodeOf(err) != tt.want {
+			t.Errorf("%s: %v, want %s", name, err, tt.want)
 		}
 	}
+	if n := scalar[int](t, w.root, `SELECT count(*) FROM audit WHERE action = 'enrollment_token.refused'`); n != 2 {
+		t.Errorf("%d refusals are noted, want those of the tokens that there were", n)
+	}
 	// What is refused for another reason leaves the token as it was.
-	_, _, err := w.st.EnrollHost(t.Context(), millrace.Actor{}, good, "rack-1", key(5), key(6), storetest.Facts())
+	_, _, err := w.st.EnrollHost(t.Context(), millrace.Actor{}, store.Enrollment{Secret: good, Name: "rack-1", SignKey: key(5), SealKey: key(6), Facts: storetest.Facts()})
 	code(t, err, millrace.Conflict)
-	_, _, err = w.st.EnrollHost(t.Context(), millrace.Actor{}, good, "rack-3", key(1), key(6), storetest.Facts())
+	_, _, err = w.st.EnrollHost(t.Context(), millrace.Actor{}, store.Enrollment{Secret: good, Name: "rack-3", SignKey: key(1), SealKey: key(6), Facts: storetest.Facts()})
 	code(t, err, millrace.Conflict)
 	if n := scalar[int](t, w.root, `SELECT max(uses_left) FROM enrollment_tokens`); n != 3 {
 		t.Errorf("the token has %d uses left, want 3", n)
+	}
+}
+
+// What a token says of its hosts holds, whatever the agent says, then and later; and it works from where it may.
+func TestEnrollmentTokenBinds(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	_, secret, err := w.org.CreateEnrollmentToken(t.Context(), storetest.System, store.NewEnrollmentToken{Uses: 9, Labels: []string{"gpu", "Rack"}, CIDR: "192.0.2.0/24", Ephemeral: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	enroll := func(n byte, address string, labels ...string) (millrace.Host, error) {
+		facts := storetest.Facts()
+		facts.Labels = labels
+		h, _, err := w.st.EnrollHost(t.Context(), millrace.Actor{Address: address}, store.Enrollment{Secret: secret.Reveal(), Name: "spot-" + string('a'+rune(n)), SignKey: key(60 + n), SealKey: key(70 + n), Facts: facts})
+		return h, err
+	}
+	for _, address := range []string{"", "x", "192.0.3.1", "2001:db8::1", "::ffff:192.0.3.1"} {
+		_, err := enroll(0, address)
+		code(t, err, millrace.Forbidden)
+	}
+	_, err = enroll(0, "192.0.2.1", "rack", "trusted")
+	code(t, err, millrace.Forbidden)
+	h, err := enroll(0, "192.0.2.1", "RACK")
+	if err != nil || !slices.Equal(h.Facts.Labels, []string{"gpu", "Rack"}) || !h.Ephemeral {
+		t.Fatalf("%+v, %v", h, err)
+	}
+	again, err := enroll(0, "192.0.2.1") // the answer got lost
+	if err != nil || again.ID != h.ID {
+		t.Errorf("again: %+v, %v", again, err)
+	}
+	if _, err := enroll(1, "::ffff:192.0.2.7"); err != nil {
+		t.Error(err)
+	}
+	if n := scalar[int](t, w.root, `SELECT uses_left FROM enrollment_tokens WHERE ephemeral`); n != 7 {
+		t.Errorf("%d uses are left, want 7", n)
+	}
+	facts := storetest.Facts()
+	facts.Labels = []string{"trusted"}
+	if _, err := w.org.StartHost(t.Context(), h.ID, facts); err != nil {
+		t.Fatal(err)
+	}
+	if row, err := w.org.Host(t.Context(), h.ID); err != nil || !slices.Equal(row.Facts.Labels, []string{"gpu", "Rack"}) {
+		t.Errorf("after a start with other labels: %v, %v", row.Facts.Labels, err)
+	}
+	for _, bad := range []store.NewEnrollmentToken{{CIDR: "192.0.2.1/24"}, {CIDR: "x"}, {Labels: []string{""}}, {Labels: []string{"a b"}}, {Labels: make([]string, 101)}, {Labels: []string{"a\x00"}}} {
+		_, _, err := w.org.CreateEnrollmentToken(t.Context(), storetest.System, bad)
+		code(t, err, millrace.Unprocessable)
+	}
+	// One that was read by others is worth nothing, once.
+	for range 2 {
+		if err := w.st.RevokeLeaked(t.Context(), millrace.Actor{}, secret.Reveal()); err != nil {
+			t.Error(err)
+		}
+	}
+	_, err = enroll(2, "192.0.2.1")
+	code(t, err, millrace.Unauthenticated)
+	if err := w.st.RevokeLeaked(t.Context(), millrace.Actor{}, "mret_x"); err != nil {
+		t.Error(err)
+	}
+	// Ephemeral hosts that vanish are removed, others are not.
+	w.advance(millrace.VanishedAfter - time.Second)
+	if n, err := w.st.RemoveVanished(t.Context()); n != 0 || err != nil {
+		t.Errorf("too soon: %d, %v", n, err)
+	}
+	w.advance(time.Second)
+	if n, err := w.st.RemoveVanished(t.Context()); n != 2 || err != nil {
+		t.Errorf("%d removed, %v", n, err)
+	}
+	if list, err := w.org.Hosts(t.Context()); err != nil || len(list) != 1 || list[0].ID != w.host.ID {
+		t.Errorf("%+v, %v", list, err)
 	}
 }
 

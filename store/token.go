@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -153,9 +154,33 @@ func (s *Store) TokenAuth(ctx context.Context, secret string, from millrace.Devi
 
 // NewEnrollmentToken is an enrollment token to make.
 type NewEnrollmentToken struct {
-	Uses int           // 0: 1
-	Life time.Duration // 0: an hour
+	Uses      int           // 0: 1
+	Life      time.Duration // 0: an hour
+	Labels    []string      // nil: the host's owner says
+	CIDR      string        // "": from anywhere
+	Ephemeral bool
 }
+
+const enrollmentColumns = `org_id, token_id, uses_left, labels, cidr, ephemeral, created_at, expires_at`
+
+func scanEnrollmentToken(row pgx.CollectableRow, more ...any) (t millrace.EnrollmentToken, err error) {
+	var cidr *netip.Prefix
+	err = row.Scan(append([]any{&t.OrgID, &t.ID, &t.UsesLeft, &t.Labels, &cidr, &t.Ephemeral, &t.CreatedAt, &t.ExpiresAt}, more...)...)
+	if cidr != nil {
+		t.CIDR = *cidr
+	}
+	return t, err
+}
+
+// sqlPrefix is NULL for the zero prefix.
+func sqlPrefix(p netip.Prefix) *netip.Prefix {
+	if !p.IsValid() {
+		return nil
+	}
+	return &p
+}
+
+func enrollmentToken(row pgx.CollectableRow) (millrace.EnrollmentToken, error) { return scanEnrollmentToken(row) }
 
 // CreateEnrollmentToken makes a token that turns machines into hosts of the org. Its secret is shown once.
 func (o Org) CreateEnrollmentToken(ctx context.Context, actor millrace.Actor, n NewEnrollmentToken) (token millrace.EnrollmentToken, secret millrace.Secret, err error) {
@@ -169,17 +194,37 @@ func (o Org) CreateEnrollmentToken(ctx context.Context, actor millrace.Actor, n 
 		return token, "", millrace.Errorf(millrace.Unprocessable, "An enrollment token has 1 to %d uses and lives for at most %d days.",
 			millrace.MaxEnrollmentUses, millrace.MaxEnrollmentLife/(24*time.Hour))
 	}
+	if err := millrace.CheckHostLabels(n.Labels); err != nil {
+		return token, "", err
+	}
+	var from netip.Prefix
+	if n.CIDR != "" {
+		if from, err = netip.ParsePrefix(n.CIDR); err != nil || from != from.Masked() {
+			return token, "", millrace.Errorf(millrace.Unprocessable, "%.60q is no network, such as 192.0.2.0/24 or 2001:db8::/32.", n.CIDR)
+		}
+	}
 	secret, hash := newSecret(millrace.EnrollmentTokenPrefix)
 	err = o.tx(ctx, func(tx *Tx) error {
-		token = millrace.EnrollmentToken{OrgID: o.id, ID: millrace.NewEnrollmentTokenID(tx.ids, tx.now), UsesLeft: n.Uses, CreatedAt: tx.now, ExpiresAt: tx.now.Add(n.Life)}
-		_, err := tx.Exec(ctx, `
-			INSERT INTO enrollment_tokens (org_id, token_id, hash, uses_left, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6)`,
-			o.id, token.ID, hash, token.UsesLeft, token.CreatedAt, token.ExpiresAt)
+		token = millrace.EnrollmentToken{
+			OrgID: o.id, ID: millrace.NewEnrollmentTokenID(tx.ids, tx.now), UsesLeft: n.Uses, Labels: n.Labels, CIDR: from, Ephemeral: n.Ephemeral,
+			CreatedAt: tx.now, ExpiresAt: tx.now.Add(n.Life),
+		}
+		_, err := tx.Exec(ctx, `INSERT INTO enrollment_tokens (hash, `+enrollmentColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+			hash, o.id, token.ID, token.UsesLeft, token.Labels, sqlPrefix(from), token.Ephemeral, token.CreatedAt, token.ExpiresAt)
 		if err != nil {
 			return err
 		}
-		return tx.audit(ctx, o.id, actor, "enrollment_token.created", token.ID.String(),
-			millrace.Change{Field: "uses", After: strconv.Itoa(n.Uses)}, millrace.Change{Field: "expires_at", After: token.ExpiresAt.UTC().Format(time.RFC3339)})
+		changes := []millrace.Change{{Field: "uses", After: strconv.Itoa(n.Uses)}, {Field: "expires_at", After: token.ExpiresAt.UTC().Format(time.RFC3339)}}
+		if n.Labels != nil {
+			changes = append(changes, millrace.Change{Field: "labels", After: strings.Join(n.Labels, ", ")})
+		}
+		if n.CIDR != "" {
+			changes = append(changes, millrace.Change{Field: "cidr", After: from.String()})
+		}
+		if n.Ephemeral {
+			changes = append(changes, millrace.Change{Field: "ephemeral", After: yesNo(true)})
+		}
+		return tx.audit(ctx, o.id, actor, "enrollment_token.created", token.ID.String(), changes...)
 	})
 	return token, secret, err
 }
@@ -187,11 +232,8 @@ func (o Org) CreateEnrollmentToken(ctx context.Context, actor millrace.Actor, n 
 // EnrollmentTokens lists the tokens that could still enroll a host, newest first.
 func (o Org) EnrollmentTokens(ctx context.Context) (list []millrace.EnrollmentToken, err error) {
 	err = o.tx(ctx, func(tx *Tx) error {
-		list, err = many(ctx, tx, func(row pgx.CollectableRow) (t millrace.EnrollmentToken, err error) {
-			err = row.Scan(&t.OrgID, &t.ID, &t.UsesLeft, &t.CreatedAt, &t.ExpiresAt)
-			return t, err
-		}, `
-			SELECT org_id, token_id, uses_left, created_at, expires_at FROM enrollment_tokens
+		list, err = many(ctx, tx, enrollmentToken, `
+			SELECT `+enrollmentColumns+` FROM enrollment_tokens
 			WHERE org_id = $1 AND revoked_at IS NULL AND expires_at > $2 AND uses_left > 0 ORDER BY created_at DESC, token_id DESC`, o.id, tx.now)
 		return err
 	})

@@ -14,7 +14,7 @@ import (
 func (s *Store) WatchVMs(ctx context.Context) (n int, err error) {
 	type watched struct {
 		millrace.VM
-		seen      time.Time
+		seen      *time.Time
 		completed *time.Time
 	}
 	err = s.systemTx(ctx, func(tx *Tx) error {
@@ -26,8 +26,8 @@ func (s *Store) WatchVMs(ctx context.Context) (n int, err error) {
 			}
 			return w, err
 		}, `
-			SELECT `+vmColumns+`, b.seen_at, j.completed_at
-			FROM vms v JOIN host_beats b ON (b.org_id, b.host_id) = (v.org_id, v.host_id)
+			SELECT `+vmColumns+`, CASE WHEN h.removed_at IS NULL THEN b.seen_at END, j.completed_at
+			FROM vms v JOIN host_beats b ON (b.org_id, b.host_id) = (v.org_id, v.host_id) JOIN hosts h ON (h.org_id, h.host_id) = (v.org_id, v.host_id)
 				LEFT JOIN jobs j ON (j.org_id, j.job_id) = (v.org_id, v.ran_job)
 			WHERE v.state <> 'gone' AND v.changed_at <= $1
 			ORDER BY v.org_id, v.vm_id LIMIT 1000 FOR UPDATE OF v SKIP LOCKED`, tx.now.Add(-millrace.OverdueAtLeast))
@@ -38,7 +38,7 @@ func (s *Store) WatchVMs(ctx context.Context) (n int, err error) {
 		failed := map[millrace.OrgID]*failures{}
 		for _, w := range list {
 			v := w.VM
-			overdue := v.Overdue(w.seen, val(w.completed), tx.now)
+			overdue := v.Overdue(val(w.seen), val(w.completed), tx.now)
 			switch overdue.Do {
 			case millrace.OverdueNothing:
 				continue

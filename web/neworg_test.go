@@ -10,6 +10,7 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/store"
 	"github.com/millrace-ci/millrace/store/storetest"
 )
 
@@ -59,7 +60,7 @@ func TestGoldenPath(t *testing.T) {
 		t.Errorf("it took %d clicks", clicks)
 	}
 	_, rest, _ := strings.Cut(command, "mret_")
-	host, slug, err := p.Store.EnrollHost(t.Context(), millrace.Actor{}, "mret_"+rest[:38], "rack-1", make([]byte, 32), []byte(strings.Repeat("x", 32)), storetest.Facts())
+	host, slug, err := p.Store.EnrollHost(t.Context(), millrace.Actor{}, store.Enrollment{Secret: "mret_"+rest[:38], Name: "rack-1", SignKey: make([]byte, 32), SealKey: []byte(strings.Repeat("x", 32)), Facts: storetest.Facts()})
 	if err != nil || slug != "acme" {
 		t.Fatalf("%q: %s, %v", command, slug, err)
 	}

@@ -174,7 +174,7 @@ func TestEnrollmentToken(t *testing.T) {
 		t.Error("the page offers another token before the host has come")
 	}
 	secret := "mret_" + rest[:38]
-	if _, slug, err := w.Store.EnrollHost(t.Context(), millrace.Actor{}, secret, "rack-1", make([]byte, 32), make([]byte, 32), storetest.Facts()); err != nil || slug != "calm" {
+	if _, slug, err := w.Store.EnrollHost(t.Context(), millrace.Actor{}, store.Enrollment{Secret: secret, Name: "rack-1", SignKey: make([]byte, 32), SealKey: make([]byte, 32), Facts: storetest.Facts()}); err != nil || slug != "calm" {
 		t.Errorf("enrolling with it: %q, %v", slug, err)
 	}
 	_, page = w.get(b, "/o/calm/hosts")

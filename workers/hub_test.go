@@ -86,7 +86,7 @@ func newHubOf(t *testing.T, kind millrace.OwnerType) *hub {
 	}
 	facts := storetest.Facts()
 	facts.Offer = millrace.Size{MilliCPU: 1_000_000, MemoryMB: 1_000_000}
-	h.host, _, err = h.st.EnrollHost(t.Context(), millrace.Actor{}, secret.Reveal(), "rack-1", make([]byte, 32), make([]byte, 32), facts)
+	h.host, _, err = h.st.EnrollHost(t.Context(), millrace.Actor{}, store.Enrollment{Secret: secret.Reveal(), Name: "rack-1", SignKey: make([]byte, 32), SealKey: make([]byte, 32), Facts: facts})
 	if err != nil {
 		t.Fatal(err)
 	}

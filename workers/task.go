@@ -2,6 +2,7 @@ package workers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -38,7 +39,7 @@ func (w *Workers) Do(ctx context.Context, task river.JobArgs) error {
 		}
 		return err
 	case millrace.KeepPartitions:
-		return w.store.KeepPartitions(ctx)
+		return errors.Join(w.store.KeepPartitions(ctx), w.store.ForgetGuesses(ctx))
 	case millrace.FindLostHosts:
 		return w.findLostHosts(ctx)
 	case millrace.WatchVMs:
@@ -115,6 +116,13 @@ func (w *Workers) findLostHosts(ctx context.Context) error {
 	n, err := w.store.MarkLost(ctx)
 	if n > 0 {
 		w.log.Warn("VMs of silent hosts are lost", "vms", n)
+	}
+	if err != nil {
+		return err
+	}
+	n, err = w.store.RemoveVanished(ctx)
+	if n > 0 {
+		w.log.Info("ephemeral hosts that vanished are removed", "hosts", n)
 	}
 	return err
 }

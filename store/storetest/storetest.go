@@ -216,7 +216,7 @@ func MustEnroll(t testing.TB, st *store.Store, tenant Tenant, name string, signK
 	if err != nil {
 		t.Fatal(err)
 	}
-	host, _, err := st.EnrollHost(t.Context(), millrace.Actor{}, secret.Reveal(), name, signKey, sealKey, Facts())
+	host, _, err := st.EnrollHost(t.Context(), millrace.Actor{}, store.Enrollment{Secret: secret.Reveal(), Name: name, SignKey: signKey, SealKey: sealKey, Facts: Facts()})
 	if err != nil {
 		t.Fatal(err)
 	}

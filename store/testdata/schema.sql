@@ -92,15 +92,6 @@ CREATE TABLE device_authorizations (
 CREATE INDEX device_authorizations_address_idx ON device_authorizations USING btree (address);
 GRANT DELETE, INSERT, SELECT, UPDATE ON device_authorizations TO millrace_system;
 
-CREATE TABLE device_guesses (
-	user_id uuid NOT NULL,
-	since timestamp with time zone NOT NULL,
-	wrong integer NOT NULL,
-	CONSTRAINT device_guesses_pkey PRIMARY KEY (user_id),
-	CONSTRAINT device_guesses_user_fkey FOREIGN KEY (user_id) REFERENCES users(user_id) ON DELETE CASCADE
-);
-GRANT DELETE, INSERT, SELECT, UPDATE ON device_guesses TO millrace_system;
-
 CREATE TABLE enrollment_tokens (
 	org_id bigint NOT NULL,
 	token_id uuid NOT NULL,
@@ -109,6 +100,9 @@ CREATE TABLE enrollment_tokens (
 	created_at timestamp with time zone NOT NULL,
 	expires_at timestamp with time zone NOT NULL,
 	revoked_at timestamp with time zone,
+	labels text[],
+	cidr cidr,
+	ephemeral boolean NOT NULL DEFAULT false,
 	CONSTRAINT enrollment_tokens_hash_key UNIQUE (hash),
 	CONSTRAINT enrollment_tokens_pkey PRIMARY KEY (org_id, token_id),
 	CONSTRAINT enrollment_tokens_org_fkey FOREIGN KEY (org_id) REFERENCES orgs(org_id) ON DELETE CASCADE,
@@ -133,6 +127,14 @@ CREATE TABLE erased_orgs (
 );
 CREATE INDEX erased_orgs_slug_idx ON erased_orgs USING btree (slug, erased_at);
 GRANT SELECT ON erased_orgs TO millrace_system;
+
+CREATE TABLE guesses (
+	subject text NOT NULL,
+	since timestamp with time zone NOT NULL,
+	wrong integer NOT NULL,
+	CONSTRAINT guesses_pkey PRIMARY KEY (subject)
+);
+GRANT DELETE, INSERT, SELECT, UPDATE ON guesses TO millrace_system;
 
 CREATE TABLE host_beats (
 	org_id bigint NOT NULL,
@@ -175,8 +177,14 @@ CREATE TABLE hosts (
 	boot_n integer NOT NULL DEFAULT 0,
 	boot_p50 bigint NOT NULL DEFAULT 0,
 	boot_p90 bigint NOT NULL DEFAULT 0,
+	token_id uuid,
+	fixed_labels text[],
+	ephemeral boolean NOT NULL DEFAULT false,
+	removed_at timestamp with time zone,
+	restart_epoch bigint NOT NULL DEFAULT 0,
+	reboot_epoch bigint NOT NULL DEFAULT 0,
+	boot_ms integer NOT NULL DEFAULT 0,
 	CONSTRAINT hosts_host_id_key UNIQUE (host_id),
-	CONSTRAINT hosts_name_key UNIQUE (org_id, name),
 	CONSTRAINT hosts_sign_key_key UNIQUE (sign_key),
 	CONSTRAINT hosts_pkey PRIMARY KEY (org_id, host_id),
 	CONSTRAINT hosts_org_fkey FOREIGN KEY (org_id) REFERENCES orgs(org_id) ON DELETE CASCADE,
@@ -185,6 +193,8 @@ CREATE TABLE hosts (
 	CONSTRAINT hosts_facts_check CHECK (((vcpus > 0) AND (memory_mb > 0) AND (disk_mb >= 0) AND (offer_cpu >= 0) AND (offer_memory >= 0))),
 	CONSTRAINT hosts_keys_check CHECK (((length(sign_key) = 32) AND (length(seal_key) = 32)))
 );
+CREATE INDEX hosts_ephemeral_idx ON hosts USING btree (org_id, host_id) WHERE (ephemeral AND (removed_at IS NULL));
+CREATE UNIQUE INDEX hosts_name_key ON hosts USING btree (org_id, name) WHERE (removed_at IS NULL);
 ALTER TABLE hosts ENABLE ROW LEVEL SECURITY;
 ALTER TABLE hosts FORCE ROW LEVEL SECURITY;
 CREATE POLICY owner ON hosts TO millrace_migrate USING true WITH CHECK true;
@@ -715,14 +725,15 @@ $function$;
 GRANT EXECUTE ON FUNCTION erase_org TO millrace_system;
 
 CREATE OR REPLACE FUNCTION host_credentials(host_id uuid)
- RETURNS TABLE(org_id bigint, sign_key bytea, seal_key bytea, epoch bigint, sequence bigint, admin text)
+ RETURNS TABLE(org_id bigint, sign_key bytea, seal_key bytea, epoch bigint, sequence bigint, admin text, removed boolean, restart boolean, reboot boolean)
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER ROWS 1
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
 BEGIN
 	RETURN QUERY
-	SELECT h.org_id, h.sign_key, h.seal_key, h.epoch, CASE WHEN b.epoch = h.epoch THEN b.sequence ELSE 0 END, h.admin
+	SELECT h.org_id, h.sign_key, h.seal_key, h.epoch, CASE WHEN b.epoch = h.epoch THEN b.sequence ELSE 0 END, h.admin,
+		h.removed_at IS NOT NULL, h.restart_epoch = h.epoch, h.reboot_epoch = h.epoch
 	FROM public.hosts h JOIN public.host_beats b ON (b.org_id, b.host_id) = (h.org_id, h.host_id)
 	WHERE h.host_id = host_credentials.host_id;
 END
