@@ -62,11 +62,13 @@ func TestEnrollRefuses(t *testing.T) {
 		"unknown token": {request(func(in *client.EnrollRequest) {
 			in.Token = millrace.NewSecret(millrace.EnrollmentTokenPrefix, nil).Reveal()
 		}), 401},
-		"expired token":    {request(func(in *client.EnrollRequest) { in.Token = spoiled("expires_at = created_at") }), 401},
-		"used-up token":    {request(func(in *client.EnrollRequest) { in.Token = spoiled("uses_left = 0") }), 409},
-		"revoked token":    {request(func(in *client.EnrollRequest) { in.Token = spoiled("revoked_at = created_at") }), 401},
-		"mistyped token":   {request(func(in *client.EnrollRequest) { in.Token = good[:len(good)-1] + "!" }), 400},
-		"labels not given": {request(func(in *client.EnrollRequest) { in.Token, in.Facts.Labels = spoiled("labels = '{a}'"), []string{"trusted"} }), 403},
+		"expired token":  {request(func(in *client.EnrollRequest) { in.Token = spoiled("expires_at = created_at") }), 401},
+		"used-up token":  {request(func(in *client.EnrollRequest) { in.Token = spoiled("uses_left = 0") }), 409},
+		"revoked token":  {request(func(in *client.EnrollRequest) { in.Token = spoiled("revoked_at = created_at") }), 401},
+		"mistyped token": {request(func(in *client.EnrollRequest) { in.Token = good[:len(good)-1] + "!" }), 400},
+		"labels not given": {request(func(in *client.EnrollRequest) {
+			in.Token, in.Facts.Labels = spoiled("labels = '{a}'"), []string{"trusted"}
+		}), 403},
 		"another network":  {request(func(in *client.EnrollRequest) { in.Token = spoiled("cidr = '192.0.2.0/24'") }), 403},
 		"API token":        {request(func(in *client.EnrollRequest) { in.Token = storetest.MustCreateToken(t, w.st, w.calm) }), 401},
 		"short sign key":   {request(func(in *client.EnrollRequest) { in.SignKey = in.SignKey[:31] }), 422},
@@ -107,7 +109,9 @@ func TestEnrollRefuses(t *testing.T) {
 	}
 	problem(t, "another machine", w.send(w.request(http.MethodPost, path, request(func(in *client.EnrollRequest) { in.SignKey = bytes.Repeat([]byte{9}, 32) }))), 409)
 	guess := func() answer {
-		return w.send(w.request(http.MethodPost, path, request(func(in *client.EnrollRequest) { in.Token = millrace.NewSecret(millrace.EnrollmentTokenPrefix, nil).Reveal() })))
+		return w.send(w.request(http.MethodPost, path, request(func(in *client.EnrollRequest) {
+			in.Token = millrace.NewSecret(millrace.EnrollmentTokenPrefix, nil).Reveal()
+		})))
 	}
 	for range millrace.EnrollmentGuesses - 1 { // one was among the cases
 		problem(t, "a guess", guess(), 401)

@@ -27,7 +27,7 @@ func TestEnrollmentTokenWorksOnce(t *testing.T) {
 	for i := range 100 {
 		wg.Go(func() {
 			n := byte(i)
-			_, slug, err := w.st.EnrollHost(t.Context(), millrace.Actor{}, store.Enrollment{Secret: secret.Reveal(), Name: "racer-"+string('a'+rune(i%26))+string('a'+rune(i/26)), SignKey: key(100+n), SealKey: key(100+n), Facts: storetest.Facts()})
+			_, slug, err := w.st.EnrollHost(t.Context(), millrace.Actor{}, store.Enrollment{Secret: secret.Reveal(), Name: "racer-" + string('a'+rune(i%26)) + string('a'+rune(i/26)), SignKey: key(100 + n), SealKey: key(100 + n), Facts: storetest.Facts()})
 			if err == nil {
 				won.Add(1)
 				if slug != "calm" {

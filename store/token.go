@@ -180,7 +180,9 @@ func sqlPrefix(p netip.Prefix) *netip.Prefix {
 	return &p
 }
 
-func enrollmentToken(row pgx.CollectableRow) (millrace.EnrollmentToken, error) { return scanEnrollmentToken(row) }
+func enrollmentToken(row pgx.CollectableRow) (millrace.EnrollmentToken, error) {
+	return scanEnrollmentToken(row)
+}
 
 // CreateEnrollmentToken makes a token that turns machines into hosts of the org. Its secret is shown once.
 func (o Org) CreateEnrollmentToken(ctx context.Context, actor millrace.Actor, n NewEnrollmentToken) (token millrace.EnrollmentToken, secret millrace.Secret, err error) {

@@ -60,7 +60,7 @@ func TestGoldenPath(t *testing.T) {
 		t.Errorf("it took %d clicks", clicks)
 	}
 	_, rest, _ := strings.Cut(command, "mret_")
-	host, slug, err := p.Store.EnrollHost(t.Context(), millrace.Actor{}, store.Enrollment{Secret: "mret_"+rest[:38], Name: "rack-1", SignKey: make([]byte, 32), SealKey: []byte(strings.Repeat("x", 32)), Facts: storetest.Facts()})
+	host, slug, err := p.Store.EnrollHost(t.Context(), millrace.Actor{}, store.Enrollment{Secret: "mret_" + rest[:38], Name: "rack-1", SignKey: make([]byte, 32), SealKey: []byte(strings.Repeat("x", 32)), Facts: storetest.Facts()})
 	if err != nil || slug != "acme" {
 		t.Fatalf("%q: %s, %v", command, slug, err)
 	}
