@@ -77,32 +77,40 @@ func TestEveryRouteForEveryRole(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	enrollment, _, err := w.Store.Org(w.Org.ID).CreateEnrollmentToken(t.Context(), storetest.System, store.NewEnrollmentToken{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	const ok, see = http.StatusOK, http.StatusSeeOther
 	owner := w.Org.Owner.ID.String()
 	rules := map[string]rule{
-		"GET /o/{org}":                          {millrace.OrgRead, "", nil, see, false},
-		"GET /o/{org}/{$}":                      {millrace.OrgRead, "/", nil, ok, false},
-		"GET /o/{org}/jobs":                     {millrace.JobsRead, "/jobs", nil, ok, false},
-		"GET /o/{org}/jobs/{job}":               {millrace.JobsRead, "/jobs/" + job, nil, ok, false},
-		"GET /o/{org}/hosts":                    {millrace.HostsRead, "/hosts", nil, ok, false},
-		"POST /o/{org}/hosts/enrollment-tokens": {millrace.HostsWrite, "/hosts/enrollment-tokens", url.Values{}, ok, false},
-		"GET /o/{org}/incidents":                {millrace.IncidentsRead, "/incidents", nil, ok, false},
-		"GET /o/{org}/usage":                    {millrace.UsageRead, "/usage", nil, ok, false},
-		"GET /o/{org}/settings":                 {millrace.OrgRead, "/settings", nil, ok, false},
-		"POST /o/{org}/checklist":               {millrace.OrgWrite, "/checklist", url.Values{"hidden": {"yes"}}, see, false},
-		"POST /o/{org}/settings":                {millrace.OrgWrite, "/settings", url.Values{"name": {"Calm"}}, see, false},
-		"POST /o/{org}/settings/export":         {millrace.OrgExport, "/settings/export", url.Values{}, ok, true},
-		"GET /o/{org}/settings/delete":          {millrace.OrgDelete, "/settings/delete", nil, ok, true},
-		"POST /o/{org}/settings/delete":         {millrace.OrgDelete, "/settings/delete", url.Values{"slug": {"calm"}}, see, true},
-		"GET /o/{org}/members":                  {millrace.MembersRead, "/members", nil, ok, false},
-		"POST /o/{org}/members/{user}":          {millrace.MembersWrite, "/members/" + owner, url.Values{"role": {"viewer"}}, see, true},
-		"GET /o/{org}/tokens":                   {millrace.TokensWrite, "/tokens", nil, ok, false},
-		"GET /o/{org}/tokens/new":               {millrace.TokensWrite, "/tokens/new", nil, ok, true},
-		"POST /o/{org}/tokens":                  {millrace.TokensWrite, "/tokens", url.Values{"name": {"x"}, "days": {"1"}, "scope": {"jobs:read"}}, ok, true},
-		"POST /o/{org}/tokens/{token}/revoke":   {millrace.OrgTokensWrite, "/tokens/" + token.ID.String() + "/revoke", url.Values{}, see, false},
-		"POST /o/{org}/installations":           {millrace.OrgWrite, "/installations", url.Values{"installation": {"1"}}, http.StatusForbidden, false}, // GitHub says that it is theirs: not of them
-		"GET /o/{org}/audit":                    {millrace.AuditRead, "/audit", nil, ok, false},
-		"GET /o/{org}/events":                   {}, // a stream: TestEventsSayChanged and TestStreamsEnd
+		"GET /o/{org}":                                         {millrace.OrgRead, "", nil, see, false},
+		"GET /o/{org}/{$}":                                     {millrace.OrgRead, "/", nil, ok, false},
+		"GET /o/{org}/jobs":                                    {millrace.JobsRead, "/jobs", nil, ok, false},
+		"GET /o/{org}/jobs/{job}":                              {millrace.JobsRead, "/jobs/" + job, nil, ok, false},
+		"GET /o/{org}/hosts":                                   {millrace.HostsRead, "/hosts", nil, ok, false},
+		"POST /o/{org}/hosts/enrollment-tokens":                {millrace.HostsWrite, "/hosts/enrollment-tokens", url.Values{}, ok, false},
+		"GET /o/{org}/hosts/new":                               {millrace.HostsWrite, "/hosts/new", nil, ok, false},
+		"GET /o/{org}/hosts/{host}":                            {millrace.HostsRead, "/hosts/" + host.ID.String(), nil, ok, false},
+		"POST /o/{org}/hosts/{host}":                           {millrace.HostsWrite, "/hosts/" + host.ID.String(), url.Values{"do": {"drain"}}, see, false},
+		"POST /o/{org}/hosts/enrollment-tokens/{token}/revoke": {millrace.HostsWrite, "/hosts/enrollment-tokens/" + enrollment.ID.String() + "/revoke", url.Values{}, see, false},
+		"GET /o/{org}/incidents":                               {millrace.IncidentsRead, "/incidents", nil, ok, false},
+		"GET /o/{org}/usage":                                   {millrace.UsageRead, "/usage", nil, ok, false},
+		"GET /o/{org}/settings":                                {millrace.OrgRead, "/settings", nil, ok, false},
+		"POST /o/{org}/checklist":                              {millrace.OrgWrite, "/checklist", url.Values{"hidden": {"yes"}}, see, false},
+		"POST /o/{org}/settings":                               {millrace.OrgWrite, "/settings", url.Values{"name": {"Calm"}}, see, false},
+		"POST /o/{org}/settings/export":                        {millrace.OrgExport, "/settings/export", url.Values{}, ok, true},
+		"GET /o/{org}/settings/delete":                         {millrace.OrgDelete, "/settings/delete", nil, ok, true},
+		"POST /o/{org}/settings/delete":                        {millrace.OrgDelete, "/settings/delete", url.Values{"slug": {"calm"}}, see, true},
+		"GET /o/{org}/members":                                 {millrace.MembersRead, "/members", nil, ok, false},
+		"POST /o/{org}/members/{user}":                         {millrace.MembersWrite, "/members/" + owner, url.Values{"role": {"viewer"}}, see, true},
+		"GET /o/{org}/tokens":                                  {millrace.TokensWrite, "/tokens", nil, ok, false},
+		"GET /o/{org}/tokens/new":                              {millrace.TokensWrite, "/tokens/new", nil, ok, true},
+		"POST /o/{org}/tokens":                                 {millrace.TokensWrite, "/tokens", url.Values{"name": {"x"}, "days": {"1"}, "scope": {"jobs:read"}}, ok, true},
+		"POST /o/{org}/tokens/{token}/revoke":                  {millrace.OrgTokensWrite, "/tokens/" + token.ID.String() + "/revoke", url.Values{}, see, false},
+		"POST /o/{org}/installations":                          {millrace.OrgWrite, "/installations", url.Values{"installation": {"1"}}, http.StatusForbidden, false}, // GitHub says that it is theirs: not of them
+		"GET /o/{org}/audit":                                   {millrace.AuditRead, "/audit", nil, ok, false},
+		"GET /o/{org}/events":                                  {}, // a stream: TestEventsSayChanged and TestStreamsEnd
 	}
 	for _, p := range web.Patterns() {
 		if _, known := rules[p]; strings.Contains(p, "{org}") && !known {

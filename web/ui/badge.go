@@ -59,6 +59,24 @@ var hostStates = map[millrace.HostStatus]State{
 // HostState is a host's status.
 func HostState(s millrace.HostStatus) State { return hostStates[s] }
 
+// VMState is a VM's state as people see it.
+func VMState(s millrace.VMState) State {
+	switch s {
+	case millrace.VMPending, millrace.VMBooting:
+		return State{"Booting", Busy, IconSpinner}
+	case millrace.VMOnline:
+		return State{"Waits for its job", Busy, IconClock}
+	case millrace.VMBusy:
+		return State{"Runs a job", Busy, IconSpinner}
+	case millrace.VMStopping:
+		return State{"Ends", Quiet, IconPause}
+	case millrace.VMLost:
+		return State{"Lost", Bad, IconAlert}
+	case millrace.VMGone:
+	}
+	return State{"Gone", Quiet, IconCheck}
+}
+
 // Icon is the path of a 16 × 16 drawing.
 type Icon string
 
