@@ -8,7 +8,6 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -35,6 +34,7 @@ type world struct {
 	github      *githubtest.GitHub
 	runners     *runners
 	url         string
+	log         *storetest.Log
 	calm, rival storetest.Tenant
 	root        *pgx.Conn // a superuser's: sees every row
 }
@@ -53,7 +53,8 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(api.New(api.Config{Store: w.st, Webhooks: app, Runners: w.runners, Log: slog.New(slog.DiscardHandler)}))
+	w.log = storetest.NewLog(t, gh.WebhookSecret(), "config of ")
+	server := httptest.NewServer(api.New(api.Config{Store: w.st, Webhooks: app, Runners: w.runners, Log: w.log.Logger()}))
 	t.Cleanup(server.Close)
 	w.url = server.URL
 	w.calm, w.rival = w.tenant("calm"), w.tenant("rival")

@@ -5,8 +5,11 @@ package storetest
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -146,7 +149,7 @@ func Open(t testing.TB) *store.Store {
 // OpenAt opens a store on db; a nil clock is the database's.
 func OpenAt(t testing.TB, db Database, now func() time.Time) *store.Store {
 	t.Helper()
-	st, err := store.Open(t.Context(), store.Config{AppURL: db.App, SystemURL: db.System, Now: now})
+	st, err := store.Open(t.Context(), store.Config{AppURL: db.App, SystemURL: db.System, Now: now, Log: NewLog(t).Logger()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,6 +160,46 @@ func OpenAt(t testing.TB, db Database, now func() time.Time) *store.Store {
 		}
 	}
 	return st
+}
+
+// Log is a log that hears everything and must hear no secret: the test fails when one was logged.
+type Log struct {
+	mu      sync.Mutex
+	text    strings.Builder
+	secrets []string
+}
+
+// NewLog is an empty log. Secrets of ours are known by their looks; others are given.
+func NewLog(t testing.TB, secrets ...string) *Log {
+	t.Helper()
+	l := &Log{secrets: secrets}
+	t.Cleanup(func() {
+		for line := range strings.Lines(l.String()) {
+			if line != millrace.Redact(line) || slices.ContainsFunc(secrets, func(s string) bool { return strings.Contains(line, s) }) {
+				t.Errorf("a secret was logged: %s", line)
+			}
+		}
+	})
+	return l
+}
+
+// Logger writes to the log.
+func (l *Log) Logger() *slog.Logger {
+	return slog.New(slog.NewJSONHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// Write keeps a line.
+func (l *Log) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+// String is what was logged so far.
+func (l *Log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 // System is who acts in tests.
