@@ -140,6 +140,33 @@ func NewDatabase(t testing.TB) Database {
 	return db
 }
 
+// Rows are all that is in the database, as text by table: what a request left as it was, it left the same.
+func (db Database) Rows(t testing.TB) map[string]string {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), db.Superuser)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.WithoutCancel(t.Context()))
+	rows, err := conn.Query(t.Context(), `SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]string{}
+	for _, table := range tables {
+		var text string
+		if err := conn.QueryRow(t.Context(), `SELECT coalesce(string_agg(t::text, E'\n' ORDER BY t::text), '') FROM `+table+` t`).Scan(&text); err != nil {
+			t.Fatal(err)
+		}
+		all[table] = text
+	}
+	return all
+}
+
 // Open opens a store on a database of the test's own.
 func Open(t testing.TB) *store.Store {
 	t.Helper()
