@@ -44,7 +44,7 @@ func (s *server) page(p page) http.Handler {
 		if code == millrace.Internal {
 			s.Log.ErrorContext(r.Context(), "serving a page", "path", millrace.Redact(r.URL.Path), "request", id, "error", err)
 		}
-		if code == millrace.Forbidden {
+		if code == millrace.Forbidden || code == millrace.ReauthRequired {
 			s.Log.WarnContext(r.Context(), "refused", "method", r.Method, "path", millrace.Redact(r.URL.Path), "address", device(r).Address, "request", id, "why", millrace.MessageOf(err))
 		}
 		if code == millrace.ReauthRequired && r.Method == http.MethodGet {

@@ -72,7 +72,10 @@ func TestSignIn(t *testing.T) {
 	})
 	t.Run("a target elsewhere is not kept", func(t *testing.T) {
 		t.Parallel()
-		for _, target := range []string{"//evil.example/o/", "/\\evil.example", "https://evil.example/o/x", "/o/..\\\\evil.example"} {
+		for _, target := range []string{
+			"//evil.example/o/", "/\\evil.example", "https://evil.example/o/x", "https:evil.example", "/o/..\\\\evil.example", "/o/..%5cevil.example", "evil.example/o/",
+			"/o/calm/%0d%0aSet-Cookie:%20x=y", "/o/calm\r\nSet-Cookie: x=y", "javascript:alert(1)//o/", "data:text/html,/o/", "/pricing", "",
+		} {
 			res, _ := w.get(browser(t), w.link(), "Cookie", "millrace-target="+url.QueryEscape(target))
 			if to := res.Header.Get("Location"); to != "/" {
 				t.Errorf("target %q led to %q", target, to)
