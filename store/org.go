@@ -21,6 +21,15 @@ func (tx *Tx) readOrg(ctx context.Context, org millrace.OrgID) (millrace.Org, er
 	return one(ctx, tx, scanOrg, `SELECT `+orgColumns+` FROM orgs WHERE org_id = $1`, org)
 }
 
+// Read is the org itself.
+func (o Org) Read(ctx context.Context) (org millrace.Org, err error) {
+	err = o.tx(ctx, func(tx *Tx) error {
+		org, err = tx.readOrg(ctx, o.id)
+		return err
+	})
+	return org, err
+}
+
 // OrgBySlug finds an org by its short name.
 func (s *Store) OrgBySlug(ctx context.Context, slug string) (org millrace.Org, err error) {
 	err = s.lookupTx(ctx, func(tx *Tx) error {

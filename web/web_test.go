@@ -3,6 +3,7 @@ package web_test
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -102,19 +103,28 @@ func TestOtherOrgsPagesLookMissing(t *testing.T) {
 	}
 	theirs := jobs.Jobs[0].ID.String()
 	b := w.member()
-	_, missing := w.get(b, "/o/nowhere/jobs")
+	res, page := w.get(b, "/o/nowhere/jobs")
+	missing := looks(res, page)
 	for _, path := range []string{"/o/other", "/o/other/", "/o/other/jobs", "/o/other/jobs/" + theirs, "/o/other/hosts", "/o/other/incidents", "/o/other/usage", "/o/other/events", "/o/calm/jobs/" + theirs, "/o/calm/jobs/x", "/nothing"} {
 		res, page := w.get(b, path)
 		if res.StatusCode != http.StatusNotFound {
 			t.Errorf("%s: %s", path, res.Status)
 		}
-		if withoutRequest(page) != withoutRequest(missing) {
+		if looks(res, page) != missing {
 			t.Errorf("%s looks different from a page that doesn't exist", path)
 		}
 	}
 	if res, _ := w.post(b, "/o/other/hosts/enrollment-tokens"); res.StatusCode != http.StatusNotFound {
 		t.Errorf("making their token: %s", res.Status)
 	}
+}
+
+// looks is all that an answer tells, but for which request it is of and when.
+func looks(res *http.Response, page string) string {
+	h := res.Header.Clone()
+	h.Del("X-Request-Id")
+	h.Del("Date")
+	return fmt.Sprint(res.Status, h, withoutRequest(page))
 }
 
 func withoutRequest(page string) string {
