@@ -30,6 +30,7 @@ func TestMain(m *testing.M) { storetest.Main(m) }
 // world is the API before a Postgres and a stand-in GitHub of its own, with two tenants.
 type world struct {
 	t           *testing.T
+	db          storetest.Database
 	st          *store.Store
 	github      *githubtest.GitHub
 	runners     *runners
@@ -42,7 +43,7 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	db := storetest.NewDatabase(t)
-	w := &world{t: t, st: storetest.OpenAt(t, db, nil), runners: newRunners()}
+	w := &world{t: t, db: db, st: storetest.OpenAt(t, db, nil), runners: newRunners()}
 	gh, err := githubtest.New(githubtest.Config{URL: "http://github.test"}) // only its payloads and keys are used
 	if err != nil {
 		t.Fatal(err)

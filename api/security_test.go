@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/api"
 	"github.com/millrace-ci/millrace/client"
@@ -223,6 +225,28 @@ func TestEveryOperationTakesItsScope(t *testing.T) {
 	}
 	if after := count(); writes < 5 || after != before {
 		t.Errorf("%d operations that write; %d rows became %d", writes, before, after)
+	}
+}
+
+// Reading changes nothing but when the token was last used, which is noted once a minute.
+func TestReadingChangesNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	h := w.enroll(w.calm, "rack-1")
+	vm := w.place(w.calm, h, 1)
+	token := storetest.MustCreateToken(t, w.st, w.calm)
+	w.get("/api/v1/orgs/calm/jobs", token)
+	before, read := w.db.Rows(t), 0
+	for _, op := range w.operations(strings.NewReplacer("{org}", "calm", "{job}", vm.ForJob.String(), "{vm}", vm.ID.String(), "{host}", h.Host.String())) {
+		if op.method == http.MethodGet {
+			read++
+			if a := w.get(op.path, token); a.status != http.StatusOK {
+				t.Errorf("%s: %d", op.key, a.status)
+			}
+		}
+	}
+	if diff := cmp.Diff(before, w.db.Rows(t)); diff != "" || read < 10 {
+		t.Errorf("%d reads changed:\n%s", read, diff)
 	}
 }
 
