@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 	"io"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -173,6 +174,11 @@ func (Secret) MarshalText() ([]byte, error) { return []byte("[redacted]"), nil }
 
 // Reveal is the secret itself, for the one place that shows or sends it.
 func (s Secret) Reveal() string { return string(s) }
+
+var secretText = regexp.MustCompile(`(mr[a-z]{2}_)[0-9A-Za-z]{38}`)
+
+// Redact hides the secrets in a text that is about to be logged and that others have a hand in: a path, or a panic's.
+func Redact(text string) string { return secretText.ReplaceAllString(text, "$1[redacted]") }
 
 // NewSecret makes a secret: prefix, 32 random base62 digits, and 6 of their CRC-32, which lets a typo or a scanner's
 // false find be told without asking the database (github.blog, "Behind GitHub's new authentication token formats").

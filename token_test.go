@@ -37,6 +37,10 @@ func TestSecretDoesNotPrint(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	path := millrace.Redact("/sign-in/" + s.Reveal() + "/" + s.Reveal())
+	if want := "/sign-in/mrat_[redacted]/mrat_[redacted]"; path != want {
+		t.Errorf("a path with it is %q, want %q", path, want)
+	}
 	for _, printed := range []string{fmt.Sprint(s), fmt.Sprintf("%v %+v %#v %s %q", s, s, s, s, s), string(inJSON)} {
 		if strings.Contains(printed, s.Reveal()[5:]) {
 			t.Errorf("the secret stands in %q", printed)

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"runtime/debug"
@@ -56,7 +57,7 @@ func New(cfg Config) http.Handler {
 		s.now = time.Now
 	}
 	r := chi.NewRouter()
-	r.Use(withRequestID, s.logged, s.recovered)
+	r.Use(withOrigin, s.logged, s.recovered)
 	r.NotFound(s.handle(func(http.ResponseWriter, *http.Request) error {
 		return millrace.Errorf(millrace.NotFound, "There is nothing at this path; /docs/api lists what there is.")
 	}))
@@ -113,14 +114,23 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 
 // problem is what err looks like from outside.
 func (s *Server) problem(ctx context.Context, err error) client.Problem {
-	if millrace.CodeOf(err) == millrace.Internal {
-		if ctx.Err() != nil {
-			err = millrace.Errorf(millrace.Unavailable, "The request ended before its answer.")
-		} else {
-			s.log.Error("a request failed", "request_id", requestID(ctx), "error", err)
-		}
+	switch code := millrace.CodeOf(err); {
+	case code == millrace.Unauthenticated, code == millrace.Forbidden:
+		s.refused(ctx, err)
+	case code != millrace.Internal:
+	case ctx.Err() != nil:
+		err = millrace.Errorf(millrace.Unavailable, "The request ended before its answer.")
+	default:
+		s.log.Error("a request failed", "request_id", requestID(ctx), "error", err)
 	}
 	return client.NewProblem(err, requestID(ctx))
+}
+
+// refused logs who was refused what.
+func (s *Server) refused(ctx context.Context, why error) {
+	r, _ := ctx.Value(originKey{}).(origin)
+	org, _ := ctx.Value(tenantKey{}).(tenant)
+	s.log.Warn("refused", "request_id", r.id, "token", org.by.Actor.ID, "address", r.address, "method", r.method, "path", millrace.Redact(r.path), "why", millrace.MessageOf(why))
 }
 
 func writeProblem(w http.ResponseWriter, p client.Problem) {
@@ -141,16 +151,19 @@ func writeJSON(w http.ResponseWriter, status int, body any) {
 	json.NewEncoder(w).Encode(body) //nolint:errcheck // the peer is gone
 }
 
-type requestIDKey struct{}
+// origin is what a context knows of its request.
+type origin struct{ id, address, method, path string }
+
+type originKey struct{}
 
 // requestID names a request in answers and in the log.
 func requestID(ctx context.Context) string {
-	id, _ := ctx.Value(requestIDKey{}).(string)
-	return id
+	r, _ := ctx.Value(originKey{}).(origin)
+	return r.id
 }
 
-// withRequestID gives each request an ID, and each answer the headers that all have.
-func withRequestID(next http.Handler) http.Handler {
+// withOrigin gives each request an ID, and each answer the headers that all have.
+func withOrigin(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var b [10]byte
 		rand.Read(b[:])
@@ -160,7 +173,7 @@ func withRequestID(next http.Handler) http.Handler {
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Cache-Control", "no-store")
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), requestIDKey{}, id)))
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), originKey{}, origin{id, address(r.RemoteAddr), r.Method, r.URL.Path})))
 	})
 }
 
@@ -188,7 +201,7 @@ func (s *Server) logged(next http.Handler) http.Handler {
 		next.ServeHTTP(sw, r)
 		took := time.Since(began)
 		observe(r, sw.code, took)
-		s.log.Debug("request", "request_id", requestID(r.Context()), "method", r.Method, "path", r.URL.Path, "status", sw.code, "ms", took.Milliseconds())
+		s.log.Debug("request", "request_id", requestID(r.Context()), "method", r.Method, "path", millrace.Redact(r.URL.Path), "status", sw.code, "ms", took.Milliseconds())
 	})
 }
 
@@ -203,7 +216,7 @@ func (s *Server) recovered(next http.Handler) http.Handler {
 			if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 				panic(p)
 			}
-			s.log.Error("a request panicked", "request_id", requestID(r.Context()), "panic", p, "stack", string(debug.Stack()))
+			s.log.Error("a request panicked", "request_id", requestID(r.Context()), "panic", millrace.Redact(fmt.Sprint(p)), "stack", string(debug.Stack()))
 			writeProblem(w, client.NewProblem(errors.New("panic"), requestID(r.Context())))
 		}()
 		next.ServeHTTP(w, r)

@@ -8,7 +8,6 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -31,10 +30,12 @@ func TestMain(m *testing.M) { storetest.Main(m) }
 // world is the API before a Postgres and a stand-in GitHub of its own, with two tenants.
 type world struct {
 	t           *testing.T
+	db          storetest.Database
 	st          *store.Store
 	github      *githubtest.GitHub
 	runners     *runners
 	url         string
+	log         *storetest.Log
 	calm, rival storetest.Tenant
 	root        *pgx.Conn // a superuser's: sees every row
 }
@@ -42,7 +43,7 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	db := storetest.NewDatabase(t)
-	w := &world{t: t, st: storetest.OpenAt(t, db, nil), runners: newRunners()}
+	w := &world{t: t, db: db, st: storetest.OpenAt(t, db, nil), runners: newRunners()}
 	gh, err := githubtest.New(githubtest.Config{URL: "http://github.test"}) // only its payloads and keys are used
 	if err != nil {
 		t.Fatal(err)
@@ -53,7 +54,8 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(api.New(api.Config{Store: w.st, Webhooks: app, Runners: w.runners, Log: slog.New(slog.DiscardHandler)}))
+	w.log = storetest.NewLog(t, gh.WebhookSecret(), "config of ")
+	server := httptest.NewServer(api.New(api.Config{Store: w.st, Webhooks: app, Runners: w.runners, Log: w.log.Logger()}))
 	t.Cleanup(server.Close)
 	w.url = server.URL
 	w.calm, w.rival = w.tenant("calm"), w.tenant("rival")

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 	"sync"
 
@@ -72,7 +75,7 @@ func (s *Server) rest(r chi.Router) {
 	config.Security = []map[string][]string{{"token": {}}}
 	api := humachi.New(r, config)
 	org := huma.NewGroup(api, "/api/v1/orgs/{org}")
-	org.UseMiddleware(s.authenticate)
+	org.UseMiddleware(s.authenticate, s.unambiguous)
 	s.jobRoutes(org)
 	s.vmRoutes(org)
 	s.hostRoutes(org)
@@ -122,16 +125,38 @@ func (s *Server) authenticate(ctx huma.Context, next func(huma.Context)) {
 		refuse(err)
 		return
 	}
-	org, err := s.store.OrgBySlug(ctx.Context(), ctx.Param("org"))
-	if err != nil && millrace.CodeOf(err) != millrace.NotFound {
+	// Only the token's own org is read: another's and none at all take the same time.
+	by := huma.WithValue(ctx, tenantKey{}, tenant{s.store.Org(token.OrgID), token.Caller(from.Address, requestID(ctx.Context()))})
+	org, err := s.store.Org(token.OrgID).Read(ctx.Context())
+	if err != nil {
 		refuse(err)
 		return
 	}
-	if err != nil || org.ID != token.OrgID {
-		refuse(millrace.Errorf(millrace.NotFound, "There is no org with this name that this token may see."))
+	if org.Slug != ctx.Param("org") {
+		elsewhere := millrace.Errorf(millrace.NotFound, "There is no org with this name that this token may see.")
+		s.refused(by.Context(), elsewhere)
+		refuse(elsewhere)
 		return
 	}
-	next(huma.WithValue(ctx, tenantKey{}, tenant{s.store.Org(org.ID), token.Caller(from.Address, requestID(ctx.Context()))}))
+	next(by)
+}
+
+// unambiguous refuses a query that says something twice, or can't be read as a whole: what stands before this server might
+// take another half of it than we do.
+func (s *Server) unambiguous(ctx huma.Context, next func(huma.Context)) {
+	u := ctx.URL()
+	query, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		s.refuse(ctx, millrace.Errorf(millrace.Unprocessable, "The query can't be read: separate parameters by &, and escape what isn't plain."))
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(query)) {
+		if n := len(query[name]); n > 1 {
+			s.refuse(ctx, millrace.Errorf(millrace.Unprocessable, "The parameter %.50q is given %d times. Give it once.", name, n))
+			return
+		}
+	}
+	next(ctx)
 }
 
 func (s *Server) refuse(ctx huma.Context, err error) {
@@ -162,7 +187,6 @@ func register[I, O any](s *Server, api huma.API, needs millrace.Permission, op h
 			return
 		}
 		if err := org.by.Require(needs); needs != "" && err != nil {
-			s.log.Warn("refused", "request_id", org.by.Actor.RequestID, "token", org.by.Actor.ID, "address", org.by.Actor.Address, "operation", op.OperationID, "why", err.Error())
 			s.refuse(ctx, err)
 			return
 		}

@@ -56,6 +56,45 @@ func (w *world) ask(method, path, token, body string) answer {
 	return w.send(r)
 }
 
+// operation is one of the OpenAPI document's.
+type operation struct {
+	key    string // METHOD /path, without the org's
+	method string
+	path   string // with its parameters filled in
+	needs  millrace.Permission
+}
+
+// operations are all of the OpenAPI document; fill replaces the parameters in their paths.
+func (w *world) operations(fill *strings.Replacer) (list []operation) {
+	w.t.Helper()
+	var doc struct {
+		Paths map[string]map[string]struct {
+			Security []map[string][]string `json:"security"`
+		} `json:"paths"`
+	}
+	if err := json.Unmarshal(w.get("/openapi.json", "").body, &doc); err != nil {
+		w.t.Fatal(err)
+	}
+	for path, operations := range doc.Paths {
+		for method, op := range operations {
+			method = strings.ToUpper(method)
+			key := method + " " + strings.TrimPrefix(path, "/api/v1/orgs/{org}")
+			if strings.HasPrefix(path, "/api/v1/device/") {
+				continue // a sign-in takes no token: TestDeviceSignIn
+			}
+			o := operation{key: key, method: method, path: fill.Replace(path)}
+			switch scopes := op.Security[0]["token"]; {
+			case len(op.Security) == 1 && len(scopes) == 1:
+				o.needs = millrace.Permission(scopes[0])
+			case key != "GET /token": // which every token may ask
+				w.t.Fatalf("%s says %v of who may", key, op.Security)
+			}
+			list = append(list, o)
+		}
+	}
+	return list
+}
+
 // TestEveryOperationForEveryRole asks every operation of the OpenAPI document as everybody there is.
 func TestEveryOperationForEveryRole(t *testing.T) {
 	t.Parallel()
@@ -88,15 +127,6 @@ func TestEveryOperationForEveryRole(t *testing.T) {
 		"POST /enrollment-tokens":           {`{}`, 201, ""},
 		"DELETE /enrollment-tokens/{token}": {"", 204, "/enrollment-tokens/" + enrollment.ID.String()},
 	}
-	var doc struct {
-		Paths map[string]map[string]struct {
-			OperationID string                `json:"operationId"`
-			Security    []map[string][]string `json:"security"`
-		} `json:"paths"`
-	}
-	if err := json.Unmarshal(w.get("/openapi.json", "").body, &doc); err != nil {
-		t.Fatal(err)
-	}
 	callers := map[string]string{"nobody": "", "other": storetest.MustCreateToken(t, w.st, w.rival)}
 	for i, role := range millrace.Roles {
 		callers[string(role)] = w.token(w.calm, w.person(w.calm, role, int64(i)))
@@ -115,50 +145,35 @@ func TestEveryOperationForEveryRole(t *testing.T) {
 		}
 	}
 	asked := 0
-	for path, operations := range doc.Paths {
-		for method, op := range operations {
-			method = strings.ToUpper(method)
-			key := method + " " + strings.TrimPrefix(path, "/api/v1/orgs/{org}")
-			r, written := rows[key]
-			if strings.HasPrefix(path, "/api/v1/device/") {
-				continue // a sign-in takes no token: TestDeviceSignIn
+	for _, op := range w.operations(fill) {
+		r, written := rows[op.key]
+		if op.method != http.MethodGet && !written {
+			t.Errorf("%s has no row: say what it takes and answers", op.key)
+			continue
+		}
+		if !written {
+			r.want = 200
+		}
+		at := op.path
+		if r.path != "" {
+			at = "/api/v1/orgs/calm" + r.path
+		}
+		for name, token := range callers {
+			a := w.ask(op.method, at, token, r.body)
+			asked++
+			want, role := r.want, millrace.Role(name)
+			switch {
+			case name == "nobody" || name == "revoked":
+				want = http.StatusUnauthorized
+			case name == "other":
+				want = http.StatusNotFound
+			case op.needs != "" && !role.May(op.needs):
+				want = http.StatusForbidden
+			case op.key == "DELETE /tokens/{token}" && !role.May(millrace.OrgTokensWrite):
+				want = http.StatusNotFound
 			}
-			if method != http.MethodGet && !written {
-				t.Errorf("%s has no row: say what it takes and answers", key)
-				continue
-			}
-			if !written {
-				r.want = 200
-			}
-			if len(op.Security) != 1 || len(op.Security[0]["token"]) != 1 && key != "GET /token" {
-				t.Errorf("%s says %v of who may", key, op.Security)
-				continue
-			}
-			may := func(role millrace.Role) bool {
-				needs := op.Security[0]["token"]
-				return len(needs) == 0 || role.May(millrace.Permission(needs[0]))
-			}
-			at := fill.Replace(path)
-			if r.path != "" {
-				at = "/api/v1/orgs/calm" + r.path
-			}
-			for name, token := range callers {
-				a := w.ask(method, at, token, r.body)
-				asked++
-				want, role := r.want, millrace.Role(name)
-				switch {
-				case name == "nobody" || name == "revoked":
-					want = http.StatusUnauthorized
-				case name == "other":
-					want = http.StatusNotFound
-				case !may(role):
-					want = http.StatusForbidden
-				case key == "DELETE /tokens/{token}" && !role.May(millrace.OrgTokensWrite):
-					want = http.StatusNotFound
-				}
-				if a.status != want || want >= 400 && strings.Contains(string(a.body), "canary") || strings.Contains(string(a.body), `"hash"`) {
-					t.Errorf("%s as %s: %d, want %d: %s", key, name, a.status, want, a.body)
-				}
+			if a.status != want || want >= 400 && strings.Contains(string(a.body), "canary") || strings.Contains(string(a.body), `"hash"`) {
+				t.Errorf("%s as %s: %d, want %d: %s", op.key, name, a.status, want, a.body)
 			}
 		}
 	}

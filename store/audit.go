@@ -63,7 +63,7 @@ func (o Org) Audit(ctx context.Context, f AuditFilter) (page AuditPage, err erro
 		w.and(`at < ?`, f.To)
 	}
 	if f.Cursor != "" {
-		at, id, err := parseCursor(f.Cursor)
+		at, id, err := o.parseCursor(f.Cursor)
 		if err != nil {
 			return page, err
 		}
@@ -82,7 +82,7 @@ func (o Org) Audit(ctx context.Context, f AuditFilter) (page AuditPage, err erro
 	if len(page.Entries) > limit {
 		page.Entries = page.Entries[:limit]
 		last := page.Entries[limit-1]
-		page.Next = cursor(last.At, last.ID)
+		page.Next = o.cursor(last.At, last.ID)
 	}
 	return page, err
 }

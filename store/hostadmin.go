@@ -24,7 +24,7 @@ func (o Org) SetHostAdmin(ctx context.Context, by millrace.Caller, id millrace.H
 			return err
 		}
 		tx.announceDemand(o.id)
-		return tx.audit(ctx, o.id, by.Actor, "host."+string(admin), id.String(), millrace.Change{Field: "name", Before: h.Name, After: h.Name},
+		return tx.audit(ctx, o.id, by.Actor, "host.changed", id.String(), millrace.Change{Field: "name", Before: h.Name, After: h.Name},
 			millrace.Change{Field: "admin", Before: string(h.Admin), After: string(admin)})
 	})
 }

@@ -51,7 +51,7 @@ func (o Org) Incidents(ctx context.Context, f IncidentFilter) (page IncidentPage
 		w.and(`i.closed_at IS NOT NULL`)
 	}
 	if f.Cursor != "" {
-		at, id, err := parseCursor(f.Cursor)
+		at, id, err := o.parseCursor(f.Cursor)
 		if err != nil {
 			return page, err
 		}
@@ -65,7 +65,7 @@ func (o Org) Incidents(ctx context.Context, f IncidentFilter) (page IncidentPage
 	if len(page.Incidents) > limit {
 		page.Incidents = page.Incidents[:limit]
 		last := page.Incidents[limit-1]
-		page.Next = cursor(last.OpenedAt, last.ID)
+		page.Next = o.cursor(last.OpenedAt, last.ID)
 	}
 	return page, err
 }

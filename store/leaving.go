@@ -82,7 +82,13 @@ func (s *Store) DeleteOrg(ctx context.Context, actor millrace.Actor, org millrac
 		b.Queue(`UPDATE orgs SET deleted_at = $2, deleted_by = $3 WHERE org_id = $1`, org, tx.now, actor.ID)
 		b.Queue(`DELETE FROM api_tokens WHERE org_id = $1`, org)
 		b.Queue(`DELETE FROM enrollment_tokens WHERE org_id = $1`, org)
-		b.Queue(`DELETE FROM memberships WHERE org_id = $1`, org)
+		b.Queue(`DELETE FROM memberships WHERE org_id = $1 RETURNING user_id`, org).Query(func(rows pgx.Rows) error {
+			members, err := pgx.CollectRows(rows, pgx.RowTo[millrace.UserID])
+			for _, m := range members {
+				tx.announceTo(TopicUser(m))
+			}
+			return err
+		})
 		tx.queueTask(&b, org, millrace.EraseOrg{OrgID: org})
 		if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 			return err

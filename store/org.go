@@ -24,6 +24,15 @@ func (tx *Tx) readOrg(ctx context.Context, org millrace.OrgID) (millrace.Org, er
 // LabelPrefix is what labels for this server begin with; it may understand others, too.
 func (s *Store) LabelPrefix() string { return s.prefixes[0] }
 
+// Read is the org itself.
+func (o Org) Read(ctx context.Context) (org millrace.Org, err error) {
+	err = o.tx(ctx, func(tx *Tx) error {
+		org, err = tx.readOrg(ctx, o.id)
+		return err
+	})
+	return org, err
+}
+
 // OrgBySlug finds an org by its short name.
 func (s *Store) OrgBySlug(ctx context.Context, slug string) (org millrace.Org, err error) {
 	err = s.lookupTx(ctx, func(tx *Tx) error {

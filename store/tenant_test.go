@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,6 +16,9 @@ import (
 
 // insufficientPrivilege is what Postgres answers to a row that a policy refuses, and to a right that a role lacks.
 const insufficientPrivilege = "42501"
+
+// foreignKeyViolation is what it answers to a key that names no row.
+const foreignKeyViolation = "23503"
 
 func sqlState(err error) string {
 	var pgErr *pgconn.PgError
@@ -51,7 +55,7 @@ const readable = `
 
 func TestAppRoleWithoutATenantSeesNothing(t *testing.T) {
 	t.Parallel()
-	w, _ := two(t)
+	w, a, _ := leavers(t)
 	tables := column[string](t, w.root, readable)
 	if len(tables) < 10 {
 		t.Fatalf("the app role may read only %v", tables)
@@ -67,6 +71,56 @@ func TestAppRoleWithoutATenantSeesNothing(t *testing.T) {
 	}
 	if n := scalar[int](t, w.root, `SELECT count(*) FROM jobs WHERE failure <> ''`); n != 0 {
 		t.Errorf("without a tenant, %d jobs were changed", n)
+	}
+	written := column[string](t, w.root, `
+		SELECT c.oid::regclass::text FROM pg_class c
+		WHERE c.relkind IN ('r', 'p') AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'org_id')
+			AND has_any_column_privilege('millrace_app', c.oid, 'INSERT') AND has_any_column_privilege('millrace_app', c.oid, 'SELECT')`)
+	if len(written) < 4 {
+		t.Fatalf("the app role may add to %v alone", written)
+	}
+	for _, table := range written {
+		columns := scalar[string](t, w.root, `
+			SELECT string_agg(quote_ident(attname), ', ') FROM pg_attribute
+			WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped AND attidentity = '' AND has_column_privilege('millrace_app', attrelid, attnum, 'INSERT')`, table)
+		row := scalar[string](t, w.root, `SELECT t::text FROM `+table+` t WHERE org_id = $1 LIMIT 1`, a.ID)
+		_, err := app.Exec(t.Context(), `INSERT INTO `+table+` (`+columns+`) SELECT `+columns+` FROM (SELECT ($1::text::`+table+`).*) r`, row)
+		if sqlState(err) != insufficientPrivilege {
+			t.Errorf("without a tenant, a row is added to %s: %v, want SQLSTATE %s", table, err, insufficientPrivilege)
+		}
+	}
+}
+
+// No row hangs on another tenant's: the keys that would name it begin with the org.
+func TestForeignKeysStayWithinATenant(t *testing.T) {
+	t.Parallel()
+	w, a, b := leavers(t)
+	keys := 0
+	for _, key := range column[string](t, w.root, `
+		SELECT conrelid::regclass::text || ' ' || conname || ' ' || (SELECT attname FROM pg_attribute WHERE (attrelid, attnum) = (k.conrelid, k.conkey[2]))
+			|| ' ' || k.confrelid::regclass::text || ' ' || (SELECT attname FROM pg_attribute WHERE (attrelid, attnum) = (k.confrelid, k.confkey[2]))
+		FROM pg_constraint k WHERE k.contype = 'f' AND cardinality(k.conkey) > 1 AND k.conparentid = 0 ORDER BY 1`) {
+		keys++
+		part := strings.Fields(key)
+		table, name, column, of, foreign := part[0], part[1], part[2], part[3], part[4]
+		err := pgx.BeginFunc(t.Context(), w.root, func(tx pgx.Tx) error {
+			_, err := tx.Exec(t.Context(), `
+				UPDATE `+table+` t SET `+column+` = (SELECT f.`+foreign+` FROM `+of+` f WHERE f.org_id = $2 LIMIT 1) WHERE t.org_id = $1 AND t.`+column+` IS NOT NULL`, a.ID, b.ID)
+			if err == nil {
+				_, err = tx.Exec(t.Context(), `SET CONSTRAINTS ALL IMMEDIATE`)
+			}
+			if err == nil {
+				err = errors.New("it was done")
+			}
+			return err
+		})
+		var refused *pgconn.PgError
+		if !errors.As(err, &refused) || refused.Code != foreignKeyViolation {
+			t.Errorf("%s of %s, with another tenant's %s: %v", name, table, of, err)
+		}
+	}
+	if keys < 8 {
+		t.Errorf("only %d keys were tried", keys)
 	}
 }
 

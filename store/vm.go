@@ -129,7 +129,7 @@ func (o Org) VMs(ctx context.Context, f VMFilter) (page VMPage, err error) {
 		w.and(`v.host_id = ?`, f.Host)
 	}
 	if f.Cursor != "" {
-		at, id, err := parseCursor(f.Cursor)
+		at, id, err := o.parseCursor(f.Cursor)
 		if err != nil {
 			return page, err
 		}
@@ -145,7 +145,7 @@ func (o Org) VMs(ctx context.Context, f VMFilter) (page VMPage, err error) {
 	if len(page.VMs) > limit {
 		page.VMs = page.VMs[:limit]
 		last := page.VMs[limit-1]
-		page.Next = cursor(last.Stamps.Placed, last.ID)
+		page.Next = o.cursor(last.Stamps.Placed, last.ID)
 	}
 	return page, err
 }

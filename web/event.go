@@ -28,8 +28,9 @@ func (s *server) events(w http.ResponseWriter, r *http.Request, v visit) error {
 	ping, recheck := time.NewTicker(eventPing), time.NewTicker(eventRecheck)
 	defer ping.Stop()
 	defer recheck.Stop()
+	user := s.Store.Bus.On(store.TopicUser(v.Session.User.ID)) // kept until it was heard: it may come with a change of the org
 	for {
-		changed, user := s.Store.Bus.On(store.TopicOrg(v.Org.OrgID)), s.Store.Bus.On(store.TopicUser(v.Session.User.ID))
+		changed := s.Store.Bus.On(store.TopicOrg(v.Org.OrgID))
 		if _, err := fmt.Fprintf(w, "id: %d\nevent: changed\ndata: {}\n\n", s.Now().UnixMilli()); err != nil {
 			return nil
 		}

@@ -81,7 +81,7 @@ func TestHostPage(t *testing.T) {
 	}
 	shows("Online", "rack-1", "Runs a job", "calm/app", "host.enrolled", "Drain Disable Restart agent Reboot", "Fail the jobs of its 1 VMs")
 	act("drain", http.StatusSeeOther, "")
-	shows("Draining", "1 VMs left", "Enable", "host.draining")
+	shows("Draining", "1 VMs left", "Enable", "host.changed")
 	act("enable", http.StatusSeeOther, "")
 	act("restart", http.StatusSeeOther, "")
 	shows("Its agent is asked to start anew")
@@ -95,7 +95,7 @@ func TestHostPage(t *testing.T) {
 	}
 	shows("Offline", "Its 1 VMs are lost", "Lost")
 	member, _ := w.person(w.Org, millrace.RoleMember)
-	if _, page := w.get(member, path); strings.Contains(page, "Remove this host") || strings.Contains(page, "host.draining") {
+	if _, page := w.get(member, path); strings.Contains(page, "Remove this host") || strings.Contains(page, "host.changed") {
 		t.Error("a member may remove hosts, or sees the audit log")
 	}
 	if res, _ := w.submit(b, path, url.Values{"do": {"remove"}, "force": {"yes"}}); res.Header.Get("Location") != "/o/calm/hosts" {

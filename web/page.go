@@ -42,10 +42,10 @@ func (s *server) page(p page) http.Handler {
 			return
 		}
 		if code == millrace.Internal {
-			s.Log.ErrorContext(r.Context(), "serving a page", "path", r.URL.Path, "request", id, "error", err)
+			s.Log.ErrorContext(r.Context(), "serving a page", "path", millrace.Redact(r.URL.Path), "request", id, "error", err)
 		}
-		if code == millrace.Forbidden {
-			s.Log.WarnContext(r.Context(), "refused", "method", r.Method, "path", r.URL.Path, "address", device(r).Address, "request", id, "why", millrace.MessageOf(err))
+		if code == millrace.Forbidden || code == millrace.ReauthRequired {
+			s.Log.WarnContext(r.Context(), "refused", "method", r.Method, "path", millrace.Redact(r.URL.Path), "address", device(r).Address, "request", id, "why", millrace.MessageOf(err))
 		}
 		if code == millrace.ReauthRequired && r.Method == http.MethodGet {
 			http.Redirect(w, r, confirmPath(r.URL.RequestURI()), http.StatusSeeOther)
@@ -68,7 +68,7 @@ func (s *server) recovered(p page) page {
 			case http.ErrAbortHandler:
 				panic(p)
 			default:
-				err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+				err = fmt.Errorf("panic: %s\n%s", millrace.Redact(fmt.Sprint(p)), debug.Stack())
 			}
 		}()
 		return p(w, r)

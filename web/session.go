@@ -198,7 +198,7 @@ func (s *server) sendToSignIn(w http.ResponseWriter, r *http.Request, err error)
 // localPath reports whether target is a page here that takes being signed in, and nothing that a browser could take for another site.
 func localPath(target string) bool {
 	u, err := url.Parse(target)
-	return err == nil && u.Scheme == "" && u.Host == "" && (strings.HasPrefix(target, "/o/") || u.Path == "/account" || u.Path == millrace.DevicePath || u.Path == "/new") && !strings.ContainsAny(target, "\\\r\n")
+	return err == nil && u.Scheme == "" && u.Host == "" && (strings.HasPrefix(target, "/o/") || u.Path == "/account" || u.Path == millrace.DevicePath || u.Path == "/new") && !strings.ContainsAny(u.Path, "\\\r\n")
 }
 
 func (s *server) target(r *http.Request) string {

@@ -170,6 +170,18 @@ func TestSignInThatWasForged(t *testing.T) {
 			p.authorize(b)
 			return p.back(p.authorize(browser(t)), "mona")
 		},
+		"without PKCE's verifier": func(b *http.Client) string {
+			callback := p.back(p.authorize(b), "mona")
+			u, _ := url.Parse(p.URL)
+			for _, c := range b.Jar.Cookies(u) {
+				if c.Name == "millrace-github" {
+					c.Value, _, _ = strings.Cut(c.Value, ".")
+					c.Path = "/"
+					b.Jar.SetCookies(u, []*http.Cookie{c})
+				}
+			}
+			return callback
+		},
 		"without a state":     func(b *http.Client) string { return with(p.back(p.authorize(b), "mona"), "state", "") },
 		"with an old state":   func(b *http.Client) string { old := p.back(p.authorize(b), "mona"); p.authorize(b); return old },
 		"without a code":      func(b *http.Client) string { return with(p.back(p.authorize(b), "mona"), "code", "") },

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -161,11 +160,7 @@ func TestEveryRouteForEveryRole(t *testing.T) {
 			}
 			if says == "another org's" {
 				says = ""
-				made, none := withoutRequest(page), ""
-				if _, page := ask("nowhere"); page != "" {
-					none = withoutRequest(page)
-				}
-				if made != none {
+				if looks(res, page) != looks(ask("nowhere")) {
 					t.Errorf("%s as %s: an org that exists is told from one that doesn't", pattern, name)
 				}
 			}
@@ -192,6 +187,7 @@ func TestForeignIDs(t *testing.T) {
 	rival := storetest.MustCreateOrg(t, w.Store, "rival")
 	b, _ := w.person(rival, millrace.RoleOwner)
 	w.confirmed(b)
+	w.get(b, "/account") // takes the secret that its role made
 	token, _, err := w.Store.Org(w.Org.ID).CreateAPIToken(t.Context(), w.Org.Caller(), millrace.NewAPIToken{Name: "x", Scopes: []millrace.Permission{millrace.JobsRead}})
 	if err != nil {
 		t.Fatal(err)
@@ -205,13 +201,13 @@ func TestForeignIDs(t *testing.T) {
 		form := url.Values{"role": {"viewer"}}
 		theirs, page := w.submit(b, "/o/rival"+foreign, form)
 		none, empty := w.submit(b, "/o/rival"+missing, form)
-		if theirs.StatusCode != http.StatusNotFound || none.StatusCode != http.StatusNotFound || withoutRequest(page) != withoutRequest(empty) {
+		if theirs.StatusCode != http.StatusNotFound || looks(theirs, page) != looks(none, empty) {
 			t.Errorf("%s: %s, and one that isn't: %s", foreign, theirs.Status, none.Status)
 		}
 	}
 	foreign, page := w.get(b, "/o/rival/jobs/"+w.newest().ID.String())
 	none, empty := w.get(b, "/o/rival/jobs/"+millrace.NewJobID(ids, now).String())
-	if foreign.StatusCode != http.StatusNotFound || none.StatusCode != http.StatusNotFound || withoutRequest(page) != withoutRequest(empty) {
+	if foreign.StatusCode != http.StatusNotFound || looks(foreign, page) != looks(none, empty) {
 		t.Errorf("a job: %s and %s", foreign.Status, none.Status)
 	}
 	if list, err := w.Store.Org(w.Org.ID).APITokens(t.Context(), w.Org.Caller()); err != nil || len(list) != 1 || !list[0].RevokedAt.IsZero() {
@@ -382,49 +378,5 @@ func TestDeleteOrgPage(t *testing.T) {
 		if res, _ := w.get(b, path); res.StatusCode != http.StatusNotFound {
 			t.Errorf("%s of a deleted org: %s", path, res.Status)
 		}
-	}
-}
-
-// A form that doesn't say which page sent it is refused, and so is another site's.
-func TestForgedForms(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	b := w.member()
-	for name, header := range map[string][]string{
-		"no word": nil, "another site": {"Sec-Fetch-Site", "cross-site"}, "a sibling": {"Sec-Fetch-Site", "same-site"}, "no origin": {"Origin", "null"},
-		"another origin": {"Origin", "https://evil.example"},
-	} {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.URL+"/sign-out", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for i := 0; i+1 < len(header); i += 2 {
-			req.Header.Set(header[i], header[i+1])
-		}
-		if res, _ := w.do(b, req); res.StatusCode != http.StatusForbidden {
-			t.Errorf("%s: %s", name, res.Status)
-		}
-	}
-	if res, _ := w.get(b, "/o/calm/jobs"); res.StatusCode != http.StatusOK {
-		t.Errorf("one of them signed the owner out: %s", res.Status)
-	}
-	// Reading changes nothing.
-	count := func() string {
-		page, err := w.Store.Org(w.Org.ID).Audit(t.Context(), store.AuditFilter{Limit: 100})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return strconv.Itoa(len(page.Entries))
-	}
-	before := count()
-	for _, p := range web.Patterns() {
-		method, path, _ := strings.Cut(p, " ")
-		if method != http.MethodGet || strings.Contains(path, "{org}/events") {
-			continue
-		}
-		w.get(b, strings.NewReplacer("{org}", "calm", "{$}", "", "{job}", "x", "{secret}", "x").Replace(path))
-	}
-	if after := count(); after != before {
-		t.Errorf("reading every page left %s entries in the audit log, before %s", after, before)
 	}
 }

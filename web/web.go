@@ -90,6 +90,7 @@ func (s *server) routes() []route {
 		{"GET " + SignInCallback, s.page(s.fromGitHub)},
 		{"GET /sign-in/{secret}", s.page(s.signIn)},
 		{"POST /sign-out", s.page(s.signOut)},
+		{"POST " + violationPath, s.user(s.violation)},
 		{"GET /account", s.user(s.account)},
 		{"POST /account/sessions/{session}/end", s.user(s.endSession)},
 		{"POST /account/sign-out-everywhere", s.user(s.signOutEverywhere)},
@@ -135,7 +136,7 @@ func (s *server) routes() []route {
 
 // policy allows our own files and GitHub's avatars, and nothing inline.
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' https://avatars.githubusercontent.com data:; " +
-	"connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+	"connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'; report-uri " + violationPath
 
 func headers(secure bool, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

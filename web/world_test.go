@@ -32,6 +32,9 @@ type world struct {
 	Org   storetest.Tenant
 	URL   string
 
+	db  storetest.Database
+	log *storetest.Log
+
 	Install string // where at GitHub the App is installed
 
 	mu   sync.Mutex
@@ -48,7 +51,8 @@ func newWorld(t *testing.T) *world {
 func newWorldWith(t *testing.T, signIn func(url string) millrace.SignIn, install ...string) *world {
 	t.Helper()
 	w := &world{t: t, Install: strings.Join(install, ""), time: noon.AddDate(0, 0, -6), next: 100}
-	w.Store = storetest.OpenAt(t, storetest.NewDatabase(t), w.now)
+	w.db = storetest.NewDatabase(t)
+	w.Store = storetest.OpenAt(t, w.db, w.now)
 	if err := w.Store.KeepPartitions(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +61,8 @@ func newWorldWith(t *testing.T, signIn func(url string) millrace.SignIn, install
 	server := httptest.NewUnstartedServer(nil)
 	w.URL = "http://" + server.Listener.Addr().String()
 	people := signIn(w.URL)
-	server.Config.Handler = web.New(web.Config{Store: w.Store, SignIn: people, URL: w.URL, GitHub: "https://github.test", Install: w.Install, Now: w.now})
+	w.log = storetest.NewLog(t)
+	server.Config.Handler = web.New(web.Config{Store: w.Store, SignIn: people, URL: w.URL, GitHub: "https://github.test", Install: w.Install, Now: w.now, Log: w.log.Logger()})
 	server.Start()
 	t.Cleanup(func() {
 		server.CloseClientConnections()

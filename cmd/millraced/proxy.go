@@ -48,3 +48,15 @@ func behindProxies(proxies []netip.Prefix, next http.Handler) http.Handler {
 		next.ServeHTTP(w, r)
 	})
 }
+
+// closedAfterChunks ends a connection after a request whose body came in chunks. It may have given a length besides, which
+// net/http drops without a word: a proxy that went by the length took for the rest of the body what would be the next request
+// here (RFC 9112 §6.1 has the server close).
+func closedAfterChunks(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor == 1 && len(r.TransferEncoding) > 0 {
+			w.Header().Set("Connection", "close")
+		}
+		next.ServeHTTP(w, r)
+	})
+}

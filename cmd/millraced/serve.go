@@ -130,7 +130,7 @@ func serve(ctx context.Context, cfg Config, st *store.Store, log *slog.Logger, l
 			return nil
 		})
 	}
-	listen(listener, behindProxies(cfg.TrustedProxies, mux))
+	listen(listener, closedAfterChunks(behindProxies(cfg.TrustedProxies, mux)))
 	listen(metrics, api.Metrics(st))
 	group.Go(func() error { return work.Run(ctx) })
 	log.Info("serving", "url", cfg.URL, "listen", listener.Addr().String(), "metrics", metrics.Addr().String())

@@ -5,8 +5,11 @@ package storetest
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -137,6 +140,33 @@ func NewDatabase(t testing.TB) Database {
 	return db
 }
 
+// Rows are all that is in the database, as text by table: what a request left as it was, it left the same.
+func (db Database) Rows(t testing.TB) map[string]string {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), db.Superuser)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.WithoutCancel(t.Context()))
+	rows, err := conn.Query(t.Context(), `SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]string{}
+	for _, table := range tables {
+		var text string
+		if err := conn.QueryRow(t.Context(), `SELECT coalesce(string_agg(t::text, E'\n' ORDER BY t::text), '') FROM `+table+` t`).Scan(&text); err != nil {
+			t.Fatal(err)
+		}
+		all[table] = text
+	}
+	return all
+}
+
 // Open opens a store on a database of the test's own.
 func Open(t testing.TB) *store.Store {
 	t.Helper()
@@ -146,7 +176,7 @@ func Open(t testing.TB) *store.Store {
 // OpenAt opens a store on db; a nil clock is the database's.
 func OpenAt(t testing.TB, db Database, now func() time.Time) *store.Store {
 	t.Helper()
-	st, err := store.Open(t.Context(), store.Config{AppURL: db.App, SystemURL: db.System, Now: now})
+	st, err := store.Open(t.Context(), store.Config{AppURL: db.App, SystemURL: db.System, Now: now, Log: NewLog(t).Logger()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,6 +187,46 @@ func OpenAt(t testing.TB, db Database, now func() time.Time) *store.Store {
 		}
 	}
 	return st
+}
+
+// Log is a log that hears everything and must hear no secret: the test fails when one was logged.
+type Log struct {
+	mu      sync.Mutex
+	text    strings.Builder
+	secrets []string
+}
+
+// NewLog is an empty log. Secrets of ours are known by their looks; others are given.
+func NewLog(t testing.TB, secrets ...string) *Log {
+	t.Helper()
+	l := &Log{secrets: secrets}
+	t.Cleanup(func() {
+		for line := range strings.Lines(l.String()) {
+			if line != millrace.Redact(line) || slices.ContainsFunc(secrets, func(s string) bool { return strings.Contains(line, s) }) {
+				t.Errorf("a secret was logged: %s", line)
+			}
+		}
+	})
+	return l
+}
+
+// Logger writes to the log.
+func (l *Log) Logger() *slog.Logger {
+	return slog.New(slog.NewJSONHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// Write keeps a line.
+func (l *Log) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+// String is what was logged so far.
+func (l *Log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 // System is who acts in tests.
