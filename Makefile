@@ -11,6 +11,7 @@ help: ## Print this menu
 deps: ## Install and prepare what a fresh machine needs: packages, guest kernel, guest programs
 	@scripts/deps.sh
 	@$(GUEST)
+	@scripts/release.sh
 
 dev: deps ## Run the whole system on this machine, with a stand-in GitHub
 	@go build -o bin/millraced ./cmd/millraced

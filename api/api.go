@@ -21,6 +21,7 @@ import (
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/client"
+	"github.com/millrace-ci/millrace/release"
 	"github.com/millrace-ci/millrace/store"
 )
 
@@ -29,7 +30,8 @@ type Config struct {
 	Store    *store.Store
 	Webhooks millrace.WebhookSource
 	Runners  millrace.Runners
-	URL      string // where people reach this server, without a trailing slash
+	URL      string                           // where people reach this server, without a trailing slash
+	Bundles  map[millrace.Arch]release.Bundle // what hosts install
 	Log      *slog.Logger
 	Now      func() time.Time // nil: time.Now; what agents' signatures are checked against
 }
@@ -40,6 +42,7 @@ type Server struct {
 	webhooks millrace.WebhookSource
 	runners  millrace.Runners
 	url      string
+	bundles  map[millrace.Arch]release.Bundle
 	log      *slog.Logger
 	now      func() time.Time
 	jits     singleflight.Group
@@ -51,7 +54,7 @@ type Server struct {
 // New is the API's handler. It serves whole paths: mount it at the root.
 func New(cfg Config) http.Handler {
 	s := &Server{
-		store: cfg.Store, webhooks: cfg.Webhooks, runners: cfg.Runners, url: strings.TrimSuffix(cfg.URL, "/"), log: cfg.Log, now: cfg.Now, windows: map[millrace.HostID]*windows{},
+		store: cfg.Store, webhooks: cfg.Webhooks, runners: cfg.Runners, url: strings.TrimSuffix(cfg.URL, "/"), bundles: cfg.Bundles, log: cfg.Log, now: cfg.Now, windows: map[millrace.HostID]*windows{},
 	}
 	if s.now == nil {
 		s.now = time.Now
@@ -75,6 +78,8 @@ func New(cfg Config) http.Handler {
 		writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
 	})
 	r.Get("/readyz", s.handle(s.ready))
+	r.Get("/install.sh", s.handle(s.install))
+	r.Get("/agent/v1/bundles/linux-{arch}.tar.gz", s.handle(s.bundle))
 	r.Post("/webhooks/github", s.handle(s.githubWebhook))
 	r.Post("/agent/v1/enroll", s.handle(s.enroll))
 	r.Post("/agent/v1/start", s.handle(s.start))

@@ -166,7 +166,7 @@ func TestEmptyStatesSayWhatToDo(t *testing.T) {
 	_, page := w.get(b, "/o/calm/jobs")
 	contains(t, page, "No jobs yet", "runs-on: millrace")
 	_, page = w.get(b, "/o/calm/hosts")
-	contains(t, page, "No hosts yet", "millrace-agent enroll --url "+w.URL, "Make a token")
+	contains(t, page, "No hosts yet", "One command adds it", "Make a token", "A token for many hosts")
 	_, page = w.get(b, "/o/calm/usage")
 	contains(t, page, "No completed jobs in this window", `href="jobs"`)
 	_, page = w.get(b, "/o/calm/jobs?status=queued&repository=calm/none")
@@ -182,8 +182,10 @@ func TestEnrollmentToken(t *testing.T) {
 	if res.StatusCode != http.StatusOK || !found {
 		t.Fatalf("making a token: %s", res.Status)
 	}
-	contains(t, page, "Waiting for the host", `hx-get="/o/calm/hosts?waiting"`)
-	if _, part := w.get(b, "/o/calm/hosts?waiting", "HX-Request", "true"); !strings.Contains(part, "Waiting for the host") {
+	_, follow, _ := strings.Cut(page, `hx-get="/o/calm/hosts?token=enr_`)
+	follow, _, _ = strings.Cut(follow, `"`)
+	contains(t, page, "Waiting for the command to be run")
+	if _, part := w.get(b, "/o/calm/hosts?token=enr_"+follow, "HX-Request", "true"); !strings.Contains(part, "Waiting for the command to be run") || strings.Contains(part, "No hosts yet") {
 		t.Error("the page offers another token before the host has come")
 	}
 	secret := "mret_" + rest[:38]
@@ -195,6 +197,8 @@ func TestEnrollmentToken(t *testing.T) {
 	if strings.Contains(page, secret) {
 		t.Error("the token is shown again")
 	}
+	_, page = w.get(b, "/o/calm/hosts?token=enr_"+follow)
+	contains(t, text(page), "Token used just now", "Agent started")
 }
 
 // TestWithoutJavaScript reads every page as curl does.

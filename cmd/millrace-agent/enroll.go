@@ -16,6 +16,7 @@ import (
 
 func (o *options) enroll() *cobra.Command {
 	var url string
+	var ifNeeded bool
 	cmd := &cobra.Command{
 		Use:   "enroll --url URL",
 		Short: "Make this machine a host of your org",
@@ -28,6 +29,10 @@ MILLRACE_ENROLL_TOKEN or from standard input; never from a flag, as others can r
 			token, err := o.token()
 			if err != nil {
 				return err
+			}
+			if id, err := agent.LoadIdentity(o.dir); ifNeeded && err == nil {
+				fmt.Fprintf(cmd.OutOrStdout(), "This machine is %s of org %s already.\n", id.HostID, id.Org)
+				return nil
 			}
 			if err := os.MkdirAll(o.dir, 0o700); err != nil {
 				return err
@@ -49,6 +54,7 @@ MILLRACE_ENROLL_TOKEN or from standard input; never from a flag, as others can r
 	hostname, _ := os.Hostname()
 	cmd.Flags().StringVar(&url, "url", "", "the control plane's address")
 	cmd.Flags().StringVar(&o.name, "name", hostname, "the host's name in your org")
+	cmd.Flags().BoolVar(&ifNeeded, "if-needed", false, "leave a machine alone that is a host already")
 	_ = cmd.MarkFlagRequired("url")
 	o.offerFlags(cmd)
 	return cmd

@@ -16,6 +16,7 @@ import (
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/api"
 	"github.com/millrace-ci/millrace/github"
+	"github.com/millrace-ci/millrace/release"
 	"github.com/millrace-ci/millrace/store"
 	"github.com/millrace-ci/millrace/web"
 	"github.com/millrace-ci/millrace/workers"
@@ -88,7 +89,7 @@ func serve(ctx context.Context, cfg Config, st *store.Store, log *slog.Logger, l
 	}
 
 	work := workers.New(workers.Config{Store: st, GitHub: app, Log: log})
-	rest := api.New(api.Config{Store: st, Webhooks: app, Runners: work.Gate(), URL: cfg.URL, Log: log})
+	rest := api.New(api.Config{Store: st, Webhooks: app, Runners: work.Gate(), URL: cfg.URL, Bundles: release.Bundles(), Log: log})
 	signIn, err := signInAt(cfg)
 	if err != nil {
 		return err
@@ -99,7 +100,7 @@ func serve(ctx context.Context, cfg Config, st *store.Store, log *slog.Logger, l
 		Secure: strings.HasPrefix(cfg.URL, "https://"),
 	})
 	mux := http.NewServeMux()
-	for _, path := range []string{"/api/", "/agent/", "/webhooks/", "/healthz", "/readyz", "/openapi.json", "/docs/"} {
+	for _, path := range []string{"/api/", "/agent/", "/webhooks/", "/healthz", "/readyz", "/openapi.json", "/docs/", "/install.sh"} {
 		mux.Handle(path, rest)
 	}
 	mux.Handle("/", pages)
