@@ -33,6 +33,7 @@ type Host struct {
 	Ephemeral   bool              // removed [VanishedAfter] it was last heard
 	Restart     bool              // its agent is asked to start anew
 	Reboot      bool              // its agent is asked to reboot the machine once it has no VM
+	ClonedAt    time.Time         // when a second machine was last found to have its key; zero: none was
 }
 
 // HostFacts is what an agent says of its machine. Offer is the upper bound that the host's owner set there: the

@@ -23,6 +23,7 @@ const (
 	maxConsole   = 256 << 10
 	maxHostName  = 63
 	maxReports   = 10_000
+	maxBootID    = 64
 	maxLeaked    = 3 // tokens that one address may have revoked
 )
 
@@ -117,6 +118,11 @@ func (s *Server) signed(w http.ResponseWriter, r *http.Request, limit int64) (ho
 		return host, nil, millrace.Errorf(millrace.Gone, "This host was removed from its org. Enroll the machine anew to use it again.")
 	}
 	isStart := r.URL.Path == "/agent/v1/start"
+	if !isStart && claims.Epoch == host.Epoch-1 {
+		if err := s.store.Org(host.OrgID).Cloned(r.Context(), host.HostID, claims.Epoch); err != nil {
+			return host, nil, err
+		}
+	}
 	if want := host.Epoch; !isStart && claims.Epoch != want || isStart && claims.Epoch != 0 {
 		return host, nil, millrace.Errorf(millrace.Unauthenticated, "The request's epoch is not the host's present one: the agent was started again elsewhere.")
 	}
@@ -156,7 +162,10 @@ func (s *Server) start(w http.ResponseWriter, r *http.Request) error {
 	if err := checkFacts(in.Facts); err != nil {
 		return err
 	}
-	epoch, err := s.store.Org(host.OrgID).StartHost(r.Context(), host.HostID, in.Facts)
+	if len(in.BootID) > maxBootID || text(in.BootID) != in.BootID {
+		return millrace.Errorf(millrace.Unprocessable, "A boot's ID has at most %d characters.", maxBootID)
+	}
+	epoch, err := s.store.Org(host.OrgID).StartHost(r.Context(), host.HostID, in.BootID, in.Facts)
 	if err != nil {
 		return err
 	}

@@ -35,7 +35,8 @@ type EnrollResponse struct {
 
 // StartRequest announces an agent's start and the facts of its machine, which may have changed.
 type StartRequest struct {
-	Facts millrace.HostFacts `json:"facts"`
+	Facts  millrace.HostFacts `json:"facts"`
+	BootID string             `json:"boot_id"` // random(4): the kernel's /proc/sys/kernel/random/boot_id; "" when there is none
 }
 
 // StartResponse carries the epoch that all later requests of this process are signed in; sequence numbers start anew.

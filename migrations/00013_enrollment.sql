@@ -17,6 +17,11 @@ ALTER TABLE hosts
 	ADD COLUMN restart_epoch bigint NOT NULL DEFAULT 0,
 	ADD COLUMN reboot_epoch  bigint NOT NULL DEFAULT 0,
 	ADD COLUMN boot_ms       integer NOT NULL DEFAULT 0, -- its agent's last trial boot; 0: none
+	ADD COLUMN started_at    timestamptz,                -- when its present epoch began
+	ADD COLUMN boot_id       text NOT NULL DEFAULT '',   -- of the machine that began it, and of the one before
+	ADD COLUMN former_boot   text NOT NULL DEFAULT '',
+	ADD COLUMN cloned_boot   text NOT NULL DEFAULT '',   -- of a second machine that has its key: it is refused
+	ADD COLUMN cloned_at     timestamptz,
 	DROP CONSTRAINT hosts_name_key;
 CREATE UNIQUE INDEX hosts_name_key ON hosts (org_id, name) WHERE removed_at IS NULL;
 CREATE INDEX hosts_ephemeral_idx ON hosts (org_id, host_id) WHERE ephemeral AND removed_at IS NULL;
@@ -60,5 +65,6 @@ DROP INDEX hosts_name_key, hosts_ephemeral_idx;
 DELETE FROM hosts WHERE removed_at IS NOT NULL;
 ALTER TABLE hosts
 	ADD CONSTRAINT hosts_name_key UNIQUE (org_id, name),
-	DROP COLUMN token_id, DROP COLUMN fixed_labels, DROP COLUMN ephemeral, DROP COLUMN removed_at, DROP COLUMN restart_epoch, DROP COLUMN reboot_epoch, DROP COLUMN boot_ms;
+	DROP COLUMN token_id, DROP COLUMN fixed_labels, DROP COLUMN ephemeral, DROP COLUMN removed_at, DROP COLUMN restart_epoch, DROP COLUMN reboot_epoch, DROP COLUMN boot_ms,
+	DROP COLUMN started_at, DROP COLUMN boot_id, DROP COLUMN former_boot, DROP COLUMN cloned_boot, DROP COLUMN cloned_at;
 ALTER TABLE enrollment_tokens DROP COLUMN labels, DROP COLUMN cidr, DROP COLUMN ephemeral;

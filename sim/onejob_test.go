@@ -85,7 +85,7 @@ func (f *fleet) happen(event agent.Event) {
 	for _, e := range effects {
 		switch e := e.(type) {
 		case agent.SendStart:
-			epoch, err := f.st.Org(f.tenant.ID).StartHost(f.t.Context(), f.host.ID, e.Facts)
+			epoch, err := f.st.Org(f.tenant.ID).StartHost(f.t.Context(), f.host.ID, "", e.Facts)
 			f.must(err)
 			f.epoch = epoch
 			f.happen(agent.Started{Call: e.Call})

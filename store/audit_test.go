@@ -83,6 +83,11 @@ func TestNothingIsDoneUnaudited(t *testing.T) {
 	w.must(err)
 	spare, _, err := w.org.CreateEnrollmentToken(ctx, system, store.NewEnrollmentToken{})
 	w.must(err)
+	first, err := w.org.StartHost(ctx, w.host.ID, "boot-1", storetest.Facts())
+	w.must(err)
+	_, err = w.org.StartHost(ctx, w.host.ID, "boot-2", storetest.Facts())
+	w.must(err)
+	w.advance(10 * time.Second)
 	_, used, err := w.org.CreateEnrollmentToken(ctx, system, store.NewEnrollmentToken{Labels: []string{}, CIDR: "192.0.2.0/24"})
 	w.must(err)
 	apiToken, _, err := w.org.CreateAPIToken(ctx, w.Caller(), millrace.NewAPIToken{Name: "x", Scopes: millrace.Scopes()})
@@ -147,6 +152,7 @@ func TestNothingIsDoneUnaudited(t *testing.T) {
 		}},
 		{"enrollment_token.revoked", func() error { return w.st.RevokeLeaked(ctx, millrace.Actor{}, enrollment.Reveal()) }},
 		{"host.changed", func() error { return w.org.SetHostAdmin(ctx, w.Caller(), w.host.ID, millrace.HostDisabled) }},
+		{"host.cloned", func() error { return w.org.Cloned(ctx, w.host.ID, first) }},
 		{"host.restarted", func() error { return w.org.RestartAgent(ctx, w.Caller(), w.host.ID) }},
 		{"host.rebooted", func() error { return w.org.RebootHost(ctx, w.Caller(), w.host.ID) }},
 		{"host.removed", func() error { return w.org.RemoveHost(ctx, w.Caller(), w.host.ID, true) }},

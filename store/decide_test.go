@@ -82,7 +82,7 @@ func TestDecideSlots(t *testing.T) {
 	w := newWorld(t)
 	roomy := storetest.Facts()
 	roomy.Offer = millrace.Size{MilliCPU: 100_000, MemoryMB: 100_000}
-	epoch, err := w.org.StartHost(t.Context(), w.host.ID, roomy)
+	epoch, err := w.org.StartHost(t.Context(), w.host.ID, "", roomy)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,7 +16,8 @@ import (
 
 const hostColumns = `h.org_id, h.host_id, h.name, h.arch, h.vcpus, h.memory_mb, h.disk_mb, h.offer_cpu, h.offer_memory, h.labels,
 	h.driver, h.version, h.kernel, h.cpu_model, h.boot_ms, h.admin, h.sign_key, h.seal_key, h.epoch, h.desired_version, b.seen_at, h.created_at,
-	coalesce(h.token_id, '00000000-0000-0000-0000-000000000000'), h.fixed_labels, h.ephemeral, h.restart_epoch = h.epoch, h.reboot_epoch = h.epoch`
+	coalesce(h.token_id, '00000000-0000-0000-0000-000000000000'), h.fixed_labels, h.ephemeral, h.restart_epoch = h.epoch, h.reboot_epoch = h.epoch,
+	coalesce(h.cloned_at, '0001-01-01 00:00:00Z')`
 
 const hostFrom = ` FROM hosts h JOIN host_beats b ON (b.org_id, b.host_id) = (h.org_id, h.host_id) AND h.removed_at IS NULL`
 
@@ -25,7 +26,7 @@ func hostTargets(h *millrace.Host) []any {
 	return []any{
 		&h.OrgID, &h.ID, &h.Name, &f.Arch, &f.VCPUs, &f.MemoryMB, &f.DiskMB, &f.Offer.MilliCPU, &f.Offer.MemoryMB, &f.Labels, &f.Driver,
 		&f.Version, &f.Kernel, &f.CPUModel, &f.BootMS, &h.Admin, &h.SignKey, &h.SealKey, &h.Epoch, &h.Desired, &h.SeenAt, &h.CreatedAt,
-		&h.TokenID, &h.FixedLabels, &h.Ephemeral, &h.Restart, &h.Reboot,
+		&h.TokenID, &h.FixedLabels, &h.Ephemeral, &h.Restart, &h.Reboot, &h.ClonedAt,
 	}
 }
 
@@ -248,16 +249,25 @@ func (s *Store) HostCredentials(ctx context.Context, id millrace.HostID) (c Host
 }
 
 // StartHost notes an agent's start and its machine's facts, and gives the new epoch: what the process before it still
-// says changes nothing. A host that was asked to reboot has, and takes jobs again.
-func (o Org) StartHost(ctx context.Context, id millrace.HostID, f millrace.HostFacts) (epoch int64, err error) {
+// says changes nothing. A host that was asked to reboot has, and takes jobs again. bootID is the machine's, of this boot.
+// Conflict: that machine is a second one with the host's key, see [Org.Cloned].
+func (o Org) StartHost(ctx context.Context, id millrace.HostID, bootID string, f millrace.HostFacts) (epoch int64, err error) {
 	err = o.tx(ctx, func(tx *Tx) error {
-		err := tx.QueryRow(ctx, `
-			UPDATE hosts SET epoch = epoch + 1, arch = $3, vcpus = $4, memory_mb = $5, disk_mb = $6, offer_cpu = $7, offer_memory = $8,
+		var cloned string
+		err := tx.QueryRow(ctx, `SELECT cloned_boot FROM hosts WHERE (org_id, host_id) = ($1, $2) AND removed_at IS NULL FOR NO KEY UPDATE`, o.id, id).Scan(&cloned)
+		if err != nil {
+			return err
+		}
+		if cloned != "" && cloned == bootID {
+			return errCloned
+		}
+		err = tx.QueryRow(ctx, `
+			UPDATE hosts SET epoch = epoch + 1, started_at = $16, former_boot = boot_id, boot_id = $15, arch = $3, vcpus = $4, memory_mb = $5, disk_mb = $6, offer_cpu = $7, offer_memory = $8,
 				labels = coalesce(fixed_labels, $9), driver = $10, version = $11, kernel = $12, cpu_model = $13, boot_ms = $14,
 				admin = CASE WHEN reboot_epoch = epoch THEN 'enabled' ELSE admin END
 			WHERE (org_id, host_id) = ($1, $2) AND removed_at IS NULL RETURNING epoch`,
 			o.id, id, f.Arch, f.VCPUs, f.MemoryMB, f.DiskMB, f.Offer.MilliCPU, f.Offer.MemoryMB, notNil(f.Labels), f.Driver, f.Version,
-			f.Kernel, f.CPUModel, f.BootMS).Scan(&epoch)
+			f.Kernel, f.CPUModel, f.BootMS, bootID, tx.now).Scan(&epoch)
 		if err != nil {
 			return err
 		}
@@ -272,6 +282,32 @@ func (o Org) StartHost(ctx context.Context, id millrace.HostID, f millrace.HostF
 		return err
 	})
 	return epoch, err
+}
+
+var errCloned = millrace.Errorf(millrace.Conflict, "Another machine has this host's key and was there first: the disk was copied after enrollment. Remove identity.json and the VMs from the copy's directory and enroll it anew.")
+
+// stale is how long a request of an ended agent may still be under way.
+const stale = 5 * time.Second
+
+// Cloned is told of a request of an earlier epoch than the host's present one, rightly signed. An agent that started anew says
+// nothing in its old epoch; one that does runs beside the new one, and on another machine when their boots differ: somebody copied
+// the disk. The one that came second is refused from then on, and both must start anew.
+func (o Org) Cloned(ctx context.Context, id millrace.HostID, epoch int64) error {
+	return o.tx(ctx, func(tx *Tx) error {
+		var name string
+		err := tx.QueryRow(ctx, `
+			UPDATE hosts SET cloned_boot = boot_id, boot_id = former_boot, former_boot = '', cloned_at = $4, epoch = epoch + 1
+			WHERE (org_id, host_id) = ($1, $2) AND epoch = $3 + 1 AND former_boot <> '' AND boot_id <> '' AND former_boot <> boot_id AND started_at <= $5
+			RETURNING name`, o.id, id, epoch, tx.now, tx.now.Add(-stale)).Scan(&name)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		tx.announceOrg(o.id)
+		return tx.audit(ctx, o.id, millrace.Actor{Kind: millrace.ActorSystem}, "host.cloned", id.String(), millrace.Change{Field: "name", Before: name, After: name})
+	})
 }
 
 // Desired returns the VMs that the host should be running, and the version of that list.

@@ -131,7 +131,7 @@ func TestEnrollmentTokenBinds(t *testing.T) {
 	}
 	facts := storetest.Facts()
 	facts.Labels = []string{"trusted"}
-	if _, err := w.org.StartHost(t.Context(), h.ID, facts); err != nil {
+	if _, err := w.org.StartHost(t.Context(), h.ID, "", facts); err != nil {
 		t.Fatal(err)
 	}
 	if row, err := w.org.Host(t.Context(), h.ID); err != nil || !slices.Equal(row.Facts.Labels, []string{"gpu", "Rack"}) {
@@ -172,7 +172,7 @@ func TestStartRaisesTheEpoch(t *testing.T) {
 	vm := w.place(w.queue(1))
 	facts := storetest.Facts()
 	facts.Offer.MilliCPU = 2000
-	epoch, err := w.org.StartHost(t.Context(), w.host.ID, facts)
+	epoch, err := w.org.StartHost(t.Context(), w.host.ID, "", facts)
 	if err != nil || epoch != w.host.Epoch+1 {
 		t.Fatalf("epoch %d, %v", epoch, err)
 	}
@@ -365,7 +365,7 @@ func TestFlushHeard(t *testing.T) {
 	if got := stored().Sequence; got != 9 {
 		t.Errorf("the highest sequence is %d, want 9", got)
 	}
-	if _, err := w.org.StartHost(t.Context(), w.host.ID, storetest.Facts()); err != nil {
+	if _, err := w.org.StartHost(t.Context(), w.host.ID, "", storetest.Facts()); err != nil {
 		t.Fatal(err)
 	}
 	w.beat(w.host.ID, w.host.Epoch, 50) // of the epoch before

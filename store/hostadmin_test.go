@@ -57,7 +57,7 @@ func TestHostAdmin(t *testing.T) {
 	admin(millrace.HostEnabled, true, false)
 	start := func() {
 		t.Helper()
-		if _, err := w.org.StartHost(t.Context(), w.host.ID, storetest.Facts()); err != nil {
+		if _, err := w.org.StartHost(t.Context(), w.host.ID, "", storetest.Facts()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -78,6 +78,54 @@ func TestHostAdmin(t *testing.T) {
 	}
 }
 
+// Two machines with one key: the second is refused, whichever speaks next, and an agent that merely restarts is not.
+func TestClonedHost(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	start := func(boot string, want millrace.Code) int64 {
+		t.Helper()
+		epoch, err := w.org.StartHost(t.Context(), w.host.ID, boot, storetest.Facts())
+		code(t, err, want)
+		return epoch
+	}
+	speaks := func(epoch int64) time.Time {
+		t.Helper()
+		w.advance(10 * time.Second)
+		if err := w.org.Cloned(t.Context(), w.host.ID, epoch); err != nil {
+			t.Fatal(err)
+		}
+		row, err := w.org.Host(t.Context(), w.host.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return row.ClonedAt
+	}
+	first := start("boot-1", "")
+	again := start("boot-1", "")
+	if at := speaks(first); !at.IsZero() {
+		t.Errorf("a restart on the same machine is a clone since %s", at)
+	}
+	copied := start("boot-2", "")
+	if err := w.org.Cloned(t.Context(), w.host.ID, again); err != nil { // at once: it was under way
+		t.Fatal(err)
+	}
+	if at := speaks(first); !at.IsZero() { // long ago
+		t.Errorf("an old request makes a clone since %s", at)
+	}
+	if at := speaks(again); !at.Equal(w.now()) {
+		t.Errorf("cloned at %s, want now", at)
+	}
+	start("boot-2", millrace.Conflict)
+	_, _, err := w.org.Observe(t.Context(), w.host.ID, copied, nil)
+	code(t, err, millrace.Unauthenticated)
+	start("boot-1", "")
+	start("boot-3", "") // it was rebooted
+	start("boot-2", millrace.Conflict)
+	if n := scalar[int](t, w.root, `SELECT count(*) FROM audit WHERE action = 'host.cloned'`); n != 1 {
+		t.Errorf("%d entries in the audit log", n)
+	}
+}
+
 // A host that is removed is nobody's: its requests are known as such, its VMs end without it, its name and place are free.
 func TestRemoveHost(t *testing.T) {
 	t.Parallel()
@@ -94,7 +142,7 @@ func TestRemoveHost(t *testing.T) {
 	if c, err := w.st.HostCredentials(t.Context(), w.host.ID); err != nil || !c.Removed {
 		t.Errorf("%+v, %v", c, err)
 	}
-	_, err = w.org.StartHost(t.Context(), w.host.ID, storetest.Facts())
+	_, err = w.org.StartHost(t.Context(), w.host.ID, "", storetest.Facts())
 	code(t, err, millrace.NotFound)
 	if state := w.vm(fresh).State; state != millrace.VMStopping {
 		t.Errorf("a VM without a registration is %s", state)

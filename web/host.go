@@ -203,6 +203,9 @@ type hostView struct {
 	Now     time.Time
 }
 
+// cloneShown is how long a host's page tells of a machine that has its key, too.
+const cloneShown = 7 * 24 * time.Hour
+
 // newestVMs is how many VMs a host's page shows, and newestChanges how many changes.
 const (
 	newestVMs     = 20

@@ -132,7 +132,7 @@ func TestHostsInABrowser(t *testing.T) {
 	}
 	seen("Token used")
 	facts.BootMS, facts.Driver = 512, "qemu/kvm"
-	epoch, err := w.Store.Org(w.Org.ID).StartHost(t.Context(), host.ID, facts)
+	epoch, err := w.Store.Org(w.Org.ID).StartHost(t.Context(), host.ID, "", facts)
 	if err != nil {
 		t.Fatal(err)
 	}
