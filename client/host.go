@@ -14,6 +14,7 @@ type Host struct {
 	ID        millrace.HostID     `json:"id"`
 	Name      string              `json:"name"`
 	Status    millrace.HostStatus `json:"status"`
+	Refuses   string              `json:"refuses"` // why it takes no VM though it is online; "" when it does
 	Facts     millrace.HostFacts  `json:"facts"`
 	VMs       int                 `json:"vms"`       // live ones
 	Committed millrace.Size       `json:"committed"` // their sum, to compare with facts.offer
@@ -27,6 +28,7 @@ func NewHost(h millrace.Host, vms int, committed millrace.Size, now time.Time) H
 		ID:        h.ID,
 		Name:      h.Name,
 		Status:    h.Status(now),
+		Refuses:   h.Refuses,
 		Facts:     h.Facts,
 		VMs:       vms,
 		Committed: committed,

@@ -175,6 +175,7 @@ CREATE TABLE hosts (
 	boot_n integer NOT NULL DEFAULT 0,
 	boot_p50 bigint NOT NULL DEFAULT 0,
 	boot_p90 bigint NOT NULL DEFAULT 0,
+	refuses text NOT NULL DEFAULT ''::text,
 	CONSTRAINT hosts_host_id_key UNIQUE (host_id),
 	CONSTRAINT hosts_name_key UNIQUE (org_id, name),
 	CONSTRAINT hosts_sign_key_key UNIQUE (sign_key),
