@@ -21,6 +21,7 @@ type Host struct {
 	Name      string
 	Facts     HostFacts
 	Admin     HostAdmin
+	Refuses   string // why it takes no VM, as its agent says: "its disk is nearly full (1.2 GB free)"; "" when it does
 	SignKey   []byte // Ed25519 public key: who speaks
 	SealKey   []byte // X25519 public key: who may read a JIT config
 	Epoch     int64  // raised at enrollment and at each agent start
@@ -106,6 +107,9 @@ func (h Host) Status(now time.Time) HostStatus {
 		return StatusOnline
 	}
 }
+
+// TakesVMs reports whether VMs may be placed on the host at time now.
+func (h Host) TakesVMs(now time.Time) bool { return h.Status(now) == StatusOnline && h.Refuses == "" }
 
 // Suits reports whether the host could ever run d when empty: arch, extra labels and offer.
 func (h Host) Suits(d Demand) bool {

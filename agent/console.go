@@ -16,34 +16,50 @@ const (
 )
 
 // console is what a VM printed and the server doesn't have yet. What it would keep beyond its bound, it drops from the
-// front, with a note in its place; the chunk that is being sent stays, for a repeat must have the same bytes.
+// front; the chunk that is being sent stays, for a repeat must have the same bytes. Offsets are the guest's everywhere:
+// where bytes are missing, a note takes the place of the last of them.
 type console struct {
 	mu      sync.Mutex
-	offset  int64  // of data[0] in what the server gets
-	data    []byte // not yet known to have arrived
-	sending int    // bytes of data that are being sent
-	noted   int    // bytes of the note that follows them
-	dropped int64  // what the note counts
+	at      int64  // offset of sending[0]
+	sending []byte // not yet known to have arrived
+	from    int64  // offset of data[0]
+	data    []byte // to be sent next
+	noted   int    // bytes of the note that data begins with
+	gap     int64  // offset of the first byte that the note stands for
 	closed  bool
 	more    chan struct{} // has room for one: something changed
 }
 
-func newConsole() *console { return &console{more: make(chan struct{}, 1)} }
+// newConsole is the console of a VM of which the server has the bytes before offset.
+func newConsole(offset int64) *console { return &console{from: offset, more: make(chan struct{}, 1)} }
 
-// add appends p.
-func (c *console) add(p []byte) {
+// add appends p, whose first byte is the one at offset of all that was printed. What is there already is not added again.
+func (c *console) add(offset int64, p []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	switch end := c.from + int64(len(c.data)); {
+	case offset > end: // the guest doesn't have what lies between
+		c.drop(offset)
+	case end > offset:
+		p = p[min(end-offset, int64(len(p))):]
+	}
 	c.data = append(c.data, p...)
-	if len(c.data) > consoleBuffer {
-		kept := len(c.data) - consoleBuffer/2
-		tail := c.data[kept:]
-		c.dropped += int64(kept - c.sending - c.noted)
-		note := fmt.Sprintf("\n[millrace: %d bytes of console output were dropped here]\n", c.dropped)
-		c.noted = len(note)
-		c.data = append(append(append(make([]byte, 0, consoleBuffer), c.data[:c.sending]...), note...), tail...)
+	if n := len(c.data) - consoleBuffer; n > 0 {
+		c.drop(c.from + int64(n+consoleBuffer/2))
 	}
 	c.signal()
+}
+
+// drop forgets what is to be sent of the bytes before offset. The caller holds the lock.
+func (c *console) drop(offset int64) {
+	if c.noted == 0 {
+		c.gap = c.from
+	}
+	note := fmt.Sprintf("\n[millrace: %d bytes of console output were dropped here]\n", offset-c.gap)
+	c.noted = int(min(int64(len(note)), offset-c.gap))
+	kept := c.data[min(offset-c.from, int64(len(c.data))):]
+	c.data = append(append(make([]byte, 0, consoleBuffer), note[:c.noted]...), kept...)
+	c.from = offset - int64(c.noted)
 }
 
 // close says that nothing will be added.
@@ -66,27 +82,27 @@ func (c *console) signal() {
 func (c *console) waiting() (n int, full, end bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.data), c.closed || c.sending > 0 || len(c.data) >= consoleBatch, c.closed && len(c.data) == 0
+	n = len(c.sending) + len(c.data)
+	return n, c.closed || len(c.sending) > 0 || n >= consoleBatch, c.closed && n == 0
 }
 
 // take is the next chunk to send. It stays the same until sent is called.
 func (c *console) take() (offset int64, chunk []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.sending == 0 {
-		c.sending = min(len(c.data), consoleBatch)
-		c.noted, c.dropped = 0, 0 // a note that is on its way is not rewritten
+	if len(c.sending) == 0 {
+		n := min(len(c.data), consoleBatch)
+		c.at, c.sending = c.from, c.data[:n:n]
+		c.from, c.data, c.noted = c.from+int64(n), c.data[n:], 0 // a note that is on its way is not rewritten
 	}
-	return c.offset, c.data[:c.sending:c.sending]
+	return c.at, c.sending
 }
 
 // sent says that the chunk arrived.
 func (c *console) sent() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.offset += int64(c.sending)
-	c.data = c.data[c.sending:]
-	c.sending = 0
+	c.sending = nil
 }
 
 // upload sends what c gets, in order, until c is closed and all has arrived, or ctx ends, or the server wants no more.

@@ -20,6 +20,7 @@ type sink struct {
 	fail int // this many calls arrive, and their answers get lost
 	sent int
 	err  error
+	gap  bool // bytes may be missing
 }
 
 func (s *sink) send(_ context.Context, offset int64, chunk []byte) error {
@@ -27,6 +28,8 @@ func (s *sink) send(_ context.Context, offset int64, chunk []byte) error {
 	switch at := int(offset); {
 	case len(chunk) == 0 || len(chunk) > consoleBatch:
 		s.t.Errorf("a chunk of %d bytes", len(chunk))
+	case at > len(s.got) && s.gap:
+		s.got = append(append(s.got, make([]byte, at-len(s.got))...), chunk...)
 	case at > len(s.got):
 		s.t.Errorf("a gap: %d bytes are there, and it goes on at %d", len(s.got), at)
 	case at < len(s.got) && !bytes.Equal(s.got[at:], chunk):
@@ -44,13 +47,15 @@ func (s *sink) send(_ context.Context, offset int64, chunk []byte) error {
 func TestConsole(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, s := newConsole(), &sink{t: t, fail: 3}
+		c, s := newConsole(0), &sink{t: t, fail: 3}
+		end := int64(0)
+		add := func(text string) { c.add(end, []byte(text)); end += int64(len(text)) }
 		done := make(chan struct{})
 		go func() { defer close(done); c.upload(t.Context(), s.send) }()
 
 		began := time.Now()
-		c.add([]byte("one "))
-		c.add([]byte("two "))
+		add("one ")
+		add("two ")
 		time.Sleep(consoleDelay - time.Millisecond)
 		if s.sent != 0 {
 			t.Errorf("sent %d chunks before the delay", s.sent)
@@ -60,7 +65,7 @@ func TestConsole(t *testing.T) {
 		for n := range 20_000 {
 			line := fmt.Sprintln(n)
 			want.WriteString(line)
-			c.add([]byte(line))
+			add(line)
 		}
 		synctest.Wait()
 		if s.sent == 0 {
@@ -80,36 +85,66 @@ func TestConsole(t *testing.T) {
 func TestConsoleIsBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, s := newConsole(), &sink{t: t, fail: 5}
-		c.add([]byte("the beginning\n"))
+		c, s := newConsole(0), &sink{t: t, fail: 5}
+		c.add(0, []byte("the beginning\n"))
 		if _, first := c.take(); string(first) != "the beginning\n" {
 			t.Fatalf("took %q", first)
 		}
+		end := int64(len("the beginning\n"))
 		for range 64 {
-			c.add(bytes.Repeat([]byte("x"), 100_000))
-			if len(c.data) > consoleBuffer {
+			c.add(end, bytes.Repeat([]byte("x"), 100_000))
+			if end += 100_000; len(c.data) > consoleBuffer {
 				t.Fatalf("%d bytes are kept", len(c.data))
 			}
 		}
-		c.add([]byte("the end\n"))
+		c.add(end, []byte("the end\n"))
 		c.close()
+		s.gap = true
 		c.upload(t.Context(), s.send)
 		got := string(s.got)
 		x := strings.Count(got, "x")
-		if !strings.HasPrefix(got, "the beginning\n\n[millrace: ") || !strings.HasSuffix(got, "the end\n") || strings.Count(got, "dropped") != 1 {
+		if !strings.HasPrefix(got, "the beginning\n") || !strings.HasSuffix(got, "the end\n") || strings.Count(got, "dropped") != 1 || len(got) != int(end)+8 {
 			t.Errorf("got %.100q … %q", got, got[len(got)-20:])
 		}
-		if note := fmt.Sprintf(" %d bytes", 6_400_000-x); !strings.Contains(got, note) {
+		if note := fmt.Sprintf("\n[millrace: %d bytes", 6_400_000-x); !strings.Contains(got, note) {
 			t.Errorf("%d bytes are missing, but: %.100q", 6_400_000-x, got)
 		}
 	})
 }
 
+// An agent that comes after another goes on where the server is, whatever the guest still has.
+func TestConsoleGoesOn(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		offset int64 // of the guest's first piece
+		piece  string
+		want   string
+	}{
+		"all is there":       {100, "next", "next"},
+		"said twice":         {90, "0123456789next", "next"},
+		"known to the end":   {90, "0123456789", ""},
+		"a gap":              {300, "next", "\n[millrace: 200 bytes of console output were dropped here]\nnext"},
+		"a gap of few":       {105, "next", "\n[milnext"},
+		"far behind what is": {10, "x", ""},
+	} {
+		c, s := newConsole(100), &sink{t: t, got: make([]byte, 100), gap: true}
+		c.add(tt.offset, []byte(tt.piece))
+		c.close()
+		c.upload(t.Context(), s.send)
+		if got := strings.Trim(string(s.got[100:]), "\x00"); got != tt.want {
+			t.Errorf("%s: got %q", name, got)
+		}
+		if end := tt.offset + int64(len(tt.piece)); len(s.got) != int(max(100, end)) {
+			t.Errorf("%s: %d bytes", name, len(s.got))
+		}
+	}
+}
+
 func TestConsoleGivesUp(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newConsole()
-		c.add([]byte("x"))
+		c := newConsole(0)
+		c.add(0, []byte("x"))
 		s := &sink{t: t, err: millrace.Errorf(millrace.TooLarge, "The console is full.")}
 		c.upload(t.Context(), s.send)
 		if s.sent != 1 {
@@ -117,9 +152,9 @@ func TestConsoleGivesUp(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		newConsole().upload(ctx, s.send)
-		away := newConsole()
-		away.add([]byte("x"))
+		newConsole(0).upload(ctx, s.send)
+		away := newConsole(0)
+		away.add(0, []byte("x"))
 		away.upload(ctx, (&sink{t: t, fail: 1000}).send)
 	})
 }

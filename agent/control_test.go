@@ -27,6 +27,7 @@ type control struct {
 	away     bool // it can't be reached
 	starts   int
 	forget   bool // the agent's epoch
+	refuses  string
 }
 
 func newControl(t *testing.T) *control {
@@ -64,6 +65,13 @@ func (c *control) report(n byte) client.VMReport {
 	return c.reports[vmID(n)]
 }
 
+// refusal is why the host takes no VM, as far as it said.
+func (c *control) refusal() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.refuses
+}
+
 func (c *control) Start(context.Context, client.StartRequest) (client.StartResponse, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -84,6 +92,7 @@ func (c *control) Sync(ctx context.Context, in client.SyncRequest) (client.SyncR
 	if c.away {
 		return client.SyncResponse{}, errAway
 	}
+	c.refuses = in.Refuses
 	for _, r := range in.VMs {
 		c.reports[r.ID] = r
 		for i, o := range c.orders {

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"fmt"
+
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/client"
 	"github.com/millrace-ci/millrace/vm"
@@ -11,6 +13,9 @@ type Ref struct {
 	ID    millrace.VMID
 	Epoch int64
 }
+
+// machine is the name of the VM's machine for the driver, and of its entry in the journal.
+func (r Ref) machine() string { return fmt.Sprintf("%s-%d", r.ID, r.Epoch) }
 
 // Event is something that happened.
 type Event interface{ event() }
@@ -45,8 +50,11 @@ type (
 		Jitter  float64
 	}
 
-	// VMHello is a guest's first word: its kernel runs.
-	VMHello struct{ Ref }
+	// VMHello is a guest's first word to this process: its kernel runs. One that an earlier process configured says so.
+	VMHello struct {
+		Ref
+		Configured bool
+	}
 	// VMReached is a guest's word on its runner: online or busy.
 	VMReached struct {
 		Ref
@@ -56,6 +64,11 @@ type (
 	VMUsage struct {
 		Ref
 		Usage millrace.Metering
+	}
+	// VMPrinted says how many bytes of what a VM printed the server has.
+	VMPrinted struct {
+		Ref
+		Console int64
 	}
 	// VMExit is a guest's last word: the runner ended, or the guest can no longer be spoken with. Code is nil then.
 	VMExit struct {
@@ -70,6 +83,8 @@ type (
 		Reason string
 	}
 
+	// Refusal says why the host can't take a VM; "" when it can.
+	Refusal struct{ Why string }
 	// Timer says that [State.Wake] has come. One that comes early or twice changes nothing.
 	Timer struct{}
 	// Stop says that the agent is to end: every VM is killed and no other begun.
@@ -84,8 +99,10 @@ func (JITFailed) event()  {}
 func (VMHello) event()    {}
 func (VMReached) event()  {}
 func (VMUsage) event()    {}
+func (VMPrinted) event()  {}
 func (VMExit) event()     {}
 func (VMDone) event()     {}
+func (Refusal) event()    {}
 func (Timer) event()      {}
 func (Stop) event()       {}
 
@@ -93,7 +110,13 @@ func (Stop) event()       {}
 type Effect interface{ effect() }
 
 // The effects. Calls are numbered; a new one cuts short the one in flight, whose outcome is of no interest any more.
+// Record and Forget are done at once, before the effects that follow them.
 type (
+	// Record notes in the journal what is known of a VM.
+	Record struct{ VM VM }
+	// Forget removes a VM from the journal.
+	Forget struct{ Ref }
+
 	// SendStart asks for an epoch.
 	SendStart struct {
 		Call  int
@@ -117,6 +140,8 @@ type (
 		Hostname string
 		JIT      millrace.Secret
 	}
+	// DismissVM tells a guest that its last word is recorded: it may power off.
+	DismissVM struct{ Ref }
 	// KillVM ends a machine at once.
 	KillVM struct {
 		Ref
@@ -124,9 +149,12 @@ type (
 	}
 )
 
+func (Record) effect()      {}
+func (Forget) effect()      {}
 func (SendStart) effect()   {}
 func (SendSync) effect()    {}
 func (StartVM) effect()     {}
 func (FetchJIT) effect()    {}
 func (ConfigureVM) effect() {}
+func (DismissVM) effect()   {}
 func (KillVM) effect()      {}

@@ -9,8 +9,8 @@ import (
 	"github.com/millrace-ci/millrace"
 )
 
-// Lock keeps other agents away from dir until unlock is called or the process ends: an agent's first act is to remove
-// what machines an earlier one left there. Conflict: an agent runs.
+// Lock keeps other agents away from dir until unlock is called or the process ends: an agent's first act is to take over
+// the machines that an earlier one left there. Conflict: an agent runs.
 func Lock(dir string) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err

@@ -34,18 +34,18 @@ type Config struct {
 	Host    millrace.HostID
 	SealKey *ecdh.PrivateKey
 	Driver  vm.Driver
+	Dir     string // where the journal is, on the disk that VMs live on; locked by the caller, see [Lock]
 	Facts   millrace.HostFacts
 	Log     *slog.Logger
+	// EndVMs has the agent kill its VMs at its end, and tell the server. Otherwise they run on, for the next one to adopt.
+	EndVMs bool
 }
 
-// Run is the agent until ctx ends; then it kills its VMs, tells the server, and returns nil. It returns an error only
-// when the host can't start VMs at all.
+// Run is the agent until ctx ends. First it takes over what an earlier process left. It returns an error only when that
+// can't be known; a host that can't start VMs says so to the server.
 func Run(ctx context.Context, c Config) error {
-	if err := c.Driver.Prepare(ctx); err != nil {
-		return err
-	}
-	c.Facts.Driver = c.Driver.Name()
 	base, cancel := context.WithCancel(context.WithoutCancel(ctx)) // outlives ctx: the end is told too
+	defer cancel()
 	r := &runner{
 		Config: c,
 		base:   base,
@@ -53,9 +53,46 @@ func Run(ctx context.Context, c Config) error {
 		vms:    map[Ref]*machine{},
 		cut:    func() {},
 	}
+	if err := r.adopt(ctx); err != nil {
+		return err
+	}
 	r.loop(ctx)
 	cancel()
 	return r.wait(stopWithin)
+}
+
+// adopt finds what an earlier process left, and what there is to say of this host.
+func (r *runner) adopt(ctx context.Context) error {
+	var err error
+	if r.journal, err = openJournal(r.Dir); err != nil {
+		return err
+	}
+	entries, err := r.journal.read(r.Log)
+	if err != nil {
+		return err
+	}
+	var ids []string
+	for _, v := range entries {
+		if v.live() {
+			ids = append(ids, v.ref().machine())
+		}
+	}
+	adopted, err := r.Driver.Adopt(ctx, ids)
+	if err != nil {
+		return err
+	}
+	refuses := r.refuses(ctx)
+	r.Facts.Driver = r.Driver.Name() // which may have probed
+	r.state = Resume(r.Facts, entries, func(ref Ref) bool { return adopted[ref.machine()] != nil }, time.Now())
+	r.state.Refuses = refuses
+	for _, v := range r.state.VMs {
+		if v.live() {
+			m := adopted[v.ref().machine()]
+			r.Log.Info("A VM is adopted.", "vm", v.Order.ID, "epoch", v.Order.Epoch, "state", v.State)
+			r.manage(v.ref(), v.Console, func(context.Context) (vm.Machine, error) { return m, nil })
+		}
+	}
+	return ctx.Err()
 }
 
 // runner is the edge around Step. Its fields belong to the loop's goroutine but for base, events and work.
@@ -65,14 +102,15 @@ type runner struct {
 	events chan Event
 	work   sync.WaitGroup
 
-	state State
-	vms   map[Ref]*machine
-	cut   context.CancelFunc // of the call in flight
+	state   State
+	journal journal
+	vms     map[Ref]*machine
+	cut     context.CancelFunc // of the call in flight
 }
 
 // loop steps until the agent has stopped.
 func (r *runner) loop(ctx context.Context) {
-	r.state = State{Facts: r.Facts}
+	r.work.Go(r.watchHealth)
 	r.step(Timer{})
 	stop := ctx.Done()
 	var giveUp, farewell <-chan time.Time
@@ -86,6 +124,10 @@ func (r *runner) loop(ctx context.Context) {
 		case <-r.timer():
 			r.step(Timer{})
 		case <-stop:
+			if !r.EndVMs {
+				r.Log.Info("The agent ends, and its VMs run on.", "machines", r.state.Live())
+				return
+			}
 			stop, giveUp = nil, time.After(stopWithin)
 			r.step(Stop{})
 		case <-giveUp:
@@ -138,6 +180,14 @@ func (r *runner) step(ev Event) {
 // do does e in the background.
 func (r *runner) do(e Effect) {
 	switch e := e.(type) {
+	case Record:
+		if err := r.journal.write(e.VM); err != nil {
+			r.Log.Error("A VM can't be noted in the journal.", "vm", e.VM.Order.ID, "error", err)
+		}
+	case Forget:
+		if err := r.journal.remove(e.Ref); err != nil {
+			r.Log.Error("A VM can't be removed from the journal.", "vm", e.ID, "error", err)
+		}
 	case SendStart:
 		r.call(e.Call, func(ctx context.Context) (Event, error) {
 			_, err := r.Server.Start(ctx, client.StartRequest{Facts: e.Facts})
@@ -152,12 +202,19 @@ func (r *runner) do(e Effect) {
 		r.work.Go(func() { r.tell(r.fetchJIT(e.Ref)) })
 	case StartVM:
 		r.Log.Info("A VM is started.", "vm", e.ID, "epoch", e.Epoch, "vcpus", e.Spec.VCPUs, "memory_mb", e.Spec.MemoryMB)
-		ctx, kill := context.WithCancel(r.base)
-		m := &machine{kill: kill, config: make(chan guest.Config, 1)}
-		r.vms[e.Ref] = m
-		r.work.Go(func() { r.machine(ctx, e.Ref, e.Spec, m.config) })
+		r.manage(e.Ref, 0, func(ctx context.Context) (vm.Machine, error) {
+			if !r.journal.has(e.Ref) { // a later process would not know it
+				return nil, errors.New("it can't be noted in the agent's journal")
+			}
+			return r.Driver.Start(ctx, e.Spec)
+		})
 	case ConfigureVM:
 		r.vms[e.Ref].config <- guest.Config{Hostname: e.Hostname, JIT: e.JIT.Reveal(), Now: time.Now()}
+	case DismissVM:
+		select {
+		case r.vms[e.Ref].dismiss <- struct{}{}:
+		default: // it is being told
+		}
 	case KillVM:
 		r.Log.Info("A VM is killed.", "vm", e.ID, "epoch", e.Epoch, "reason", e.Reason)
 		r.vms[e.Ref].kill()

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -15,58 +15,92 @@ import (
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/guest"
 	"github.com/millrace-ci/millrace/vm"
+	"github.com/millrace-ci/millrace/vm/fake"
 )
 
-// machines is a driver whose guests are goroutines.
+// machines is a driver whose guests are goroutines, which outlive the agent's loop.
 type machines struct {
 	guest func(ctx context.Context, g *guest.Guest)
 	fail  error
 
 	mu      sync.Mutex
 	started int
-	running int
+	running map[string]*portMachine
+	broken  error // of Prepare
 }
 
-func (d *machines) Name() string                  { return "test" }
-func (d *machines) Prepare(context.Context) error { return nil }
+func (d *machines) Name() string { return "test" }
 
-func (d *machines) Start(ctx context.Context, _ vm.Spec) (vm.Machine, error) {
+func (d *machines) Prepare(context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.broken
+}
+
+func (d *machines) Adopt(_ context.Context, ids []string) (map[string]vm.Machine, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	adopted := map[string]vm.Machine{}
+	for id, m := range d.running {
+		if !slices.Contains(ids, id) {
+			m.kill()
+			continue
+		}
+		again := *m
+		again.channel = m.port.Connect()
+		adopted[id] = &again
+	}
+	return adopted, nil
+}
+
+func (d *machines) Start(_ context.Context, spec vm.Spec) (vm.Machine, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.started++
 	if d.fail != nil {
 		return nil, d.fail
 	}
-	d.running++
-	ctx, kill := context.WithCancel(ctx)
-	here, there := net.Pipe()
-	m := &pipeMachine{channel: here, kill: kill, done: make(chan struct{})}
+	ctx, kill := context.WithCancel(context.Background())
+	port := fake.NewPort()
+	m := &portMachine{port: port, channel: port.Connect(), kill: kill, done: make(chan struct{}), err: new(error)}
+	if d.running == nil {
+		d.running = map[string]*portMachine{}
+	}
+	d.running[spec.ID] = m
 	go func() {
 		defer close(m.done)
-		context.AfterFunc(ctx, func() { there.Close() })
-		d.guest(ctx, guest.NewGuest(there))
-		if m.err = ctx.Err(); m.err != nil {
-			m.err = errors.New("killed")
+		context.AfterFunc(ctx, func() { port.Close() })
+		d.guest(ctx, guest.NewGuest(port))
+		if ctx.Err() != nil {
+			*m.err = errors.New("killed")
 		}
 		kill()
 		d.mu.Lock()
-		d.running--
+		delete(d.running, spec.ID)
 		d.mu.Unlock()
 	}()
 	return m, nil
 }
 
-type pipeMachine struct {
+// count is the number of machines that run.
+func (d *machines) count() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.running)
+}
+
+type portMachine struct {
+	port    *fake.Port
 	channel io.ReadWriteCloser
 	kill    func()
 	done    chan struct{}
-	err     error
+	err     *error
 }
 
-func (m *pipeMachine) Channel() io.ReadWriteCloser { return m.channel }
-func (m *pipeMachine) Done() <-chan struct{}       { return m.done }
-func (m *pipeMachine) Err() error                  { return m.err }
-func (m *pipeMachine) Kill()                       { m.kill() }
+func (m *portMachine) Channel() io.ReadWriteCloser { return m.channel }
+func (m *portMachine) Done() <-chan struct{}       { return m.done }
+func (m *portMachine) Err() error                  { return *m.err }
+func (m *portMachine) Kill()                       { m.kill() }
 
 // boots is a guest that boots for a second and tells its configuration.
 func boots(g *guest.Guest) (guest.Config, bool) {
@@ -97,14 +131,27 @@ func runsAJob(ctx context.Context, g *guest.Guest) {
 	_ = g.Say(guest.Event{Exit: &guest.Exit{Code: 0}})
 }
 
-// runs is Run in the background, until the test ends it.
+// runs is Run in the background, until the test ends it; then it ends its machines.
 func runs(t *testing.T, c *control, d *machines) (stop func()) {
+	t.Helper()
+	end := runsIn(t, c, d, t.TempDir(), true)
+	return func() {
+		t.Helper()
+		end()
+		if n := d.count(); n != 0 {
+			t.Errorf("%d machines run on", n)
+		}
+	}
+}
+
+// runsIn is Run in dir in the background, until the test ends it.
+func runsIn(t *testing.T, c *control, d *machines, dir string, endVMs bool) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
 		ended <- Run(ctx, Config{
-			Server: c, Host: c.host, SealKey: c.key, Driver: d, Log: slog.New(slog.DiscardHandler),
+			Server: c, Host: c.host, SealKey: c.key, Driver: d, Dir: dir, EndVMs: endVMs, Log: slog.New(slog.DiscardHandler),
 			Facts: millrace.HostFacts{Arch: millrace.AMD64, Offer: millrace.Size{MilliCPU: 2000, MemoryMB: 1024}},
 		})
 	}()
@@ -114,9 +161,7 @@ func runs(t *testing.T, c *control, d *machines) (stop func()) {
 		if err := <-ended; err != nil {
 			t.Errorf("Run: %v", err)
 		}
-		if d.running != 0 {
-			t.Errorf("%d machines run on", d.running)
-		}
+		time.Sleep(time.Second) // the guests see it
 	}
 }
 

@@ -22,12 +22,14 @@ const (
 	lastRetry    = 8 * time.Second // well below millrace.OfflineAfter
 )
 
-// State is all that the agent knows. Its zero value with Facts is an agent that has just been started. [Step] never
-// changes a state in place.
+// State is all that the agent knows. Its zero value with Facts is an agent that has just been started on a host without
+// VMs; [Resume] is one that finds some. [Step] never changes a state in place.
 type State struct {
 	Facts    millrace.HostFacts
-	Started  bool // this process has an epoch
+	Refuses  string // why the host takes no VM; "": it does
+	Started  bool   // this process has an epoch
 	Stopping bool
+	Ordered  bool             // there was an answer: without one no VM is known to be unwanted
 	Version  int64            // of Orders
 	Orders   []client.VMOrder // the last answer
 	VMs      map[millrace.VMID]VM
@@ -47,30 +49,63 @@ type Call struct {
 	Have int64 // the version it named
 }
 
-// VM is one VM of this host, until its end is confirmed.
+// VM is one VM of this host, until its end is confirmed. Its JSON is what the journal has of it: what the guest doesn't say
+// again and the server neither. A registration is in no file; one that the guest has not got yet is asked for again.
 type VM struct {
-	Order    client.VMOrder
-	State    millrace.VMState // booting, online, busy, gone
-	Steps    []Stamp
-	Reason   string
-	ExitCode *int
-	Usage    millrace.Metering
+	Order    client.VMOrder    `json:"order"`
+	State    millrace.VMState  `json:"state"` // booting, online, busy, gone
+	Steps    []Stamp           `json:"steps"`
+	Reason   string            `json:"reason,omitempty"`
+	ExitCode *int              `json:"exit_code,omitempty"`
+	ExitedAt time.Time         `json:"exited_at,omitzero"` // its runner ended
+	Usage    millrace.Metering `json:"usage"`
+	Console  int64             `json:"console"` // bytes of it that the server has
 
-	Hello      bool            // its kernel runs
-	JIT        millrace.Secret // its registration, until it has it
-	JITError   string          // why there is none yet
-	JITTries   int
-	JITAt      time.Time // when to ask for it again
-	Configured bool      // it was told who it is
-	ExitedAt   time.Time // its runner ended
-	Killed     bool      // it was ended by us; VMDone follows
-	ReportedIn int       // the last call that said it is gone
+	AdoptedAt  time.Time       `json:"-"` // this process found it
+	Hello      bool            `json:"-"` // its kernel runs
+	JIT        millrace.Secret `json:"-"` // its registration, until it has it
+	JITAsked   bool            `json:"-"`
+	JITError   string          `json:"-"` // why there is none yet
+	JITTries   int             `json:"-"`
+	JITAt      time.Time       `json:"-"` // when to ask for it again
+	Configured bool            `json:"-"` // it was told who it is
+	Killed     bool            `json:"-"` // it was ended by us; VMDone follows
+	ReportedIn int             `json:"-"` // the last call that said it is gone
 }
 
 // Stamp is when a VM entered a state, by this host's clock; only differences are ever sent.
 type Stamp struct {
-	State millrace.VMState
-	At    time.Time
+	State millrace.VMState `json:"state"`
+	At    time.Time        `json:"at"`
+}
+
+// Resume is the state of an agent that finds the journal of an earlier process: its entries, of different VMs, and which of
+// their machines still run.
+func Resume(facts millrace.HostFacts, journal []VM, runs func(Ref) bool, now time.Time) State {
+	s := State{Facts: facts, VMs: map[millrace.VMID]VM{}}
+	for _, v := range journal {
+		switch {
+		case !v.live():
+		case runs(v.ref()):
+			v.AdoptedAt = now
+			if !v.ExitedAt.IsZero() {
+				v.ExitedAt = now // it has as long to power off as if it had ended now
+			}
+		default:
+			if v.ExitedAt.IsZero() {
+				v.because("The VM ended while the host's agent was away.")
+			}
+			v.State = millrace.VMGone
+			v.Steps = append(slices.Clip(v.Steps), Stamp{State: v.State, At: now})
+		}
+		s.VMs[v.Order.ID] = v
+	}
+	return s
+}
+
+// recordedAs reports whether o's entry in the journal will do for v. Usage rides along with the rest: the guest says it again.
+func (v VM) recordedAs(o VM) bool {
+	return v.ref() == o.ref() && v.State == o.State && v.Reason == o.Reason && v.ExitedAt.Equal(o.ExitedAt) && v.Console == o.Console
 }
 
 // ref names v.
@@ -79,8 +114,13 @@ func (v VM) ref() Ref { return Ref{ID: v.Order.ID, Epoch: v.Order.Epoch} }
 // live reports whether v has a machine, or is to have one.
 func (v VM) live() bool { return v.State != millrace.VMGone }
 
-// begunAt is when v's order came.
-func (v VM) begunAt() time.Time { return v.Steps[0].At }
+// begunAt is when v's order came, or when this process found it: until then nobody heard it.
+func (v VM) begunAt() time.Time {
+	if v.AdoptedAt.After(v.Steps[0].At) {
+		return v.AdoptedAt
+	}
+	return v.Steps[0].At
+}
 
 // deadline is when v is killed if nothing changes, and why; zero when it may take its time.
 func (v VM) deadline() (at time.Time, reason string) {
@@ -89,10 +129,10 @@ func (v VM) deadline() (at time.Time, reason string) {
 		return time.Time{}, ""
 	case !v.ExitedAt.IsZero():
 		return v.ExitedAt.Add(offWithin), "The VM did not power off within " + offWithin.String() + " of its runner's end."
-	case !v.Hello:
-		return v.begunAt().Add(helloWithin), "The VM's kernel did not come up within " + helloWithin.String() + "."
 	case v.State != millrace.VMBooting:
 		return time.Time{}, ""
+	case !v.Hello:
+		return v.begunAt().Add(helloWithin), "The VM's kernel did not come up within " + helloWithin.String() + "."
 	case !v.Configured:
 		return v.begunAt().Add(onlineWithin), "There was no runner registration within " + onlineWithin.String() + ". " + v.JITError
 	default:

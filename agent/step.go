@@ -13,6 +13,7 @@ import (
 
 // Step is what the agent does about ev at time now. It is pure: the same arguments give the same results.
 func Step(s State, ev Event, now time.Time) (State, []Effect) {
+	before := s.VMs
 	s.VMs = maps.Clone(s.VMs)
 	if s.VMs == nil {
 		s.VMs = map[millrace.VMID]VM{}
@@ -22,7 +23,23 @@ func Step(s State, ev Event, now time.Time) (State, []Effect) {
 	st.reconcile()
 	st.watch()
 	st.speak()
-	return st.State, st.effects
+	return st.State, append(st.journal(before), st.effects...)
+}
+
+// journal is what to write down before anything else is done: whatever follows, a later process knows of it.
+func (st *step) journal(before map[millrace.VMID]VM) (effects []Effect) {
+	for _, id := range (State{VMs: before}).ids() {
+		if was := before[id].ref(); st.VMs[id].ref() != was {
+			effects = append(effects, Forget{Ref: was})
+		}
+	}
+	for _, id := range st.ids() {
+		if v := st.VMs[id]; !v.recordedAs(before[id]) {
+			v.JIT = "" // an effect with it is the one that needs it
+			effects = append(effects, Record{VM: v})
+		}
+	}
+	return effects
 }
 
 // step is one call of Step.
@@ -58,7 +75,7 @@ func (st *step) take(ev Event) {
 	case JITFailed:
 		st.change(ev.Ref, func(v *VM) { st.jitFailed(v, ev) })
 	case VMHello:
-		st.change(ev.Ref, func(v *VM) { v.Hello = true })
+		st.change(ev.Ref, func(v *VM) { st.hello(v, ev.Configured) })
 	case VMReached:
 		if ev.State == millrace.VMOnline || ev.State == millrace.VMBusy {
 			st.change(ev.Ref, func(v *VM) { st.reach(v, ev.State) })
@@ -69,8 +86,11 @@ func (st *step) take(ev Event) {
 				v.Usage, st.Used = u, true
 			}
 		})
+	case VMPrinted:
+		st.change(ev.Ref, func(v *VM) { v.Console = max(v.Console, ev.Console) })
 	case VMExit:
 		st.change(ev.Ref, func(v *VM) {
+			st.do(DismissVM{Ref: ev.Ref})
 			if v.ExitedAt.IsZero() {
 				v.ExitedAt, v.ExitCode = st.now, ev.Code
 				v.because(ev.Reason)
@@ -78,6 +98,10 @@ func (st *step) take(ev Event) {
 		})
 	case VMDone:
 		st.change(ev.Ref, func(v *VM) { st.end(v, ev.Reason) })
+	case Refusal:
+		if ev.Why != st.Refuses {
+			st.Refuses, st.News = ev.Why, true
+		}
 	case Stop:
 		st.Stopping = true
 		for _, id := range st.ids() {
@@ -136,6 +160,18 @@ func (st *step) end(v *VM, reason string) {
 	st.reach(v, millrace.VMGone)
 }
 
+// hello notes that v's kernel runs. A VM that an earlier process started may have no registration yet: only it knows.
+func (st *step) hello(v *VM, configured bool) {
+	v.Hello = true
+	switch {
+	case configured:
+		v.Configured, v.JIT = true, ""
+	case !v.JITAsked && !v.Killed:
+		v.JITAsked = true
+		st.do(FetchJIT{Ref: v.ref()})
+	}
+}
+
 // jitFailed asks again later, unless the answer is final: the VM isn't wanted any more, or can't be had.
 func (st *step) jitFailed(v *VM, ev JITFailed) {
 	if v.Killed || v.Configured {
@@ -153,7 +189,7 @@ func (st *step) jitFailed(v *VM, ev JITFailed) {
 
 // begin follows an order that is new to the host, or refuses it: the VM is gone at once, with the reason.
 func (st *step) begin(o client.VMOrder) {
-	v := VM{Order: o, State: millrace.VMPending}
+	v := VM{Order: o, State: millrace.VMPending, JITAsked: true}
 	if refusal := st.refuse(o); refusal != "" {
 		st.end(&v, refusal)
 		st.VMs[o.ID] = v
@@ -162,7 +198,7 @@ func (st *step) begin(o client.VMOrder) {
 	st.reach(&v, millrace.VMBooting)
 	st.VMs[o.ID] = v
 	st.do(StartVM{Ref: v.ref(), Spec: vm.Spec{
-		ID:       fmt.Sprintf("%s-%d", o.ID, o.Epoch),
+		ID:       v.ref().machine(),
 		Arch:     o.Arch,
 		VCPUs:    millrace.Size{MilliCPU: o.MilliCPU}.VCPUs(),
 		MemoryMB: o.MemoryMB,
@@ -182,7 +218,9 @@ func (st *step) refuse(o client.VMOrder) string {
 	size := millrace.Size{MilliCPU: o.MilliCPU, MemoryMB: o.MemoryMB}
 	switch {
 	case o.State != millrace.VMPending && o.State != "":
-		return "The agent restarted and lost the VM."
+		return "The host's agent does not know the VM any more."
+	case st.Refuses != "":
+		return "The host takes no VM now: " + st.Refuses + "."
 	case o.Epoch < 1 || o.MilliCPU < 1 || o.MemoryMB < 1:
 		return "The host refused an order that makes no sense."
 	case o.Arch != st.Facts.Arch:
@@ -196,6 +234,9 @@ func (st *step) refuse(o client.VMOrder) string {
 
 // reconcile brings the VMs to what the last answer ordered.
 func (st *step) reconcile() {
+	if !st.Ordered {
+		return
+	}
 	wanted := map[millrace.VMID]client.VMOrder{}
 	for _, o := range st.Orders {
 		if had, twice := wanted[o.ID]; !o.ID.IsZero() && (!twice || had.Epoch < o.Epoch) {

@@ -1,7 +1,10 @@
 package agent
 
 import (
+	"bytes"
+	"encoding/json"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -33,6 +36,7 @@ type world struct {
 	withdraw map[Ref]bool // an answered sync lacked it
 	ended    map[Ref]bool // an answered sync said that it is gone
 	call     Effect       // in flight
+	journal  map[Ref][]byte
 }
 
 func newWorld(t *rapid.T) *world {
@@ -40,7 +44,8 @@ func newWorld(t *rapid.T) *world {
 		t: t, now: noon, version: 1, orders: map[byte]client.VMOrder{},
 		started: map[Ref]bool{}, running: map[Ref]bool{}, hello: map[Ref]bool{}, busy: map[Ref]bool{}, exited: map[Ref]bool{},
 		fetching: map[Ref]bool{}, jit: map[Ref]bool{}, told: map[Ref]bool{}, withdraw: map[Ref]bool{}, ended: map[Ref]bool{},
-		state: State{Facts: millrace.HostFacts{Arch: millrace.AMD64, Offer: millrace.Size{MilliCPU: 3000, MemoryMB: 2048}}},
+		journal: map[Ref][]byte{},
+		state:   State{Facts: millrace.HostFacts{Arch: millrace.AMD64, Offer: millrace.Size{MilliCPU: 3000, MemoryMB: 2048}}},
 	}
 	w.step(Timer{})
 	return w
@@ -95,6 +100,21 @@ func (w *world) step(ev Event) {
 
 func (w *world) check(e Effect) {
 	switch e := e.(type) {
+	case Record:
+		content, err := json.Marshal(e.VM)
+		if err != nil || e.VM.JIT != "" || strings.Contains(string(content), "config") {
+			w.t.Fatalf("the journal would have %s, %v", content, err)
+		}
+		w.journal[e.VM.ref()] = content
+	case Forget:
+		if w.running[e.Ref] {
+			w.t.Fatalf("%v is forgotten while it runs", e.Ref)
+		}
+		delete(w.journal, e.Ref)
+	case DismissVM:
+		if v := w.entry(e.Ref); v.ExitedAt.IsZero() {
+			w.t.Fatalf("a guest may end before its last word is recorded: %+v", v)
+		}
 	case SendStart:
 		w.call = e
 	case SendSync:
@@ -122,6 +142,9 @@ func (w *world) check(e Effect) {
 				w.t.Fatalf("%v was started while %v runs", e.Ref, ref)
 			}
 		}
+		if !w.entry(e.Ref).live() {
+			w.t.Fatalf("%v was started and isn't in the journal", e.Ref)
+		}
 		w.started[e.Ref], w.running[e.Ref] = true, true
 	case FetchJIT:
 		if w.fetching[e.Ref] {
@@ -141,6 +164,27 @@ func (w *world) check(e Effect) {
 			w.t.Fatalf("%v was killed while busy and ordered: %s", e.Ref, e.Reason)
 		}
 	}
+}
+
+// entry is what the journal has of a VM.
+func (w *world) entry(ref Ref) (v VM) {
+	if err := json.Unmarshal(w.journal[ref], &v); err != nil {
+		w.t.Fatalf("%v is not in the journal: %v", ref, err)
+	}
+	return v
+}
+
+// restart is the agent's sudden end, and the start of another with nothing but the journal. What it had asked for comes to
+// nothing, and guests say again what they are.
+func (w *world) restart() {
+	var entries []VM
+	for ref := range w.journal {
+		entries = append(entries, w.entry(ref))
+	}
+	slices.SortFunc(entries, func(a, b VM) int { return bytes.Compare(a.Order.ID[:], b.Order.ID[:]) })
+	w.state = Resume(w.state.Facts, entries, func(ref Ref) bool { return w.running[ref] }, w.now)
+	w.call, w.fetching, w.jit, w.hello = nil, map[Ref]bool{}, map[Ref]bool{}, map[Ref]bool{}
+	w.step(Timer{})
 }
 
 // answer answers the call in flight with what the control plane wants by now.
@@ -227,7 +271,7 @@ func (w *world) actions() map[string]func(*rapid.T) {
 		"hello": func(*rapid.T) {
 			ref := w.pick(w.running)
 			w.hello[ref] = true
-			w.step(VMHello{ref})
+			w.step(VMHello{Ref: ref, Configured: w.told[ref]})
 		},
 		"online": guest(func(r Ref) Event { return VMReached{r, millrace.VMOnline} }),
 		"busy": func(*rapid.T) {
@@ -274,6 +318,14 @@ func (w *world) actions() map[string]func(*rapid.T) {
 			if d := cmp.Diff(before, w.state.VMs); d != "" {
 				t.Fatalf("an older epoch's end changed something: %s", d)
 			}
+		},
+		"restart": func(*rapid.T) { w.restart() },
+		"restart after a death": func(*rapid.T) {
+			delete(w.running, w.pick(w.running))
+			w.restart()
+		},
+		"refuse": func(t *rapid.T) {
+			w.step(Refusal{Why: rapid.SampledFrom([]string{"", "its disk is full"}).Draw(t, "why")})
 		},
 		"wait": func(t *rapid.T) {
 			w.now = w.now.Add(time.Duration(rapid.Int64Range(0, int64(20*time.Second)).Draw(t, "wait")))

@@ -179,7 +179,7 @@ func TestAnOrderVanishes(t *testing.T) {
 		for _, late := range life {
 			for _, e := range d.step(late) {
 				switch e.(type) {
-				case SendSync:
+				case SendSync, Record, DismissVM:
 				default:
 					t.Errorf("after %T and the kill, %T gave %#v", life[n], late, e)
 				}
@@ -266,7 +266,7 @@ func TestRefusals(t *testing.T) {
 	} {
 		d := newDriver(t)
 		effects := d.answer(1, o)
-		if len(effects) != 1 {
+		if len(effects) != 2 || find[Record](effects) == nil {
 			t.Errorf("%s: %#v", name, effects)
 			continue
 		}
@@ -294,7 +294,7 @@ func TestEpochs(t *testing.T) {
 	old := Ref{ID: vmID(1), Epoch: 1}
 	before := d.state
 	for _, ev := range []Event{
-		VMHello{old},
+		VMHello{Ref: old},
 		VMReached{old, millrace.VMBusy},
 		VMUsage{old, millrace.Metering{CPUMillis: 1}},
 		VMExit{Ref: old},
@@ -334,9 +334,9 @@ func TestWatchdogs(t *testing.T) {
 		reason string
 	}{
 		{"no kernel", []Event{JITReady{ref, "config"}}, helloWithin, "kernel did not come up"},
-		{"no registration", []Event{VMHello{ref}, JITFailed{Ref: ref, Code: millrace.Unavailable, Message: "GitHub is down."}}, onlineWithin, "GitHub is down."},
-		{"no runner", []Event{VMHello{ref}, JITReady{ref, "config"}}, onlineWithin, "did not come online"},
-		{"no power off", []Event{VMHello{ref}, VMReached{ref, millrace.VMBusy}, VMExit{Ref: ref, Code: &zero}}, offWithin, "did not power off"},
+		{"no registration", []Event{VMHello{Ref: ref}, JITFailed{Ref: ref, Code: millrace.Unavailable, Message: "GitHub is down."}}, onlineWithin, "GitHub is down."},
+		{"no runner", []Event{VMHello{Ref: ref}, JITReady{ref, "config"}}, onlineWithin, "did not come online"},
+		{"no power off", []Event{VMHello{Ref: ref}, VMReached{ref, millrace.VMBusy}, VMExit{Ref: ref, Code: &zero}}, offWithin, "did not power off"},
 	} {
 		d := newDriver(t)
 		d.answer(1, order(1))
@@ -365,7 +365,7 @@ func TestWatchdogs(t *testing.T) {
 
 	d := newDriver(t)
 	d.answer(1, order(1))
-	d.step(VMHello{ref})
+	d.step(VMHello{Ref: ref})
 	d.step(JITReady{ref, "config"})
 	d.step(VMReached{ref, millrace.VMOnline})
 	d.answer(1, order(1))
@@ -388,7 +388,7 @@ func TestUsageAloneWaits(t *testing.T) {
 	d := newDriver(t)
 	ref := Ref{ID: vmID(1), Epoch: 1}
 	d.answer(1, order(1))
-	d.step(VMHello{ref})
+	d.step(VMHello{Ref: ref})
 	d.after(cutAfter)
 	for s := range 4 {
 		d.now = d.now.Add(time.Second)
@@ -439,7 +439,7 @@ func TestStop(t *testing.T) {
 	if r := d.report(1); r.Reason != "The agent was stopped." || find[SendSync](d.effects).Request.Have != 0 {
 		t.Errorf("reported %+v", r)
 	}
-	if effects := d.answer(2, order(3)); len(effects) != 0 || !d.state.Stopped() {
+	if effects := d.answer(2, order(3)); len(effects) != 1 || find[Forget](effects) == nil || !d.state.Stopped() {
 		t.Errorf("the last answer gave %#v; stopped: %v", effects, d.state.Stopped())
 	}
 
@@ -455,7 +455,7 @@ func TestAnEndBeforeOnlineHasAReason(t *testing.T) {
 	ref := Ref{vmID(1), 1}
 	one := 1
 	d.answer(1, order(1))
-	d.step(VMHello{ref})
+	d.step(VMHello{Ref: ref})
 	d.step(VMExit{Ref: ref, Code: &one})
 	d.step(VMDone{Ref: ref})
 	d.after(cutAfter)

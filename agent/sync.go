@@ -28,7 +28,7 @@ func (st *step) speak() {
 		st.Call.Have = st.Version
 	}
 	st.News, st.Used = false, false
-	st.do(SendSync{Call: st.Calls, Request: client.SyncRequest{Have: st.Call.Have, VMs: st.reports()}})
+	st.do(SendSync{Call: st.Calls, Request: client.SyncRequest{Have: st.Call.Have, Refuses: st.Refuses, VMs: st.reports()}})
 }
 
 // reports are the VMs as the host sees them, and notes in which call their ends were told.
@@ -64,7 +64,7 @@ func (st *step) synced(answer client.SyncResponse) {
 	if answer.Version == call.Have && st.now.Sub(call.At) < idleSpacing {
 		st.RetryAt = call.At.Add(idleSpacing)
 	}
-	st.Version, st.Orders = answer.Version, answer.VMs
+	st.Ordered, st.Version, st.Orders = true, answer.Version, answer.VMs
 	ordered := map[Ref]bool{}
 	for _, o := range answer.VMs {
 		ordered[Ref{ID: o.ID, Epoch: o.Epoch}] = true

@@ -190,7 +190,7 @@ func (s *Server) sync(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, org := r.Context(), s.store.Org(host.OrgID)
 	changed := s.store.Bus.On(store.TopicHost(host.HostID))
-	version, vms, err := org.Observe(ctx, host.HostID, host.Epoch, observations)
+	version, vms, err := org.Observe(ctx, host.HostID, host.Epoch, text(in.Refuses), observations)
 	if err != nil {
 		return err
 	}

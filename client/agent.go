@@ -48,8 +48,10 @@ type StartResponse struct {
 // SyncRequest is what the host observes: the whole list of the VMs it has, and those that ended since it last had an
 // answer. Have is the version of the list of orders that it follows; 0 at first.
 type SyncRequest struct {
-	Have int64      `json:"have"`
-	VMs  []VMReport `json:"vms"`
+	Have int64 `json:"have"`
+	// Refuses is why the host takes no VM now, whoever orders it: "its disk is nearly full (1.2 GB free)". "" when it does.
+	Refuses string     `json:"refuses,omitempty"`
+	VMs     []VMReport `json:"vms"`
 }
 
 // SyncResponse is the whole list of VMs that the host should have: a level, not a queue of commands. A VM that isn't
@@ -91,8 +93,8 @@ type VMOrder struct {
 	MemoryMB  int           `json:"memory_mb"`
 	Burstable bool          `json:"burstable,omitempty"`
 	Zone      millrace.Zone `json:"zone"`
-	// State is what the server last heard of the VM. An agent that restarted, and so has lost the machine, boots anew
-	// only what was never begun.
+	// State is what the server last heard of the VM. An agent that doesn't know the VM, as its journal was lost, boots
+	// anew only what was never begun.
 	State millrace.VMState `json:"state"`
 }
 

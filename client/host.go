@@ -22,6 +22,7 @@ type Host struct {
 	Name      string              `json:"name"`
 	Status    millrace.HostStatus `json:"status"`
 	Admin     millrace.HostAdmin  `json:"admin"`
+	Refuses   string              `json:"refuses"` // why it takes no VM though it is online; "" when it does
 	Facts     millrace.HostFacts  `json:"facts"`
 	Ephemeral bool                `json:"ephemeral" doc:"Removed 15 minutes after it was last heard"`
 	Restart   bool                `json:"restart_pending"`
@@ -39,6 +40,7 @@ func NewHost(h millrace.Host, vms int, committed millrace.Size, now time.Time) H
 		Name:      h.Name,
 		Status:    h.Status(now),
 		Admin:     h.Admin,
+		Refuses:   h.Refuses,
 		Facts:     h.Facts,
 		Ephemeral: h.Ephemeral,
 		Restart:   h.Restart,

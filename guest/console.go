@@ -42,9 +42,8 @@ func (c *Console) Write(p []byte) (int, error) {
 		}
 		rest = after
 	}
-	const chunk = 32 << 10
-	for rest := p; len(rest) > 0; rest = rest[min(chunk, len(rest)):] {
-		if err := c.guest.Say(Event{Console: rest[:min(chunk, len(rest))]}); err != nil {
+	for rest := p; len(rest) > 0; rest = rest[min(consoleChunk, len(rest)):] {
+		if err := c.guest.Say(Event{Console: rest[:min(consoleChunk, len(rest))]}); err != nil {
 			return 0, err
 		}
 	}

@@ -92,30 +92,39 @@ func tooBig(matching []*free, d millrace.Demand) millrace.WaitReason {
 
 // hostsAway is why none of the hosts that could run a job takes one.
 func hostsAway(hosts []*free) millrace.WaitReason {
-	var why, start, enable []string
+	var why, start, enable, see []string
 	sorted := slices.SortedFunc(slices.Values(hosts), func(a, b *free) int {
 		return cmp.Or(strings.Compare(a.host.Name, b.host.Name), byID(a, b))
 	})
 	for _, f := range sorted {
 		h := f.host
-		switch h.Admin {
-		case millrace.HostEnabled:
-			why = append(why, h.Name+" is offline since "+h.SeenAt.UTC().Format("2 Jan, 15:04 UTC"))
-			start = append(start, h.Name)
-		default:
+		switch {
+		case h.Admin != millrace.HostEnabled:
 			why = append(why, h.Name+" is "+string(h.Admin))
 			enable = append(enable, h.Name)
+		case f.status == millrace.StatusOnline:
+			why = append(why, h.Name+" takes none: "+h.Refuses)
+			see = append(see, h.Name)
+		default:
+			why = append(why, h.Name+" is offline since "+h.SeenAt.UTC().Format("2 Jan, 15:04 UTC"))
+			start = append(start, h.Name)
 		}
 	}
 	r := because(millrace.WaitHostUnavailable, "No host that could run it takes jobs now: %s.", join(why, "and"))
-	switch {
-	case len(enable) == 0:
-		r.Remedy = "Start the agent on " + join(start, "or") + ", or look why it can't reach this server."
-	case len(start) == 0:
-		r.Remedy = "Enable " + join(enable, "or") + " again."
-	default:
-		r.Remedy = "Start the agent on " + join(start, "or") + ", or enable " + join(enable, "or") + " again."
+	var remedies []string
+	if len(see) > 0 {
+		remedies = append(remedies, "see to "+join(see, "or"))
 	}
+	if len(start) > 0 {
+		remedies = append(remedies, "start the agent on "+join(start, "or"))
+	}
+	if len(enable) > 0 {
+		remedies = append(remedies, "enable "+join(enable, "or")+" again")
+	} else if len(see) == 0 { // only silent ones
+		remedies = append(remedies, "look why it can't reach this server")
+	}
+	r.Remedy = strings.Join(remedies, ", or ") + "."
+	r.Remedy = strings.ToUpper(r.Remedy[:1]) + r.Remedy[1:]
 	return r
 }
 

@@ -19,6 +19,8 @@ func TestReasons(t *testing.T) {
 	rack1, rack2 := host(src, "rack-1", millrace.AMD64, 8, 16), host(src, "rack-2", millrace.AMD64, 4, 32)
 	arm1, arm2 := host(src, "arm-1", millrace.ARM64, 8, 16), host(src, "arm-2", millrace.ARM64, 8, 16)
 	arm1.SeenAt, arm2.Admin = now.Add(-time.Hour), millrace.HostDraining
+	full := host(src, "rack-3", millrace.AMD64, 8, 16)
+	full.Refuses = "its disk is nearly full (1.2 GB free)"
 	big, small := job(src, 0, "millrace-8cpu-16gb"), job(src, 0, "millrace-4cpu-8gb")
 	cpu := job(src, 0, "millrace-7cpu-1gb")
 	retry := job(src, 0, "millrace")
@@ -50,6 +52,16 @@ func TestReasons(t *testing.T) {
 			pass(8, one("millrace-arm64"), []millrace.Host{rack1, arm1, arm2}), millrace.WaitHostUnavailable,
 			"No host that could run it takes jobs now: arm-1 is offline since 1 Mar, 08:00 UTC and arm-2 is draining.",
 			"Start the agent on arm-1, or enable arm-2 again.",
+		},
+		"refuses": {
+			pass(8, one("millrace"), []millrace.Host{full}), millrace.WaitHostUnavailable,
+			"No host that could run it takes jobs now: rack-3 takes none: its disk is nearly full (1.2 GB free).",
+			"See to rack-3.",
+		},
+		"refuses, and others are away": {
+			pass(8, one("millrace-any"), []millrace.Host{full, arm1, arm2}), millrace.WaitHostUnavailable,
+			"No host that could run it takes jobs now: arm-1 is offline since 1 Mar, 08:00 UTC, arm-2 is draining and rack-3 takes none: its disk is nearly full (1.2 GB free).",
+			"See to rack-3, or start the agent on arm-1, or enable arm-2 again.",
 		},
 		"little memory": {
 			pass(8, []millrace.Job{small, job(src, 1, "millrace-4cpu-12gb")}, []millrace.Host{rack1}, vmFor(src, small, rack1)), millrace.WaitNoCapacity,

@@ -14,7 +14,8 @@ import (
 type free struct {
 	host   *millrace.Host
 	index  int // in the order of IDs
-	online bool
+	status millrace.HostStatus
+	online bool // it takes VMs
 	left   millrace.Size
 	in     []*pool
 	boots  *millrace.WaitReason // that a VM boots here; nil: not said yet
@@ -41,7 +42,7 @@ func freeHosts(fleet millrace.Pass) []*free {
 		h := &fleet.Hosts[i]
 		offer, u := h.Facts.Offer, used[h.ID]
 		hosts[i] = &free{
-			host: h, online: h.Status(fleet.Now) == millrace.StatusOnline,
+			host: h, status: h.Status(fleet.Now), online: h.TakesVMs(fleet.Now),
 			left: millrace.Size{MilliCPU: offer.MilliCPU - u.MilliCPU, MemoryMB: offer.MemoryMB - u.MemoryMB},
 		}
 	}

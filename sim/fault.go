@@ -24,7 +24,7 @@ type Faults struct {
 	// called; KillAt instead is the one such point of the day at which whoever comes there dies.
 	ServerCrash float64
 	KillAt      int
-	AgentKills  int // a day: the process is started again at once
+	AgentKills  int // a day: the process is started again at once, and its VMs run on
 	PowerCuts   int // a day: the host is back after some minutes
 	Partitions  int // a day, of one host, for up to an hour
 	SlowHosts   int // a day: a host is ten times slower for a while
@@ -111,7 +111,7 @@ func (f *faultDay) plan() {
 			s.after(s.within(s.cfg.Day), func() { do(h) })
 		}
 	}
-	at(cfg.AgentKills, func(h *host) { h.crash(s.between(time.Second, 5*time.Second)) })
+	at(cfg.AgentKills, func(h *host) { h.kill(s.between(time.Second, 5*time.Second)) })
 	at(cfg.PowerCuts, func(h *host) { h.crash(s.between(2*time.Minute, 20*time.Minute)) })
 	at(cfg.Partitions, func(h *host) {
 		h.cutOff = latest(h.cutOff, s.now.Add(s.between(5*time.Second, time.Hour)))

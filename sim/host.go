@@ -30,6 +30,7 @@ type host struct {
 
 	life     int // raised when the agent dies
 	up       bool
+	journal  map[agent.Ref][]byte // outlives agents, as do machines
 	state    agent.State
 	server   *client.Agent
 	epoch    int64
@@ -50,10 +51,16 @@ type machine struct {
 	busy     int64 // the job that it runs
 	crashed  bool  // the runner died with its job, and GitHub has yet to notice
 	dead     bool
+
+	// What it has to say to whichever agent there is.
+	hello  bool
+	states []millrace.VMState
+	usage  millrace.Metering
+	exit   *agent.VMExit
 }
 
 func (s *Sim) addHost(setup *store.Store, o *org, n int) error {
-	h := &host{sim: s, org: o, name: fmt.Sprintf("%s-rack-%d", o.login, n), machines: map[agent.Ref]*machine{}}
+	h := &host{sim: s, org: o, name: fmt.Sprintf("%s-rack-%d", o.login, n), machines: map[agent.Ref]*machine{}, journal: map[agent.Ref][]byte{}}
 	seed := make([]byte, 32)
 	_, _ = seeded{s.rand}.Read(seed) // never fails
 	h.sign = ed25519.NewKeyFromSeed(seed)
@@ -86,10 +93,23 @@ func (s *Sim) addHost(setup *store.Store, o *org, n int) error {
 	return nil
 }
 
-// start starts the agent's process: it knows nothing but who it is.
+// start starts the agent's process: it knows who it is, and finds its journal and its machines.
 func (h *host) start() {
 	h.up, h.cutOff = true, latest(h.cutOff, h.sim.now)
-	h.state = agent.State{Facts: h.facts}
+	var entries []agent.VM
+	for ref := range sortedRefs(h.journal) {
+		var v agent.VM
+		h.sim.must(json.Unmarshal(h.journal[ref], &v))
+		entries = append(entries, v)
+	}
+	h.state = agent.Resume(h.facts, entries, func(ref agent.Ref) bool { return h.machines[ref] != nil }, h.clock())
+	for ref := range sortedRefs(h.machines) {
+		if _, known := h.state.VMs[ref.ID]; !known {
+			h.sim.violated("I7", "host %s has machine %s, which is not in its agent's journal", h.name, ref.ID)
+		}
+		m := h.machines[ref]
+		h.later(h.sim.between(time.Millisecond, 100*time.Millisecond), m.resume)
+	}
 	h.server = &client.Agent{URL: "http://millrace.sim", Host: h.id, Key: h.sign, HTTP: &http.Client{Transport: toServer{h}}, Now: h.clock}
 	h.epoch, h.wakeAt = 0, time.Time{}
 	h.step(agent.Timer{})
@@ -98,8 +118,20 @@ func (h *host) start() {
 // clock is the host's own.
 func (h *host) clock() time.Time { return h.sim.now.Add(h.skew) }
 
-// crash ends the agent's process, and with it its machines: they do not outlive it. The power of the host may be gone for
-// longer than a process needs to start.
+// kill ends the agent's process. Its machines go on, and another process comes after it.
+func (h *host) kill(back time.Duration) {
+	if !h.up {
+		return
+	}
+	s := h.sim
+	s.report.AgentKills++
+	s.faults.last = latest(s.faults.last, s.now.Add(back))
+	h.up = false
+	h.life++
+	s.after(back, h.start)
+}
+
+// crash takes the host's power: its machines end, too.
 func (h *host) crash(back time.Duration) {
 	if !h.up {
 		return
@@ -110,7 +142,7 @@ func (h *host) crash(back time.Duration) {
 	h.up = false
 	h.life++
 	for _, m := range h.machines {
-		m.dead = true
+		m.die()
 	}
 	h.machines = map[agent.Ref]*machine{}
 	s.after(back, h.start)
@@ -169,6 +201,16 @@ func (h *host) lost() bool {
 func (h *host) do(e agent.Effect) {
 	s := h.sim
 	switch e := e.(type) {
+	case agent.Record:
+		entry, err := json.Marshal(e.VM)
+		s.must(err)
+		h.journal[agent.Ref{ID: e.VM.Order.ID, Epoch: e.VM.Order.Epoch}] = entry
+	case agent.Forget:
+		delete(h.journal, e.Ref)
+	case agent.DismissVM:
+		if m := h.machines[e.Ref]; m != nil {
+			m.later(s.between(50*time.Millisecond, 500*time.Millisecond), func() { m.end("") })
+		}
 	case agent.SendStart:
 		h.call(func() (agent.Event, error) {
 			out, err := h.server.Start(s.ctx, client.StartRequest{Facts: e.Facts})
@@ -205,7 +247,7 @@ func (h *host) do(e agent.Effect) {
 			return
 		}
 		s.checkKill(m, e.Reason)
-		m.dead = true
+		m.die()
 		delete(h.machines, e.Ref)
 		h.later(s.between(10*time.Millisecond, 100*time.Millisecond), func() { h.step(agent.VMDone(e)) })
 	}
@@ -291,14 +333,65 @@ func (h *host) boot(e agent.StartVM) {
 	took := h.pace(time.Duration(s.logNormal(1.2, 0.3) * float64(time.Second)))
 	switch {
 	case s.chance(s.cfg.Faults.BootFails):
-		h.later(took, func() { m.end("The host could not start the VM: no space left on device") })
+		m.later(took, func() { m.end("The host could not start the VM: no space left on device") })
 	case s.chance(s.cfg.Faults.BootHangs):
 	default:
-		h.later(took, func() {
-			if !m.dead {
-				h.step(agent.VMHello{Ref: m.ref})
-			}
+		m.later(took, func() {
+			m.hello = true
+			m.say(agent.VMHello{Ref: m.ref})
 		})
+	}
+}
+
+// later plans something of this machine, whatever becomes of its agent.
+func (m *machine) later(d time.Duration, do func()) {
+	m.host.sim.after(d, func() {
+		if !m.dead {
+			do()
+		}
+	})
+}
+
+// say says something to the agent, if there is one.
+func (m *machine) say(event agent.Event) {
+	if m.host.up {
+		m.host.step(event)
+	}
+}
+
+// reach says that the runner is online or busy.
+func (m *machine) reach(state millrace.VMState) {
+	m.states = append(m.states, state)
+	m.say(agent.VMReached{Ref: m.ref, State: state})
+}
+
+// exits says the machine's last word. It powers off when the agent has kept that, or after a while.
+func (m *machine) exits(code int, reason string) {
+	m.exit = &agent.VMExit{Ref: m.ref, Code: &code, Reason: reason}
+	m.later(10*time.Minute, func() { m.end("") })
+	m.say(*m.exit)
+}
+
+// resume says everything to an agent that has found the machine.
+func (m *machine) resume() {
+	if m.dead || !m.hello {
+		return
+	}
+	m.say(agent.VMHello{Ref: m.ref, Configured: m.runner != 0})
+	for _, state := range m.states {
+		m.say(agent.VMReached{Ref: m.ref, State: state})
+	}
+	m.say(agent.VMUsage{Ref: m.ref, Usage: m.usage})
+	if m.exit != nil {
+		m.say(*m.exit)
+	}
+}
+
+// die is the machine's end, whoever brings it about.
+func (m *machine) die() {
+	m.dead = true
+	if m.busy > 0 {
+		m.host.sim.report.DiedBusy++
 	}
 }
 
@@ -307,9 +400,9 @@ func (m *machine) end(reason string) {
 	if m.dead {
 		return
 	}
-	m.dead = true
+	m.die()
 	delete(m.host.machines, m.ref)
-	m.host.step(agent.VMDone{Ref: m.ref, Reason: reason})
+	m.say(agent.VMDone{Ref: m.ref, Reason: reason})
 }
 
 // configure starts the runner, which connects to GitHub.
@@ -327,39 +420,36 @@ func (h *host) configure(m *machine, jit millrace.Secret) {
 		s.violated("jit", "a registration can't be read: %v", err)
 		return
 	}
+	if m.runner != 0 { // it knows who it is
+		return
+	}
 	m.runner = config.RunnerID
 	s.load.machines[m.runner] = m
-	h.later(h.pace(time.Duration(s.logNormal(0.7, 0.4)*float64(time.Second))), m.connect)
+	m.later(h.pace(time.Duration(s.logNormal(0.7, 0.4)*float64(time.Second))), m.connect)
 }
 
 func (m *machine) connect() {
-	s, h := m.host.sim, m.host
-	if m.dead {
-		return
-	}
+	s := m.host.sim
 	if err := s.github.Connect(m.runner); err != nil {
 		code := 1
 		if !errors.Is(err, githubtest.ErrGone) {
 			code = 7
 		}
-		h.step(agent.VMExit{Ref: m.ref, Code: &code, Reason: err.Error()})
-		h.later(100*time.Millisecond, func() { m.end("") })
+		m.exits(code, err.Error())
 		return
 	}
 	if s.chance(s.cfg.Faults.QuitsIdle) {
-		code := 0
-		h.step(agent.VMExit{Ref: m.ref, Code: &code})
-		h.later(100*time.Millisecond, func() { m.end("") })
+		m.exits(0, "")
 		return
 	}
 	m.online = true
-	h.step(agent.VMReached{Ref: m.ref, State: millrace.VMOnline})
+	m.reach(millrace.VMOnline)
 	m.listen()
 }
 
 // listen is the runner's poll: GitHub hears it every 25 s.
 func (m *machine) listen() {
-	m.host.later(25*time.Second, func() {
+	m.later(25*time.Second, func() {
 		if m.hear() {
 			m.listen()
 		}
@@ -368,7 +458,7 @@ func (m *machine) listen() {
 
 // hear is what the runner hears of GitHub; false when that ends it.
 func (m *machine) hear() bool {
-	if m.dead {
+	if m.dead || m.exit != nil {
 		return false
 	}
 	err := m.host.sim.github.Alive(m.runner)
@@ -376,9 +466,7 @@ func (m *machine) hear() bool {
 	case errors.Is(err, githubtest.ErrCancelled) && m.busy > 0:
 		m.finish("cancelled")
 	case err != nil && m.busy == 0:
-		code := 1
-		m.host.step(agent.VMExit{Ref: m.ref, Code: &code, Reason: err.Error()})
-		m.host.later(100*time.Millisecond, func() { m.end("") })
+		m.exits(1, err.Error())
 	default:
 		return true
 	}
@@ -388,7 +476,7 @@ func (m *machine) hear() bool {
 // assigned hears from GitHub that a runner was given a job.
 func (s *Sim) assigned(runner, job int64) {
 	s.after(s.between(50*time.Millisecond, 1500*time.Millisecond), func() {
-		if m := s.load.machines[runner]; m != nil && !m.dead && m.online && m.busy == 0 {
+		if m := s.load.machines[runner]; m != nil && !m.dead && m.exit == nil && m.online && m.busy == 0 {
 			m.pickUp()
 		}
 	})
@@ -403,9 +491,9 @@ func (m *machine) pickUp() {
 	}
 	m.busy = job.ID
 	s.load.started(job.ID, m)
-	m.host.step(agent.VMReached{Ref: m.ref, State: millrace.VMBusy})
-	m.host.later(s.load.duration(job.ID), func() {
-		if !m.dead && m.busy == job.ID {
+	m.reach(millrace.VMBusy)
+	m.later(s.load.duration(job.ID), func() {
+		if m.busy == job.ID {
 			m.finish(s.load.conclusion(job.ID))
 		}
 	})
@@ -415,8 +503,7 @@ func (m *machine) finish(conclusion string) {
 	s := m.host.sim
 	s.github.Finish(m.runner, conclusion)
 	m.busy = -1 // done
-	code := 0
-	m.host.step(agent.VMUsage{Ref: m.ref, Usage: millrace.Metering{CPUMillis: 1000, PeakMemory: 1 << 28}})
-	m.host.step(agent.VMExit{Ref: m.ref, Code: &code})
-	m.host.later(s.between(50*time.Millisecond, 500*time.Millisecond), func() { m.end("") })
+	m.usage = millrace.Metering{CPUMillis: 1000, PeakMemory: 1 << 28}
+	m.say(agent.VMUsage{Ref: m.ref, Usage: m.usage})
+	m.exits(0, "")
 }

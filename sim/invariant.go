@@ -142,7 +142,7 @@ func (s *Sim) checkLaunch(v *vmRow) {
 		}
 		// Its machine may still be there, but must not be able to take the job.
 		m := s.load.machines[other.runner]
-		if r, ok := s.github.Runner(other.runner); ok && !r.Busy && other.ranJob.IsZero() && m != nil && !m.dead && m.online && m.busy == 0 {
+		if r, ok := s.github.Runner(other.runner); ok && !r.Busy && other.ranJob.IsZero() && m != nil && !m.dead && m.online && m.exit == nil && m.busy == 0 {
 			s.report.Doubled++
 			s.violated("I2", "job %d gets VM %s while the runner of %s is registered and idle", s.mirror.number(v.forJob), v.name, other.name)
 		}
@@ -276,8 +276,8 @@ func (s *Sim) checkEnd() {
 	}
 }
 
-// sortedRefs are a host's machines in order.
-func sortedRefs(machines map[agent.Ref]*machine) func(func(agent.Ref) bool) {
+// sortedRefs are the keys of what a host has in order.
+func sortedRefs[T any](machines map[agent.Ref]T) func(func(agent.Ref) bool) {
 	list := slices.SortedFunc(maps.Keys(machines), func(a, b agent.Ref) int {
 		return cmp.Or(slices.Compare(a.ID[:], b.ID[:]), cmp.Compare(a.Epoch, b.Epoch))
 	})

@@ -201,7 +201,7 @@ func (l *load) cancel(r *request) {
 		if h.org == r.org {
 			for ref := range sortedRefs(h.machines) {
 				if m := h.machines[ref]; m.online {
-					h.later(s.between(50*time.Millisecond, 1500*time.Millisecond), func() { m.hear() })
+					m.later(s.between(50*time.Millisecond, 1500*time.Millisecond), func() { m.hear() })
 				}
 			}
 		}

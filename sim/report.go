@@ -27,6 +27,8 @@ type Report struct {
 	Reruns          int
 	CancelledQueued int
 	ServerCrashes   int
+	DiedBusy        int // machines that had a job
+	AgentKills      int
 	HostCrashes     int
 	Partitions      int
 	Conclusions     map[string]int
@@ -105,6 +107,8 @@ func (r *Report) Add(o Report) {
 	r.Reruns += o.Reruns
 	r.CancelledQueued += o.CancelledQueued
 	r.ServerCrashes += o.ServerCrashes
+	r.DiedBusy += o.DiedBusy
+	r.AgentKills += o.AgentKills
 	r.HostCrashes += o.HostCrashes
 	r.Partitions += o.Partitions
 	r.Steps += o.Steps
@@ -167,7 +171,7 @@ func (r Report) String() string {
 	line("  its delivery lost or late", "%s", r.LostDetect)
 	line("queued → running", "%s", r.Wait)
 	line("cancelled → VM gone", "%s", r.Cancel)
-	line("deaths", "%d of servers, %d of hosts; %d partitions", r.ServerCrashes, r.HostCrashes, r.Partitions)
+	line("deaths", "%d of servers, %d of agents, %d of hosts; %d partitions", r.ServerCrashes, r.AgentKills, r.HostCrashes, r.Partitions)
 	var incidents []string
 	for _, code := range slices.Sorted(maps.Keys(r.Incidents)) {
 		incidents = append(incidents, fmt.Sprintf("%s %d", code, r.Incidents[code]))

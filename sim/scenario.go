@@ -100,6 +100,12 @@ func Scenarios() []Scenario { //nolint:funlen // a table
 		{"10 servers and agents die and come back, registrations conflict", with(day(time.Hour, 100, faults(githubtest.Faults{Conflict: 0.2})), func(c *Config) {
 			c.Servers, c.Faults.ServerCrash, c.Faults.AgentKills = 2, 0.002, 6
 		}), starts(20 * time.Minute), ""},
+		{"10 agents are killed every few minutes, and no job fails because of it", with(day(time.Hour, 150, Faults{}), func(c *Config) { c.Faults.AgentKills = 60 }), func(r Report) error {
+			if r.AgentKills < 40 || r.DiedBusy > 0 {
+				return fmt.Errorf("%d agents were killed, and %d VMs died with a job", r.AgentKills, r.DiedBusy)
+			}
+			return nil
+		}, ""},
 		{"11 the runner dies with its job", quiet(time.Hour, 80, faults(githubtest.Faults{CrashAfterAssign: 0.2})), starts(5 * time.Minute), ""},
 		{"12 the runner succeeds at once without a job", with(quiet(time.Hour, 80, Faults{}), func(c *Config) { c.Faults.QuitsIdle = 0.3 }), starts(3 * time.Minute), ""},
 		{"13, 14 a runner is online and is never given a job", quiet(time.Hour, 80, faults(githubtest.Faults{NeverAssign: 0.2})), starts(20 * time.Minute), "vms.watch"},

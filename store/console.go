@@ -44,8 +44,8 @@ func (o Org) AppendConsole(ctx context.Context, host millrace.HostID, vm millrac
 	return o.store.blobs.WriteAll(ctx, consoleKey(o.id, vm)+fmt.Sprintf("%012d", offset), data, nil)
 }
 
-// Console returns at most the last limit bytes of what a VM printed, and how many it printed in all. A VM without a
-// console has an empty one. The caller has found the VM in this org.
+// Console returns at most the last limit bytes of what a VM printed, and how many it printed in all. Pieces may overlap, as
+// an agent that comes after another repeats some, and may be missing. A VM without a console has an empty one. The caller has found the VM in this org.
 func (o Org) Console(ctx context.Context, vm millrace.VMID, limit int64) (data []byte, total int64, err error) {
 	type chunk struct {
 		key          string
@@ -68,9 +68,9 @@ func (o Org) Console(ctx context.Context, vm millrace.VMID, limit int64) (data [
 		chunks = append(chunks, chunk{object.Key, offset, object.Size})
 		total = max(total, offset+object.Size)
 	}
-	from := max(0, total-limit)
+	at := max(0, total-limit)
 	for _, c := range chunks { // listed in the order of their names, which is that of their offsets
-		if c.offset+c.size <= from {
+		if c.offset+c.size <= at {
 			continue
 		}
 		content, err := o.store.blobs.ReadAll(ctx, c.key)
@@ -80,10 +80,10 @@ func (o Org) Console(ctx context.Context, vm millrace.VMID, limit int64) (data [
 		if err != nil {
 			return nil, 0, err
 		}
-		if skip := from + int64(len(data)) - c.offset; skip > 0 { // overlaps what is there: a repeat
+		if skip := at - c.offset; skip > 0 {
 			content = content[min(skip, int64(len(content))):]
 		}
-		data = append(data, content...)
+		data, at = append(data, content...), c.offset+c.size
 	}
 	return data, total, nil
 }

@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -112,6 +113,40 @@ func TestDecideSlots(t *testing.T) {
 	w.pass(scheduler.Decide)
 	if row := w.job(last); row.VM == nil || row.Wait.Code != millrace.WaitBooting {
 		t.Errorf("with a free slot: VM %+v, waits %+v", row.VM, row.Wait)
+	}
+}
+
+// A host that takes no VM says so with the first order that it refuses: that costs the job one try, and no more come until
+// it takes VMs again.
+func TestDecideRefusingHost(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	job := w.queue(1)
+	w.pass(scheduler.Decide)
+	vm := w.job(job).VM.ID
+	const full = "its disk is nearly full (1.2 GB free)"
+	say := func(refuses string, list ...millrace.Observation) {
+		t.Helper()
+		if _, _, err := w.org.Observe(t.Context(), w.host.ID, w.host.Epoch, refuses, list); err != nil {
+			t.Fatal(err)
+		}
+		w.pass(scheduler.Decide)
+	}
+	say(full, millrace.Observation{VMID: vm, Epoch: 1, State: millrace.VMGone, Reason: "The host takes no VM now: " + full + "."})
+	for range 2 {
+		w.advance(10 * time.Second)
+		say(full)
+		row := w.job(job)
+		if row.VM.ID != vm || row.Tries != 1 || row.Wait.Code != millrace.WaitHostUnavailable || !strings.Contains(row.Wait.Text, "takes none: "+full) {
+			t.Errorf("VM %+v, %d tries, waits %+v", row.VM, row.Tries, row.Wait)
+		}
+	}
+	if host, err := w.org.Host(t.Context(), w.host.ID); err != nil || host.Refuses != full {
+		t.Errorf("the host refuses because %q, %v", host.Refuses, err)
+	}
+	say("")
+	if row := w.job(job); row.VM.ID == vm || row.Tries != 1 {
+		t.Errorf("once it takes VMs again: VM %+v, %d tries", row.VM, row.Tries)
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 )
 
 const hostColumns = `h.org_id, h.host_id, h.name, h.arch, h.vcpus, h.memory_mb, h.disk_mb, h.offer_cpu, h.offer_memory, h.labels,
-	h.driver, h.version, h.kernel, h.cpu_model, h.boot_ms, h.admin, h.sign_key, h.seal_key, h.epoch, h.desired_version, b.seen_at, h.created_at,
+	h.driver, h.version, h.kernel, h.cpu_model, h.boot_ms, h.admin, h.refuses, h.sign_key, h.seal_key, h.epoch, h.desired_version, b.seen_at, h.created_at,
 	coalesce(h.token_id, '00000000-0000-0000-0000-000000000000'), h.fixed_labels, h.ephemeral, h.restart_epoch = h.epoch, h.reboot_epoch = h.epoch,
 	coalesce(h.cloned_at, '0001-01-01 00:00:00Z')`
 
@@ -25,7 +25,7 @@ func hostTargets(h *millrace.Host) []any {
 	f := &h.Facts
 	return []any{
 		&h.OrgID, &h.ID, &h.Name, &f.Arch, &f.VCPUs, &f.MemoryMB, &f.DiskMB, &f.Offer.MilliCPU, &f.Offer.MemoryMB, &f.Labels, &f.Driver,
-		&f.Version, &f.Kernel, &f.CPUModel, &f.BootMS, &h.Admin, &h.SignKey, &h.SealKey, &h.Epoch, &h.Desired, &h.SeenAt, &h.CreatedAt,
+		&f.Version, &f.Kernel, &f.CPUModel, &f.BootMS, &h.Admin, &h.Refuses, &h.SignKey, &h.SealKey, &h.Epoch, &h.Desired, &h.SeenAt, &h.CreatedAt,
 		&h.TokenID, &h.FixedLabels, &h.Ephemeral, &h.Restart, &h.Reboot, &h.ClonedAt,
 	}
 }
@@ -331,19 +331,21 @@ func readDesired(b *pgx.Batch, org millrace.OrgID, host millrace.HostID, version
 	})
 }
 
-// Observe joins what a host observes into its VMs, and returns what it should be running. A VM that ended before it ever
+// Observe joins what a host observes into its VMs, notes why it takes no VM ("" when it does), and returns what it should be
+// running. A VM that ended before it ever
 // ran a job is a failed try of its job, and its registration at GitHub, if any, is removed. A VM that is being stopped and
 // that the host doesn't report is gone.
-func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, observations []millrace.Observation) (version int64, desired []millrace.VM, err error) {
+func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, refuses string, observations []millrace.Observation) (version int64, desired []millrace.VM, err error) {
 	reported := make(map[millrace.VMID]millrace.Observation, len(observations))
 	for _, ob := range observations {
 		reported[ob.VMID] = ob
 	}
 	var current int64
+	var refused string
 	var vms []millrace.VM
 	look := func(b *pgx.Batch, lock string) {
-		b.Queue(`SELECT epoch, desired_version FROM hosts WHERE (org_id, host_id) = ($1, $2)`, o.id, host).QueryRow(func(row pgx.Row) error {
-			return row.Scan(&current, &version)
+		b.Queue(`SELECT epoch, desired_version, refuses FROM hosts WHERE (org_id, host_id) = ($1, $2)`, o.id, host).QueryRow(func(row pgx.Row) error {
+			return row.Scan(&current, &version, &refused)
 		})
 		b.Queue(`
 			SELECT `+vmColumns+` FROM vms v WHERE (v.org_id, v.host_id) = ($1, $2) AND v.state <> 'gone' ORDER BY v.vm_id`+lock,
@@ -359,7 +361,7 @@ func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, obs
 		return 0, nil, err
 	case current != epoch:
 		return 0, nil, errEpoch
-	case !slices.ContainsFunc(vms, func(v millrace.VM) bool { return observe(&v, reported, now) }):
+	case refuses == refused && !slices.ContainsFunc(vms, func(v millrace.VM) bool { return observe(&v, reported, now) }):
 		return version, slices.DeleteFunc(vms, func(v millrace.VM) bool { return v.State == millrace.VMStopping }), nil
 	}
 	err = o.tx(ctx, func(tx *Tx) error {
@@ -399,6 +401,11 @@ func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, obs
 		if ended {
 			tx.queueFailures(&b, o.id, failed)
 			tx.queueDesired(&b, o.id, host)
+			tx.announceDemand(o.id)
+		}
+		if refuses != refused {
+			b.Queue(`UPDATE hosts SET refuses = $3 WHERE (org_id, host_id) = ($1, $2)`, o.id, host, refuses)
+			tx.announceOrg(o.id)
 			tx.announceDemand(o.id)
 		}
 		readDesired(&b, o.id, host, &version, &desired)

@@ -177,7 +177,7 @@ func TestStartRaisesTheEpoch(t *testing.T) {
 		t.Fatalf("epoch %d, %v", epoch, err)
 	}
 	gone := []millrace.Observation{{VMID: vm, Epoch: 1, State: millrace.VMGone}}
-	_, _, err = w.org.Observe(t.Context(), w.host.ID, w.host.Epoch, gone)
+	_, _, err = w.org.Observe(t.Context(), w.host.ID, w.host.Epoch, "", gone)
 	code(t, err, millrace.Unauthenticated)
 	if state := w.vm(vm).State; state != millrace.VMPending {
 		t.Errorf("the older process's word made the VM %s", state)
@@ -195,7 +195,7 @@ func TestFailedBootIsTriedAgainLater(t *testing.T) {
 	for try := 1; try <= 9; try++ {
 		vm := w.place(job)
 		w.advance(10 * time.Second)
-		_, _, err := w.org.Observe(t.Context(), w.host.ID, w.host.Epoch, []millrace.Observation{{VMID: vm, Epoch: 1, State: millrace.VMGone, Reason: "no kernel"}})
+		_, _, err := w.org.Observe(t.Context(), w.host.ID, w.host.Epoch, "", []millrace.Observation{{VMID: vm, Epoch: 1, State: millrace.VMGone, Reason: "no kernel"}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -213,7 +213,7 @@ func TestForeignRowsAreNotFound(t *testing.T) {
 	same("jit", foreign, missing)
 	same("saved jit", org.SaveJIT(ctx, vm, 1, 5, nil), org.SaveJIT(ctx, millrace.NewVMID(&ids, w.now()), 1, 5, nil))
 	same("console", org.AppendConsole(ctx, w.host.ID, vm, 0, []byte("x")), org.AppendConsole(ctx, w.host.ID, millrace.NewVMID(&ids, w.now()), 0, []byte("x")))
-	_, _, err := org.Observe(ctx, w.host.ID, w.host.Epoch, nil)
+	_, _, err := org.Observe(ctx, w.host.ID, w.host.Epoch, "", nil)
 	code(t, err, millrace.NotFound)
 	if _, _, err := org.Desired(ctx, w.host.ID); millrace.CodeOf(err) != millrace.NotFound {
 		t.Errorf("desired: %v", err)

@@ -18,23 +18,27 @@ type Spec struct {
 	MemoryMB int
 }
 
-// Driver starts machines of one kind on this host.
+// Driver starts machines of one kind on this host. Machines outlive the process that started them: it may be killed at any
+// moment, and the next one adopts them.
 type Driver interface {
 	// Name says which monitor and acceleration, e.g. "qemu/kvm", "qemu/tcg", "fake".
 	Name() string
-	// Prepare makes everything that machines share (initrd, base disk) and removes what machines of an earlier process
-	// left: processes, disks, sockets.
+	// Adopt takes over those of the machines named ids that an earlier process started and that still run, by their IDs. All
+	// else that it left is removed: other machines, disks, sockets. It is called before Start.
+	Adopt(ctx context.Context, ids []string) (map[string]Machine, error)
+	// Prepare makes everything that machines share (initrd, base disk), and finds out whether one can run: an error says
+	// why not. It may be called again, and is quick when there is nothing to do.
 	Prepare(ctx context.Context) error
-	// Start clones the disk and boots. When ctx ends the machine is killed.
+	// Start clones the disk and boots. When ctx ends before it returns there is no machine; after that ctx means nothing.
 	Start(ctx context.Context, spec Spec) (Machine, error)
 }
 
 // Machine is one running guest.
 type Machine interface {
-	// Channel is the byte stream to the guest's PID 1 (virtio-serial, vsock).
+	// Channel is the byte stream to the guest's PID 1 (virtio-serial, vsock). To close it doesn't end the machine.
 	Channel() io.ReadWriteCloser
 	// Done is closed when the monitor's process is gone and disk and sockets are removed. Err says why after that: nil
-	// when the guest powered off by itself.
+	// when the guest powered off by itself, or when that can't be told from other ends of an adopted machine.
 	Done() <-chan struct{}
 	Err() error
 	// Kill ends the machine at once. It returns without waiting; Done follows.

@@ -132,7 +132,7 @@ func TestDeletedOrgIsErasedByItself(t *testing.T) {
 	if _, vms, err := w.org().Desired(t.Context(), w.host.ID); err != nil || len(vms) != 0 {
 		t.Fatalf("the host should still have %v, %v", vms, err)
 	}
-	if _, _, err := w.org().Observe(t.Context(), w.host.ID, w.host.Epoch, nil); err != nil {
+	if _, _, err := w.org().Observe(t.Context(), w.host.ID, w.host.Epoch, "", nil); err != nil {
 		t.Fatal(err)
 	}
 	for {

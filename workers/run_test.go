@@ -70,7 +70,7 @@ func TestClocksDiffer(t *testing.T) {
 		t.Fatal(vms, err)
 	}
 	// It never comes up: its job is tried again in 5 s.
-	_, _, err = st.Org(tenant.ID).Observe(t.Context(), host.ID, 1, []millrace.Observation{{VMID: vms[0].ID, Epoch: vms[0].Epoch, State: millrace.VMGone, Reason: "no"}})
+	_, _, err = st.Org(tenant.ID).Observe(t.Context(), host.ID, 1, "", []millrace.Observation{{VMID: vms[0].ID, Epoch: vms[0].Epoch, State: millrace.VMGone, Reason: "no"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
@@ -21,7 +22,11 @@ func (o *options) run() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Run VMs as the control plane orders them, until stopped",
-		Args:  cobra.NoArgs,
+		Long: `Run VMs as the control plane orders them, until stopped.
+
+VMs don't end with the agent, whatever ends it: the next one goes on with them. To empty a host, drain it in the
+control plane, or run millrace-agent stop-vms once the agent is stopped.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			accel, ok := drivers[driver]
 			if !ok {
@@ -50,13 +55,39 @@ func (o *options) run() *cobra.Command {
 				return err
 			}
 			return agent.Run(cmd.Context(), agent.Config{
-				Server: id.Client(), Host: id.HostID, SealKey: seal, Driver: machines, Facts: facts, Log: log,
+				Server: id.Client(), Host: id.HostID, SealKey: seal, Driver: machines, Dir: o.dir, Facts: facts, Log: log,
 			})
 		},
 	}
 	cmd.Flags().StringVar(&driver, "driver", "auto", "what runs VMs: auto (KVM if it works, else emulation), qemu/kvm or qemu/tcg")
 	o.offerFlags(cmd)
 	return cmd
+}
+
+// stopVMs ends what an agent that was stopped left.
+func (o *options) stopVMs() *cobra.Command {
+	return &cobra.Command{
+		Use:   "stop-vms",
+		Short: "End the VMs that a stopped agent left, and the jobs in them",
+		Long: `End the VMs that a stopped agent left, and the jobs in them. The control plane hears of it when the agent is started
+again, and does without them in any case.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			unlock, err := agent.Lock(o.dir)
+			if millrace.CodeOf(err) == millrace.Conflict {
+				return errors.New("the agent runs: stop it first, or drain the host in the control plane, which ends no job")
+			} else if err != nil {
+				return err
+			}
+			defer unlock()
+			machines, err := newDriver(o.dir, qemu.AccelAuto, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
+			if err != nil {
+				return err
+			}
+			_, err = machines.Adopt(cmd.Context(), nil)
+			return err
+		},
+	}
 }
 
 func newDriver(dir string, accel qemu.Accel, log *slog.Logger) (*qemu.Driver, error) {

@@ -109,7 +109,10 @@ func (h host) enroll(ctx context.Context, token millrace.Secret) (agent.Config, 
 	if err != nil {
 		return agent.Config{}, err
 	}
-	return agent.Config{Server: id.Client(), Host: id.HostID, SealKey: seal, Driver: h.machines.driver, Facts: facts, Log: h.log}, nil
+	return agent.Config{
+		Server: id.Client(), Host: id.HostID, SealKey: seal, Driver: h.machines.driver, Dir: h.dir, Facts: facts, Log: h.log,
+		EndVMs: true, // Ctrl-C stops everything
+	}, nil
 }
 
 // run enrolls, calls ready, and is the host's agent until ctx ends.
@@ -123,7 +126,10 @@ func (h host) run(ctx context.Context, token millrace.Secret, ready func() error
 		return err
 	}
 	defer unlock()
-	if err := h.machines.driver.Prepare(ctx); err != nil {
+	if _, err := h.machines.driver.Adopt(ctx, nil); err != nil { // the stand-in that an earlier run's would speak to is gone
+		return err
+	}
+	if err := h.machines.driver.Prepare(ctx); err != nil { // here it is an error: a developer sees it at once
 		return err
 	}
 	if err := ready(); err != nil {

@@ -38,7 +38,7 @@ func Main() {
 	if err != nil {
 		exit = guest.Exit{Code: -1, Reason: err.Error()}
 	}
-	if err := g.Say(guest.Event{Exit: &exit}); err != nil {
+	if err := g.Say(guest.Event{Exit: &exit}); err != nil { // returns when the host keeps it
 		fmt.Println("millrace-init:", err)
 	}
 	powerOff()

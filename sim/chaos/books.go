@@ -124,7 +124,7 @@ func (b *books) idle() (n int) {
 	return n
 }
 
-// unexplained are the jobs that failed though no agent was killed while they ran, or that were cancelled by nobody.
+// unexplained are the jobs that failed though none of these kills happened while they ran, or that were cancelled by nobody.
 func (b *books) unexplained(kills []outage) (list []string) {
 	for id, at := range b.standin {
 		row := b.jobs[id]

@@ -95,6 +95,15 @@ func start(ctx context.Context, dir string, o options) (*world, error) {
 	if err := w.seed(ctx); err != nil {
 		return w, err
 	}
+	if w.o.driver == "qemu" {
+		w.stops = append(w.stops, func() error { // after the agent, whose VMs outlive it
+			out, err := exec.Command(filepath.Join(w.dir, "millrace-agent"), "stop-vms", "--dir", filepath.Join(w.dir, "agent")).CombinedOutput()
+			if err != nil {
+				return fmt.Errorf("stop-vms: %w\n%s", err, out)
+			}
+			return nil
+		})
+	}
 	w.agent, err = w.supervise("agent", w.runAgent)
 	return w, err
 }

@@ -22,14 +22,17 @@ var _ vm.Driver = Driver{}
 // Name is "fake".
 func (Driver) Name() string { return "fake" }
 
+// Adopt finds nothing: these machines end with their process.
+func (Driver) Adopt(context.Context, []string) (map[string]vm.Machine, error) { return nil, nil }
+
 // Prepare has nothing to prepare.
 func (Driver) Prepare(context.Context) error { return nil }
 
 // Start starts a guest.
 func (d Driver) Start(ctx context.Context, spec vm.Spec) (vm.Machine, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	host, inside := net.Pipe()
-	m := &machine{channel: host, cancel: cancel, done: make(chan struct{})}
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	inside := NewPort()
+	m := &machine{channel: inside.Connect(), cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(m.done)
 		unblock := context.AfterFunc(ctx, func() { inside.Close() })

@@ -41,7 +41,7 @@ func BenchmarkBoot(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		m, err := d.launch(b.Context(), d.accel, vm.Spec{ID: id, VCPUs: 1, MemoryMB: 256}, args, clone, dir)
+		m, err := d.launch(d.accel, vm.Spec{ID: id, VCPUs: 1, MemoryMB: 256}, args, clone, dir)
 		if err != nil {
 			b.Fatal(err)
 		}

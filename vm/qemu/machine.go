@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,17 +22,28 @@ import (
 
 // machine is one QEMU process with its folder.
 type machine struct {
-	channel *os.File
+	channel net.Conn
 	console *tail
-	cmd     *exec.Cmd
+	process process
 	dir     string
-	stop    func() bool
 	done    chan struct{}
 
 	mu     sync.Mutex
 	killed bool
 	err    error
 }
+
+// process is QEMU's, a child or, when an earlier process of ours started it, anybody's.
+type process interface {
+	Kill() error
+	Wait() error // an error: it ended otherwise than it should
+}
+
+// What is in a machine's folder besides its disk.
+const (
+	channelSocket = "channel" // QEMU's: whoever connects is the guest's host
+	consolePipe   = "console" // what QEMU and the guest's kernel print
+)
 
 var safeID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
@@ -50,7 +61,7 @@ func (d *Driver) Start(ctx context.Context, spec vm.Spec) (vm.Machine, error) {
 		os.RemoveAll(dir)
 		return nil, err
 	}
-	m, err := d.launch(ctx, d.accel, spec, "", clone, dir)
+	m, err := d.launch(d.accel, spec, "", clone, dir)
 	if err != nil {
 		os.RemoveAll(dir)
 		return nil, err
@@ -59,35 +70,74 @@ func (d *Driver) Start(ctx context.Context, spec vm.Spec) (vm.Machine, error) {
 }
 
 // launch starts QEMU in dir, which it owns from then on.
-func (d *Driver) launch(ctx context.Context, accel Accel, spec vm.Spec, kernelArgs string, disk disk, dir string) (*machine, error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+func (d *Driver) launch(accel Accel, spec vm.Spec, kernelArgs string, disk disk, dir string) (*machine, error) {
+	// What QEMU prints goes into a pipe with a name, which QEMU itself keeps open: nobody who reads, or has ended, holds it
+	// up or makes it fail, and what nobody reads does not grow.
+	if err := unix.Mkfifo(filepath.Join(dir, consolePipe), 0o600); err != nil {
+		return nil, err
+	}
+	printed, err := os.OpenFile(filepath.Join(dir, consolePipe), os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
 	}
-	ours, theirs := os.NewFile(uintptr(fds[0]), "channel"), os.NewFile(uintptr(fds[1]), "channel")
-	defer theirs.Close()
-	m := &machine{channel: ours, console: &tail{}, dir: dir, done: make(chan struct{})}
-	m.cmd = exec.Command(d.qemu, d.commandLine(accel, spec, kernelArgs, disk)...)
-	m.cmd.Dir = dir // how a later process knows it, see clean
-	m.cmd.ExtraFiles = []*os.File{theirs}
-	m.cmd.Stdout, m.cmd.Stderr = m.console, m.console
-	// Its own process group: a Ctrl-C in the terminal is ours to act on.
-	m.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := m.cmd.Start(); err != nil {
-		ours.Close()
+	defer printed.Close()
+	listener, err := listen(dir, channelSocket)
+	if err != nil {
+		return nil, err
+	}
+	defer listener.Close()
+	cmd := exec.Command(d.qemu, d.commandLine(accel, spec, kernelArgs, disk)...)
+	cmd.Dir = dir // how a later process knows it, see processes
+	cmd.ExtraFiles = []*os.File{listener}
+	cmd.Stdout, cmd.Stderr = printed, printed
+	// Its own session: it outlives us, and a Ctrl-C in the terminal is ours to act on.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting QEMU: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, pidFile), []byte(strconv.Itoa(m.cmd.Process.Pid)), 0o600); err != nil {
-		m.cmd.Process.Kill() //nolint:errcheck // it is waited for below
+	m, err := attach(dir, child{cmd})
+	if err == nil {
+		err = unix.SetNonblock(int(printed.Fd()), true) // QEMU's, too, which must not wait for a reader
 	}
-	m.stop = context.AfterFunc(ctx, m.Kill)
-	go m.wait()
+	if err != nil {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		return nil, err
+	}
 	return m, nil
 }
 
-func (m *machine) wait() {
-	err := m.cmd.Wait()
-	m.stop()
+// attach takes charge of the machine in dir.
+func attach(dir string, p process) (*machine, error) {
+	printed, err := os.OpenFile(filepath.Join(dir, consolePipe), os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	channel, err := dial(dir, channelSocket)
+	if err != nil {
+		printed.Close()
+		return nil, err
+	}
+	m := &machine{channel: channel, console: &tail{}, process: p, dir: dir, done: make(chan struct{})}
+	go m.wait(printed)
+	return m, nil
+}
+
+// child is a process that we started.
+type child struct{ *exec.Cmd }
+
+func (c child) Kill() error { return c.Process.Kill() }
+
+// wait waits for QEMU's end, and reads what it prints until then.
+func (m *machine) wait(printed *os.File) {
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		_, _ = io.Copy(m.console, printed) // ends with QEMU
+		printed.Close()
+	}()
+	err := m.process.Wait()
+	<-read
 	m.mu.Lock()
 	switch {
 	case m.killed:
@@ -125,31 +175,7 @@ func (m *machine) Kill() {
 	default:
 	}
 	m.killed = true
-	_ = m.cmd.Process.Kill() // one that has ended is no error
-}
-
-const pidFile = "pid"
-
-// clean kills the machines that an earlier process left and removes their folders.
-func (d *Driver) clean() error {
-	dirs, err := filepath.Glob(filepath.Join(d.cfg.Dir, "vms", "*"))
-	if err != nil {
-		return err
-	}
-	for _, dir := range dirs {
-		content, err := os.ReadFile(filepath.Join(dir, pidFile))
-		if pid, convErr := strconv.Atoi(string(content)); err == nil && convErr == nil && pid > 1 {
-			// The number may be another process's by now: ours works in its folder.
-			if cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid)); err == nil && cwd == dir {
-				d.cfg.Log.Warn("killing a VM that an earlier process left", "dir", dir, "pid", pid)
-				_ = unix.Kill(pid, unix.SIGKILL)
-			}
-		}
-		if err := os.RemoveAll(dir); err != nil {
-			return err
-		}
-	}
-	return nil
+	_ = m.process.Kill() // one that has ended is no error
 }
 
 // tail keeps the last of what QEMU and the guest's kernel print. A guest can print without end; this doesn't grow.

@@ -74,11 +74,12 @@ func (d *Driver) bootProbe(ctx context.Context) error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
-	m, err := d.launch(ctx, AccelKVM, vm.Spec{VCPUs: 1, MemoryMB: 256}, "", disk{}, dir)
+	m, err := d.launch(AccelKVM, vm.Spec{VCPUs: 1, MemoryMB: 256}, "", disk{}, dir)
 	if err != nil {
 		os.RemoveAll(dir)
 		return err
 	}
+	defer context.AfterFunc(ctx, m.Kill)()
 	var first [1]byte
 	_, readErr := m.channel.Read(first[:])
 	if readErr == nil {

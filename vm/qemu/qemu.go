@@ -60,6 +60,7 @@ type Driver struct {
 	cfg    Config
 	qemu   string // path of the monitor
 	accel  Accel
+	probed bool // accel is what works
 	initrd string
 	disk   string
 }
@@ -115,24 +116,28 @@ func isFile(path string) bool {
 // Name says the monitor and the acceleration; before [Driver.Prepare] it says "auto" where it probes.
 func (d *Driver) Name() string { return "qemu/" + string(d.accel) }
 
-// Prepare removes what machines of an earlier process left, makes the initrd and the root disk when they are missing or
-// stale, and finds out whether KVM works.
+// Prepare makes the initrd and the root disk when they are missing or stale, and finds out whether KVM works where it is to
+// be used.
 func (d *Driver) Prepare(ctx context.Context) error {
 	if err := os.MkdirAll(filepath.Join(d.cfg.Dir, "vms"), 0o700); err != nil {
-		return err
-	}
-	if err := d.clean(); err != nil {
 		return err
 	}
 	if err := d.build(ctx); err != nil {
 		return err
 	}
-	if d.accel == AccelAuto || d.accel == "" {
-		accel, why := d.probe(ctx)
-		d.accel = accel
-		d.cfg.Log.Info("chose how VMs run", "accel", accel, "because", why)
+	if d.accel == AccelTCG || d.probed {
+		return ctx.Err()
 	}
-	return ctx.Err()
+	accel, why := d.probe(ctx)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if d.accel == AccelKVM && accel != AccelKVM {
+		return fmt.Errorf("KVM does not work here (%s); --driver auto would emulate, which is slow", why)
+	}
+	d.accel, d.probed = accel, true
+	d.cfg.Log.Info("chose how VMs run", "accel", accel, "because", why)
+	return nil
 }
 
 // commandLine is QEMU's for a machine. Each flag that isn't plain has its reason here; research on such machines found
@@ -150,7 +155,7 @@ func (d *Driver) commandLine(accel Accel, spec vm.Spec, kernelArgs string, disk 
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 		"-kernel", filepath.Join(d.cfg.Guest, "vmlinuz"), "-initrd", d.initrd, "-append", strings.TrimSpace(kernel),
-		"-chardev", "socket,id=channel,fd=3", "-device", "virtio-serial-device,max_ports=2", "-device", "virtserialport,chardev=channel,name=millrace",
+		"-chardev", "socket,id=channel,fd=3,server=on,wait=off", "-device", "virtio-serial-device,max_ports=2", "-device", "virtserialport,chardev=channel,name=millrace",
 	}
 	if disk.path != "" {
 		args = append(args,

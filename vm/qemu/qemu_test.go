@@ -1,7 +1,6 @@
 package qemu_test
 
 import (
-	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -9,9 +8,11 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -104,24 +105,51 @@ type said struct {
 	exit    *guest.Exit
 }
 
-// boot boots one machine with a config and collects what it says to its end.
-func boot(t testing.TB, d *qemu.Driver, id string, c guest.Config) *said {
+// start starts a machine, which is killed if it outlives the test.
+func start(t testing.TB, d *qemu.Driver, id string) vm.Machine {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
-	defer cancel()
-	m, err := d.Start(ctx, vm.Spec{ID: id, Arch: millrace.AMD64, VCPUs: 1, MemoryMB: 256})
+	m, err := d.Start(t.Context(), vm.Spec{ID: id, Arch: millrace.AMD64, VCPUs: 1, MemoryMB: 256})
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { m.Kill(); <-m.Done() })
+	return m
+}
+
+// resume is the host of m from byte console on.
+func resume(t testing.TB, m vm.Machine, console int64) *guest.Host {
+	t.Helper()
 	host := guest.NewHost(m.Channel())
+	if err := host.Resume(console); err != nil {
+		t.Fatal(err)
+	}
+	return host
+}
+
+// boot boots one machine with a config and collects what it says to its end.
+func boot(t testing.TB, d *qemu.Driver, id string, c guest.Config) *said {
+	t.Helper()
+	m := start(t, d, id)
+	defer time.AfterFunc(60*time.Second, m.Kill).Stop()
+	host := resume(t, m, 0)
 	if err := host.Configure(c); err != nil { // is there when the guest looks for it
 		t.Fatal(err)
 	}
 	s := &said{}
-	for {
+	s.listen(host, func() bool { return false })
+	<-m.Done()
+	if err := m.Err(); err != nil {
+		t.Fatalf("the machine: %v; it said %+v\n%s", err, s, s.console.String())
+	}
+	return s
+}
+
+// listen notes what a guest says, and that it is kept, until it says no more or enough is.
+func (s *said) listen(host *guest.Host, enough func() bool) {
+	for !enough() {
 		e, err := host.Next()
 		if err != nil {
-			break
+			return
 		}
 		switch {
 		case e.Hello != nil:
@@ -132,15 +160,11 @@ func boot(t testing.TB, d *qemu.Driver, id string, c guest.Config) *said {
 			s.usage = *e.Usage
 		case e.Exit != nil:
 			s.exit = e.Exit
+			_ = host.Heard() // or the machine's end ends this
 		default:
 			s.console.Write(e.Console)
 		}
 	}
-	<-m.Done()
-	if err := m.Err(); err != nil {
-		t.Fatalf("the machine: %v; it said %+v\n%s", err, s, s.console.String())
-	}
-	return s
 }
 
 func TestBootRunsAJob(t *testing.T) {
@@ -207,34 +231,106 @@ for n in 1 2 3; do for a in 10.0.2.15 10.0.2.2 10.0.2.16 10.0.2.255; do echo "$a
 	wg.Wait()
 }
 
-func TestKillAndLeftovers(t *testing.T) {
+func TestKill(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	d := prepare(t, dir)
-	start := func(id string) vm.Machine {
-		t.Helper()
-		m, err := d.Start(t.Context(), vm.Spec{ID: id, Arch: millrace.AMD64, VCPUs: 1, MemoryMB: 256})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return m
-	}
-	killed := start("killed")
-	killed.Kill()
-	<-killed.Done()
-	if killed.Err() == nil {
+	m := start(t, d, "killed")
+	m.Kill()
+	<-m.Done()
+	if m.Err() == nil {
 		t.Error("a machine that was killed says that it powered off")
-	}
-	left := start("left")
-	prepare(t, dir) // as an agent does that comes after one that was killed
-	<-left.Done()
-	if left.Err() == nil {
-		t.Error("a machine that was left over runs on")
 	}
 	if dirs, _ := filepath.Glob(filepath.Join(dir, "vms", "*")); len(dirs) > 0 {
 		t.Errorf("left behind: %v", dirs)
 	}
 	if _, err := d.Start(t.Context(), vm.Spec{ID: "../../etc"}); err == nil {
 		t.Error("a path passed for an ID")
+	}
+}
+
+// TestAdopt is what an agent does that comes after one that was killed: it goes on with the machines that it knows of, in the
+// middle of their jobs, and removes all else.
+func TestAdopt(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	d := prepare(t, dir)
+	b := newBroker(`echo begins; for n in $(seq 1 200); do echo line $n; sleep 0.02; done; exit 3`)
+	known, unknown := start(t, d, "known"), start(t, d, "unknown")
+	defer time.AfterFunc(90*time.Second, known.Kill).Stop()
+	host := resume(t, known, 0)
+	if err := host.Configure(guest.Config{Hostname: "vm", JIT: jit(serve(t, b))}); err != nil {
+		t.Fatal(err)
+	}
+	s := &said{}
+	s.listen(host, func() bool { return strings.Contains(s.console.String(), "line 5\n") })
+	known.Channel().Close() // as the kernel does for a process that is killed
+
+	// What isn't a machine is none of ours, though it works where one was: a shell that looks for what went wrong.
+	lost := filepath.Join(dir, "vms", "lost")
+	if err := os.Mkdir(lost, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	shell := exec.CommandContext(t.Context(), "sleep", "1000")
+	shell.Dir = lost
+	if err := shell.Start(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Second) // the guest prints into nothing
+
+	later := prepare(t, dir)
+	adopted, err := later.Adopt(t.Context(), []string{"known", "lost", "never"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := adopted["known"]
+	if m == nil || len(adopted) != 1 {
+		t.Fatalf("adopted %v", adopted)
+	}
+	<-unknown.Done()
+	if dirs, _ := filepath.Glob(filepath.Join(dir, "vms", "*")); len(dirs) != 1 {
+		t.Errorf("there are %v", dirs)
+	}
+	if err := shell.Process.Signal(syscall.Signal(0)); err != nil {
+		t.Errorf("the shell is gone: %v", err)
+	}
+	_ = shell.Process.Kill()
+	_ = shell.Wait()
+
+	first := s.console.String()
+	s = &said{}
+	s.listen(resume(t, m, int64(len(first))), func() bool { return false })
+	<-m.Done()
+	if m.Err() != nil || s.hello == nil || !s.hello.Configured || len(s.states) != 2 || s.usage.CPUMillis == 0 || s.exit == nil || s.exit.Code != 0 {
+		t.Errorf("%v; it said %+v", m.Err(), s)
+	}
+	for n, all := 1, first+s.console.String(); n <= 200; n++ {
+		if strings.Count(all, fmt.Sprintf("line %d\n", n)) != 1 {
+			t.Fatalf("line %d is missing or twice in:\n%s", n, all)
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.conclusion != "failure" || !strings.Contains(b.log.String(), "line 200\n") {
+		t.Errorf("the job ended %q:\n%s", b.conclusion, b.log.String())
+	}
+	if dirs, _ := filepath.Glob(filepath.Join(dir, "vms", "*")); len(dirs) > 0 {
+		t.Errorf("left behind: %v", dirs)
+	}
+}
+
+// TestAdoptKills: a machine that was adopted ends when it is killed.
+func TestAdoptKills(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	start(t, prepare(t, dir), "m")
+	adopted, err := prepare(t, dir).Adopt(t.Context(), []string{"m"})
+	if err != nil || adopted["m"] == nil {
+		t.Fatalf("%v, %v", adopted, err)
+	}
+	adopted["m"].Kill()
+	<-adopted["m"].Done()
+	if adopted["m"].Err() == nil {
+		t.Error("it was not killed")
 	}
 }
