@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"os/exec"
 	"runtime"
 
 	"github.com/spf13/cobra"
@@ -19,6 +22,7 @@ var drivers = map[string]qemu.Accel{"auto": qemu.AccelAuto, "qemu": qemu.AccelAu
 
 func (o *options) run() *cobra.Command {
 	var driver string
+	var reboots bool
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Run VMs as the control plane orders them, until stopped",
@@ -54,14 +58,27 @@ control plane, or run millrace-agent stop-vms once the agent is stopped.`,
 			if err != nil {
 				return err
 			}
-			return agent.Run(cmd.Context(), agent.Config{
-				Server: id.Client(), Host: id.HostID, SealKey: seal, Driver: machines, Dir: o.dir, Facts: facts, Log: log,
+			err = agent.Run(cmd.Context(), agent.Config{
+				Server: id.Client(), Host: id.HostID, SealKey: seal, Driver: machines, Dir: o.dir, Facts: facts, Log: log, Reboots: reboots,
 			})
+			if errors.Is(err, agent.EndReboot) {
+				return reboot(cmd.Context())
+			}
+			return err
 		},
 	}
 	cmd.Flags().StringVar(&driver, "driver", "auto", "what runs VMs: auto (KVM if it works, else emulation), qemu/kvm or qemu/tcg")
+	cmd.Flags().BoolVar(&reboots, "allow-reboot", false, "let the control plane reboot this machine, when no VM is left")
 	o.offerFlags(cmd)
 	return cmd
+}
+
+// reboot has systemd reboot the machine.
+func reboot(ctx context.Context) error {
+	if out, err := exec.CommandContext(ctx, "systemctl", "reboot").CombinedOutput(); err != nil {
+		return fmt.Errorf("the machine can't be rebooted: systemctl reboot: %w: %s", err, bytes.TrimSpace(out))
+	}
+	return nil
 }
 
 // stopVMs ends what an agent that was stopped left.
@@ -100,5 +117,5 @@ func newDriver(dir string, accel qemu.Accel, log *slog.Logger) (*qemu.Driver, er
 	if err != nil {
 		return nil, err
 	}
-	return qemu.New(qemu.Config{Dir: dir, Init: pid1, Runner: runner, Accel: accel, Log: log})
+	return qemu.New(qemu.Config{Dir: dir, Init: pid1, Runner: runner, Accel: accel, Trial: true, Log: log})
 }
