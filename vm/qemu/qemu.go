@@ -4,6 +4,9 @@
 // A machine boots a kernel with an initrd that holds millrace-init and the modules it needs, on a copy-on-write clone of
 // one root disk. A virtio-serial port is the channel to the guest. Its network is QEMU's user-mode one: each guest is
 // alone on it, reaches out through its host's address, and no other guest.
+//
+// QEMU outlives the process that started it, and depends on it for nothing: it has a session of its own, prints into a named
+// pipe that it holds itself, and serves the channel on a socket. All of that is in the machine's folder, in which it works.
 package qemu
 
 import (
