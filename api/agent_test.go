@@ -316,7 +316,7 @@ func TestJIT(t *testing.T) {
 	if _, creates := w.runners.named(vm.RunnerName); creates != 1 {
 		t.Errorf("GitHub was asked %d times", creates)
 	}
-	if _, err := h.JIT(t.Context(), vm.ID, 2); millrace.CodeOf(err) != millrace.HostRemoved {
+	if _, err := h.JIT(t.Context(), vm.ID, 2); millrace.CodeOf(err) != millrace.Gone {
 		t.Errorf("another epoch: %v", err)
 	}
 	report := client.VMReport{ID: vm.ID, Epoch: 1, State: millrace.VMOnline}
@@ -366,13 +366,13 @@ func TestJITOfARetiredVM(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if _, err := h.JIT(t.Context(), vm.ID, 1); millrace.CodeOf(err) != millrace.HostRemoved {
+	if _, err := h.JIT(t.Context(), vm.ID, 1); millrace.CodeOf(err) != millrace.Gone {
 		t.Errorf("%v", err)
 	}
 	if run, creates := w.runners.named(vm.RunnerName); run.ID != 0 || creates != 1 {
 		t.Errorf("runner %d stays at GitHub after %d registrations", run.ID, creates)
 	}
-	if _, err := h.JIT(t.Context(), vm.ID, 1); millrace.CodeOf(err) != millrace.HostRemoved {
+	if _, err := h.JIT(t.Context(), vm.ID, 1); millrace.CodeOf(err) != millrace.Gone {
 		t.Errorf("later: %v", err)
 	}
 	if _, creates := w.runners.named(vm.RunnerName); creates != 1 {
