@@ -89,9 +89,11 @@ const (
 	WaitGitHubDown         WaitCode = "github_api_down"
 	WaitRateLimited        WaitCode = "github_rate_limited"
 	WaitRetry              WaitCode = "vm_failed_retrying" // its last VM never came up; the text says why and when
+	WaitRepositoryLimit    WaitCode = "repository_limit"
 	WaitNoHost             WaitCode = "no_host_matching_labels"
 	WaitTooBig             WaitCode = "too_big_for_any_host"
 	WaitHostUnavailable    WaitCode = "host_offline_or_draining"
+	WaitHostKept           WaitCode = "host_kept_free"
 	WaitNoCapacity         WaitCode = "no_free_capacity"
 	WaitPlanLimit          WaitCode = "plan_limit"
 	WaitBooting            WaitCode = "booting"

@@ -10,8 +10,8 @@ import (
 // WaitCodes are all reasons to wait, in the order in which a job meets them: of several that hold it waits for the first.
 var WaitCodes = []WaitCode{
 	WaitLabelUnparseable, WaitSuspended, WaitPermission, WaitSelfHostedDisabled, WaitIPAllowList, WaitRunnerGroup, WaitRunnerGroupFull,
-	WaitRunnerVersion, WaitGitHubDown, WaitRateLimited, WaitRetry, WaitNoHost, WaitTooBig, WaitHostUnavailable, WaitNoCapacity,
-	WaitPlanLimit, WaitBooting, WaitRegistering, WaitForGitHub, WaitUnknown,
+	WaitRunnerVersion, WaitGitHubDown, WaitRateLimited, WaitRetry, WaitRepositoryLimit, WaitNoHost, WaitTooBig,
+	WaitHostUnavailable, WaitHostKept, WaitNoCapacity, WaitPlanLimit, WaitBooting, WaitRegistering, WaitForGitHub, WaitUnknown,
 }
 
 // waits is what is said of the reasons that are no incidents: what they are in a few words, what a person can do, and what
@@ -37,6 +37,15 @@ var waits = map[WaitCode]struct{ title, remedy, basis string }{
 	WaitHostUnavailable: {
 		"Its hosts are away", "Start the agent on one of the hosts, or enable it again.",
 		"None: it lasts until a host is back.",
+	},
+	WaitRepositoryLimit: {
+		"Its repository has all the VMs that it may have",
+		"It starts by itself when one of the repository's jobs ends. An owner or admin raises the limit under Settings → Placement.",
+		"The job's place in line, and past runs of the repository's jobs that run and of those before it.",
+	},
+	WaitHostKept: {
+		"A host is kept free for it", "It starts by itself when enough of the jobs on that host end: until then no other is placed there. A smaller size in runs-on shortens the wait.",
+		"The same as of no_free_capacity.",
 	},
 	WaitNoCapacity: {
 		"No host has room", "It starts by itself when a job there ends. More hosts, or a smaller size in runs-on, shorten the wait.",

@@ -14,7 +14,8 @@ type line struct {
 	jobs  []inLine
 	rate  *rate
 	hosts []*free // those whose VMs' ends it waits for; nil: any of the org's
-	debt  int     // slots that VMs hold beyond the plan: as many must end before the first job starts
+	of    int64   // only VMs of this repository count; 0: those of any
+	debt  int     // slots that VMs hold beyond the plan, or beyond the repository's limit: as many must end before the first job starts
 
 	named    string  // hosts' names, once asked for
 	byMemory []*free // hosts, those with most memory left first
@@ -186,20 +187,20 @@ func (l *line) ends(p *placing) (ends []vmEnd, n int) {
 	for i, f := range l.hosts {
 		hosts[f.host.ID] = i
 	}
-	on := func(h millrace.HostID) bool {
+	on := func(h millrace.HostID, repository int64) bool {
 		_, ok := hosts[h]
-		return ok || l.hosts == nil
+		return (ok || l.hosts == nil) && (l.of == 0 || l.of == repository)
 	}
 	var which []int // VMs, then placements
 	for i := range p.pass.VMs {
 		v := &p.pass.VMs[i]
 		gone := v.State == millrace.VMLost || v.State == millrace.VMStopping && p.past.away[v.HostID] // nobody knows, or it holds nothing
-		if !gone && on(v.HostID) {
+		if !gone && on(v.HostID, v.RepositoryID) {
 			which = append(which, i)
 		}
 	}
 	for i := range p.Placements {
-		if on(p.Placements[i].HostID) {
+		if place := &p.Placements[i]; on(place.HostID, p.placed[place.JobID].RepositoryID) {
 			which = append(which, len(p.pass.VMs)+i)
 		}
 	}

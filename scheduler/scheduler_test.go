@@ -286,6 +286,22 @@ func TestDecideProperties(t *testing.T) {
 				t.Fatalf("%s holds %v of %v", h.Name, u, h.Facts.Offer)
 			}
 		}
+		for _, share := range p.Settings.Shares {
+			before, launched := 0, 0
+			for _, v := range p.VMs {
+				if v.RepositoryID == share.RepositoryID && v.State != millrace.VMStopping {
+					before++
+				}
+			}
+			for _, place := range d.Place {
+				if jobs[place.JobID].RepositoryID == share.RepositoryID {
+					launched++
+				}
+			}
+			if share.Limit > 0 && launched > max(0, share.Limit-before) {
+				t.Fatalf("%d VMs and %d more for a repository that may have %d", before, launched, share.Limit)
+			}
+		}
 		stopping := 0
 		for _, v := range p.VMs {
 			if v.State == millrace.VMStopping && p.Now.Sub(hosts[v.HostID].SeenAt) >= millrace.OfflineAfter {
@@ -374,6 +390,10 @@ func drawPass(t *rapid.T) millrace.Pass {
 	for n := range rapid.IntRange(0, 12).Draw(t, "jobs") {
 		j := job(src, n, rapid.SampledFrom(labels).Draw(t, "label"))
 		j.RepositoryID = rapid.Int64Range(1, 3).Draw(t, "repository")
+		j.ReceivedAt = j.ReceivedAt.Add(-time.Duration(rapid.IntRange(0, 20).Draw(t, "waits")) * time.Minute)
+		if j.Wait.Code == "" && rapid.IntRange(0, 4).Draw(t, "had a host") == 0 {
+			j.Wait.Code = millrace.WaitHostKept
+		}
 		if rapid.IntRange(0, 5).Draw(t, "failed") == 0 {
 			j.Tries, j.RetryAt = 1, now.Add(time.Duration(rapid.IntRange(-5, 5).Draw(t, "retry"))*time.Second)
 		}
@@ -397,6 +417,7 @@ func drawPass(t *rapid.T) millrace.Pass {
 	}
 	p := pass(rapid.IntRange(0, 10).Draw(t, "slots"), jobs, hosts, vms...)
 	p.Installations[0].JITLeft = float64(rapid.IntRange(0, 5).Draw(t, "budget"))
+	p.Settings = drawSettings(t)
 	for range rapid.IntRange(0, 2).Draw(t, "incidents") {
 		p.Incidents = append(p.Incidents, millrace.Incident{
 			ID: millrace.NewIncidentID(src, now), Code: rapid.SampledFrom(millrace.IncidentCodes).Draw(t, "incident"), InstallationID: 1, Owner: "calm",
@@ -406,6 +427,19 @@ func drawPass(t *rapid.T) millrace.Pass {
 	}
 	drawPast(t, &p)
 	return p
+}
+
+// drawSettings makes up what an org's admins decided.
+func drawSettings(t *rapid.T) millrace.PlacementSettings {
+	s := millrace.PlacementSettings{Strategy: rapid.SampledFrom(append(millrace.Strategies, "")).Draw(t, "strategy")}
+	for id := range int64(3) {
+		if rapid.Bool().Draw(t, "has a share") {
+			s.Shares = append(s.Shares, millrace.Share{
+				RepositoryID: 1 + id, Priority: rapid.IntRange(-millrace.MaxPriority, millrace.MaxPriority).Draw(t, "priority"), Limit: rapid.IntRange(0, 3).Draw(t, "limit"),
+			})
+		}
+	}
+	return s
 }
 
 // drawPast makes up past runs.
