@@ -17,11 +17,19 @@ const (
 // Strategies are all of them; the first is what an org begins with.
 var Strategies = []Strategy{Pack, Spread}
 
-// PlacementSettings is what an org's owners and admins decide of where and when its jobs run. Its zero value packs, and
-// treats all repositories alike.
+// PlacementSettings is what an org's owners and admins decide of where and when its jobs run. Its zero value packs,
+// treats all repositories alike, and runs the jobs of private repositories alone.
 type PlacementSettings struct {
 	Strategy Strategy
-	Shares   []Share // of the repositories that are not like all others, in order of their IDs
+	Shares   []Share    // of the repositories that are not like all others, in order of their IDs
+	Zones    []ZoneRule // those that were set; see [PlacementSettings.Zone]
+}
+
+// PlacementChange is what is to be changed of an org's [PlacementSettings].
+type PlacementChange struct {
+	Strategy Strategy   // "": as it is
+	Shares   []Share    // of these repositories, by their IDs; an empty share makes one like all others
+	Zones    []ZoneRule // of these zones, the whole rule
 }
 
 // MaxPriority is the highest priority of a repository; its negative is the lowest.
@@ -89,6 +97,7 @@ type Decision struct {
 	Cover  []Binding            // VMs that now stand for another job than the one they were launched for
 	Place  []Placement          // new VMs
 	Retire []Retirement         // VMs that no job needs
+	Trace  []JobID              // jobs of which GitHub is to be asked whether they come from a fork
 	Wait   map[JobID]WaitReason // for every queued job without a VM: why
 	// NextAt is when the same facts would give another decision (a backoff ends, the JIT budget refills, GitHub is asked
 	// again); zero: never. That estimates move with time is no other decision: any later pass renews them.

@@ -61,7 +61,7 @@ func (p *placing) keepHosts(queue *turns) {
 }
 
 // candidates are the jobs that have waited for long, the oldest of each size of each repository, oldest first; but those for
-// which hosts were kept before all others.
+// which hosts were kept before all others. Those that have not yet are noted.
 func (p *placing) candidates(queue turns) (list []candidate) {
 	type sort struct {
 		repo  *repository
@@ -70,13 +70,17 @@ func (p *placing) candidates(queue turns) (list []candidate) {
 	seen := map[sort]bool{}
 	for _, repo := range queue {
 		for _, j := range repo.jobs {
+			_, shape := p.demand(j)
+			s := sort{repo, shape}
+			if seen[s] || p.held(j) != nil {
+				continue
+			}
+			seen[s] = true
 			if j.ReceivedAt.After(repo.late) {
-				break
+				p.young = append(p.young, j)
+				continue
 			}
-			if s := (sort{repo, shapeOf(j.Demand)}); !seen[s] && p.held(j) == nil {
-				seen[s] = true
-				list = append(list, candidate{j, repo, j.Wait.Code == millrace.WaitHostKept})
-			}
+			list = append(list, candidate{j, repo, j.Wait.Code == millrace.WaitHostKept})
 		}
 	}
 	slices.SortFunc(list, func(a, b candidate) int {
@@ -88,12 +92,28 @@ func (p *placing) candidates(queue turns) (list []candidate) {
 	return list
 }
 
+// keepLater has the pass repeated when a job has waited for long for which a host might be kept then.
+func (p *placing) keepLater() {
+	for _, j := range p.young {
+		_, s := p.demand(j)
+		if v := p.full[s]; p.placed[j.ID] == nil && v != nil && v.line != nil && !v.line.kept() {
+			p.NextAt = earliest(p.NextAt, j.ReceivedAt.Add(patience))
+		}
+	}
+}
+
+// kept reports whether one of the line's hosts is kept free.
+func (l *line) kept() bool {
+	return slices.ContainsFunc(l.hosts, func(f *free) bool { return f.kept != nil })
+}
+
 // serves reports of a VM whether it is as large as j, where j could run: while j waited, it would not have been launched
 // for a later job of j's repository.
 func (p *placing) serves(j *millrace.Job) func(*millrace.VM) bool {
+	d, _ := p.demand(j)
 	return func(v *millrace.VM) bool {
 		i, ok := slices.BinarySearchFunc(p.room.hosts, v.HostID, func(f *free, id millrace.HostID) int { return slices.Compare(f.host.ID[:], id[:]) })
-		return ok && fits(j.Demand.Size, v.Size) && p.room.hosts[i].host.Suits(j.Demand)
+		return ok && fits(d.Size, v.Size) && p.room.hosts[i].host.Suits(d)
 	}
 }
 

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"container/heap"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,6 +15,7 @@ type shape struct {
 	arch  millrace.Arch
 	size  millrace.Size
 	extra string
+	zone  millrace.Zone // whose rule asks for hosts; "": none does
 }
 
 // verdict is why a job waits. Jobs that wait for the same share it.
@@ -44,6 +46,7 @@ func place(waiting []*millrace.Job, pass millrace.Pass, policy Policy, stops sto
 		turns:   map[int64]repository{},
 		full:    map[shape]*verdict{},
 		kept:    map[*millrace.Job]*verdict{},
+		trace:   map[millrace.JobID]bool{},
 		limits:  map[*repository]*verdict{},
 		jit:     map[int64]*verdict{},
 	}
@@ -68,6 +71,12 @@ func place(waiting []*millrace.Job, pass millrace.Pass, policy Policy, stops sto
 			heap.Pop(&queue)
 		} else {
 			heap.Fix(&queue, 0)
+		}
+	}
+	p.keepLater()
+	for _, j := range waiting {
+		if p.trace[j.ID] {
+			p.Trace = append(p.Trace, j.ID)
 		}
 	}
 	for _, repo := range all {
@@ -127,13 +136,26 @@ type placing struct {
 	turns   map[int64]repository // those with jobs that wait in line, as they were when all was placed
 	full    map[shape]*verdict   // shapes that no host holds any more, and why
 	kept    map[*millrace.Job]*verdict
+	young   []*millrace.Job          // that have not waited for long, the oldest of each size of each repository
+	trace   map[millrace.JobID]bool  // see [Result]
 	limits  map[*repository]*verdict // of the jobs beyond a repository's limit
 	plan    *verdict                 // of the jobs beyond the plan's slots
 	jit     map[int64]*verdict       // of those beyond an installation's JIT budget
 }
 
-// shapeOf is what a host must suit to run d.
-func shapeOf(d millrace.Demand) shape { return shape{d.Arch, d.Size, strings.Join(d.Extra, ",")} }
+// demand is what a host must have to run j: what j asks for, and what its zone's rule does.
+func (p *placing) demand(j *millrace.Job) (d millrace.Demand, s shape) {
+	d = j.Demand
+	s = shape{arch: d.Arch, size: d.Size}
+	if rule := p.pass.Settings.Zone(j.Zone); len(rule.HostLabels) > 0 {
+		d.Extra = slices.Concat(d.Extra, rule.HostLabels)
+		slices.Sort(d.Extra)
+		d.Extra = slices.Compact(d.Extra)
+		s.zone = j.Zone
+	}
+	s.extra = strings.Join(d.Extra, ",")
+	return d, s
+}
 
 // held is why j can't start whatever is free; nil when it can.
 func (p *placing) held(j *millrace.Job) *verdict {
@@ -141,6 +163,9 @@ func (p *placing) held(j *millrace.Job) *verdict {
 		return &verdict{reason: millrace.WaitReason{Code: j.Wait.Code, Text: j.Wait.Text, Remedy: j.Wait.Code.Remedy()}}
 	}
 	if stop := p.stops.of(j); stop != nil {
+		if stop.verdict.reason.Code == millrace.WaitZoneUnknown && j.Wait.Code != millrace.WaitZoneUnknown {
+			p.trace[j.ID] = true
+		}
 		if at, ok := stop.asksAgain(p.now); ok {
 			p.NextAt = earliest(p.NextAt, at)
 			if stop.verdict.line == nil {
@@ -158,13 +183,17 @@ func (p *placing) held(j *millrace.Job) *verdict {
 
 // fit is the host for j, or why there is none.
 func (p *placing) fit(j *millrace.Job) (*free, *verdict) {
-	s := shapeOf(j.Demand)
+	d, s := p.demand(j)
 	if v, ok := p.full[s]; ok {
 		return nil, v
 	}
-	best := p.room.fit(s, j.Demand)
+	best := p.room.fit(s, d)
 	if best == nil {
-		p.full[s] = p.fleet.noRoom(s, j.Demand)
+		v := p.fleet.noRoom(s, d)
+		if s.zone != "" && v.reason.Code == millrace.WaitNoHost && len(p.fleet.group(shape{arch: s.arch, extra: strings.Join(j.Demand.Extra, ",")}, j.Demand).hosts) > 0 {
+			v = &verdict{reason: noZoneHost(p.pass.Settings.Zone(j.Zone), j.Demand)}
+		}
+		p.full[s] = v
 	}
 	return best, p.full[s]
 }

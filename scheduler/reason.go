@@ -79,6 +79,21 @@ func noHost(hosts []*free, d millrace.Demand) millrace.WaitReason {
 	return r
 }
 
+// noZoneHost is that hosts suit d, and none of them the rule of its zone.
+func noZoneHost(rule millrace.ZoneRule, d millrace.Demand) millrace.WaitReason {
+	label := "the label "
+	if len(rule.HostLabels) > 1 {
+		label = "the labels "
+	}
+	label += join(rule.HostLabels, "and")
+	r := because(millrace.WaitZoneHosts, "Jobs of %s may use hosts with %s only, and no %s has it.", rule.Zone.Jobs(), label, hostOf(d))
+	if len(rule.HostLabels) > 1 {
+		r.Text = strings.TrimSuffix(r.Text, "it.") + "them."
+	}
+	r.Remedy = "Give " + aHost(d) + " " + label + ", or change which hosts they may use under Settings → Placement."
+	return r
+}
+
 func tooBig(matching []*free, d millrace.Demand) millrace.WaitReason {
 	biggest := slices.MaxFunc(matching, func(a, b *free) int {
 		x, y := a.host.Facts.Offer, b.host.Facts.Offer

@@ -89,7 +89,7 @@ func town(label func(n int) string) millrace.Pass {
 		demand, _, _ := millrace.ParseLabels(labels, []string{"millrace"}, millrace.Size{}) // the labels are ours
 		j := millrace.Job{
 			ID: millrace.NewJobID(ids, now), InstallationID: 1, RepositoryID: int64(n % fleetTenants), Repository: "calm/app", Private: true,
-			Zone: millrace.ZonePrivate, Labels: labels, Status: millrace.JobQueued, ReceivedAt: now.Add(time.Duration(n) * time.Millisecond), Demand: demand,
+			Zone: millrace.ZonePrivate, ZoneKnown: true, Labels: labels, Status: millrace.JobQueued, ReceivedAt: now.Add(time.Duration(n) * time.Millisecond), Demand: demand,
 		}
 		p.Jobs = append(p.Jobs, j)
 		p.Queue[j.ID] = pastOf(n)
@@ -125,7 +125,7 @@ func full(p millrace.Pass) millrace.Pass {
 	ids := &millrace.Source{Rand: rand.NewChaCha8([32]byte{6})}
 	for n, h := range p.Hosts {
 		v := millrace.VM{
-			ID: millrace.NewVMID(ids, p.Now), HostID: h.ID, ForJob: millrace.NewJobID(ids, p.Now), State: millrace.VMBusy, Zone: millrace.ZonePrivate,
+			ID: millrace.NewVMID(ids, p.Now), HostID: h.ID, ForJob: millrace.NewJobID(ids, p.Now), State: millrace.VMBusy, Zone: millrace.ZonePrivate, Egress: millrace.EgressInternet,
 			Arch: h.Facts.Arch, Size: millrace.Size{MilliCPU: 16_000, MemoryMB: 63 << 10}, InstallationID: 1, RepositoryID: int64(n % fleetTenants),
 			Stamps: millrace.VMStamps{Placed: p.Now.Add(-time.Minute), Busy: p.Now.Add(-time.Duration(n%200) * time.Second)},
 		}
