@@ -25,11 +25,30 @@ type PlacementSettings struct {
 	Zones    []ZoneRule // those that were set; see [PlacementSettings.Zone]
 }
 
-// PlacementChange is what is to be changed of an org's [PlacementSettings].
+// PlacementChange is what is to be changed of an org's [PlacementSettings]; what is nil stays.
 type PlacementChange struct {
-	Strategy Strategy   // "": as it is
-	Shares   []Share    // of these repositories, by their IDs; an empty share makes one like all others
-	Zones    []ZoneRule // of these zones, the whole rule
+	Strategy *Strategy
+	Shares   []ShareChange
+	Zones    []ZoneChange
+}
+
+// ShareChange changes the share of a repository. One with priority 0 and limit 0 is like all others.
+type ShareChange struct {
+	RepositoryID int64  // GitHub's; 0: it is found by its name
+	Repository   string // owner/name, in any case
+	Priority     *int
+	Limit        *int
+}
+
+// Apply is a share with the change.
+func (c ShareChange) Apply(s Share) (Share, error) {
+	if c.Priority != nil {
+		s.Priority = *c.Priority
+	}
+	if c.Limit != nil {
+		s.Limit = *c.Limit
+	}
+	return s, s.Check()
 }
 
 // MaxPriority is the highest priority of a repository; its negative is the lowest.

@@ -64,13 +64,39 @@ type ZoneRule struct {
 	MaxSize    Size // the largest VM that one may have; 0 in either half: no limit
 }
 
+// ZoneChange changes the rule of a zone; what is nil stays.
+type ZoneChange struct {
+	Zone       Zone
+	Allowed    *bool
+	HostLabels *[]string
+	Egress     *Egress
+	MaxSize    *Size
+}
+
+// Apply is a rule with the change.
+func (c ZoneChange) Apply(r ZoneRule) (ZoneRule, error) {
+	if c.Allowed != nil {
+		r.Allowed = *c.Allowed
+	}
+	if c.HostLabels != nil {
+		r.HostLabels = *c.HostLabels
+	}
+	if c.Egress != nil {
+		r.Egress = *c.Egress
+	}
+	if c.MaxSize != nil {
+		r.MaxSize = *c.MaxSize
+	}
+	return r, r.check()
+}
+
 // ruleOf is what holds for a zone of which nothing was said: what strangers can start does not run.
 func ruleOf(z Zone) ZoneRule {
 	return ZoneRule{Zone: z, Allowed: z == ZonePrivate, HostLabels: []string{}, Egress: EgressInternet}
 }
 
-// Check puts the rule's labels in order, and returns an Unprocessable error when no zone can have it.
-func (r *ZoneRule) Check() error {
+// check puts the rule's labels in order, and returns an Unprocessable error when no zone can have it.
+func (r *ZoneRule) check() error {
 	labels := []string{}
 	for _, l := range r.HostLabels {
 		if l = strings.ToLower(strings.TrimSpace(l)); l != "" {

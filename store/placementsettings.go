@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -55,25 +56,9 @@ func (tx *Tx) placementSettings(ctx context.Context, org millrace.OrgID) (s mill
 }
 
 // ChangePlacement changes how the org's jobs are placed, and has those that wait looked at by what holds now. A repository
-// that is not the org's is NotFound, and then nothing is changed.
+// that is not the org's is NotFound, what no setting can be Unprocessable; then nothing is changed.
 func (o Org) ChangePlacement(ctx context.Context, by millrace.Caller, change millrace.PlacementChange) (s millrace.PlacementSettings, err error) {
 	if err := by.Require(millrace.OrgWrite); err != nil {
-		return s, err
-	}
-	if change.Strategy != "" {
-		err = change.Strategy.Check()
-	}
-	for i := range change.Zones {
-		if err == nil {
-			err = change.Zones[i].Check()
-		}
-	}
-	for _, share := range change.Shares {
-		if err == nil {
-			err = share.Check()
-		}
-	}
-	if err != nil {
 		return s, err
 	}
 	err = o.tx(ctx, func(tx *Tx) error {
@@ -106,15 +91,27 @@ func (tx *Tx) changePlacement(ctx context.Context, org millrace.OrgID, before mi
 			changes = append(changes, millrace.Change{Field: field, Before: was, After: is})
 		}
 	}
-	if change.Strategy != "" && change.Strategy != before.Strategy {
-		if _, err := tx.Exec(ctx, `UPDATE orgs SET strategy = $2 WHERE org_id = $1`, org, change.Strategy); err != nil {
+	if to := change.Strategy; to != nil && *to != before.Strategy {
+		if err := to.Check(); err != nil {
 			return nil, err
 		}
-		note("strategy", string(before.Strategy), string(change.Strategy))
+		if _, err := tx.Exec(ctx, `UPDATE orgs SET strategy = $2 WHERE org_id = $1`, org, *to); err != nil {
+			return nil, err
+		}
+		note("strategy", string(before.Strategy), string(*to))
 	}
-	for _, to := range change.Shares {
+	for _, c := range change.Shares {
 		was, err := one(ctx, tx, scanShare, `
-			SELECT repository_id, full_name, priority, vm_limit FROM repositories WHERE (org_id, repository_id) = ($1, $2) FOR NO KEY UPDATE`, org, to.RepositoryID)
+			SELECT repository_id, full_name, priority, vm_limit FROM repositories
+			WHERE org_id = $1 AND (repository_id = $2 OR $2 = 0 AND lower(full_name) = lower($3) AND unlisted_at IS NULL)
+			ORDER BY seen_at DESC, repository_id LIMIT 1 FOR NO KEY UPDATE`, org, c.RepositoryID, c.Repository)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil, millrace.Errorf(millrace.NotFound, "The org has no such repository.")
+		}
+		if err != nil {
+			return nil, err
+		}
+		to, err := c.Apply(was)
 		if err != nil {
 			return nil, err
 		}
@@ -125,8 +122,12 @@ func (tx *Tx) changePlacement(ctx context.Context, org millrace.OrgID, before mi
 		note(was.Repository+" priority", strconv.Itoa(was.Priority), strconv.Itoa(to.Priority))
 		note(was.Repository+" limit", limit(was.Limit), limit(to.Limit))
 	}
-	for _, to := range change.Zones {
-		was := before.Zone(to.Zone)
+	for _, c := range change.Zones {
+		was := before.Zone(c.Zone)
+		to, err := c.Apply(was)
+		if err != nil {
+			return nil, err
+		}
 		if _, err := tx.Exec(ctx, `
 			INSERT INTO zone_rules (org_id, `+zoneColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7)
 			ON CONFLICT ON CONSTRAINT zone_rules_pkey DO UPDATE SET

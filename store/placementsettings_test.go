@@ -25,12 +25,16 @@ func TestChangePlacement(t *testing.T) {
 	if before.Zone(millrace.ZonePublic).Allowed || before.Zone(millrace.ZoneFork).Allowed || !before.Zone(millrace.ZonePrivate).Allowed {
 		t.Errorf("at first %+v", before)
 	}
-	fork := millrace.ZoneRule{Zone: millrace.ZoneFork, Allowed: true, HostLabels: []string{" Spare", "outside", "spare", ""}, Egress: millrace.EgressNone, MaxSize: millrace.Size{MilliCPU: 2000, MemoryMB: 4096}}
+	fork := millrace.ZoneRule{Zone: millrace.ZoneFork, Allowed: true, HostLabels: []string{"outside", "spare"}, Egress: millrace.EgressNone, MaxSize: millrace.Size{MilliCPU: 2000, MemoryMB: 4096}}
 	share := millrace.Share{RepositoryID: 77, Repository: "calm/app", Priority: 2, Limit: 3}
 	want := millrace.PlacementSettings{Strategy: millrace.Spread, Shares: []millrace.Share{share}, Zones: []millrace.ZoneRule{fork}}
-	want.Zones[0].HostLabels = []string{"outside", "spare"}
 	for range 2 { // the second time nothing changes
-		got, err := at(millrace.PlacementChange{Strategy: millrace.Spread, Shares: []millrace.Share{share}, Zones: []millrace.ZoneRule{fork}})
+		got, err := at(millrace.PlacementChange{
+			Strategy: new(millrace.Spread), Shares: []millrace.ShareChange{{Repository: "Calm/App", Priority: new(2), Limit: new(3)}},
+			Zones: []millrace.ZoneChange{{
+				Zone: millrace.ZoneFork, Allowed: new(true), HostLabels: &[]string{" Spare", "outside", "spare", ""}, Egress: new(millrace.EgressNone), MaxSize: &fork.MaxSize,
+			}},
+		})
 		if diff := cmp.Diff(want, got); diff != "" || err != nil {
 			t.Errorf("changed: %s, %v", diff, err)
 		}
@@ -54,19 +58,19 @@ func TestChangePlacement(t *testing.T) {
 
 	viewer := w.Caller()
 	viewer.Role = millrace.RoleMember
-	_, err = w.org.ChangePlacement(t.Context(), viewer, millrace.PlacementChange{Strategy: millrace.Pack})
+	_, err = w.org.ChangePlacement(t.Context(), viewer, millrace.PlacementChange{Strategy: new(millrace.Pack)})
 	code(t, err, millrace.Forbidden)
-	_, err = w.st.Org(rival.ID).ChangePlacement(t.Context(), rival.Caller(), millrace.PlacementChange{Strategy: millrace.Pack, Shares: []millrace.Share{share}})
+	_, err = w.st.Org(rival.ID).ChangePlacement(t.Context(), rival.Caller(), millrace.PlacementChange{Strategy: new(millrace.Pack), Shares: []millrace.ShareChange{{RepositoryID: 77, Priority: new(0)}}})
 	code(t, err, millrace.NotFound)
 	for name, change := range map[string]millrace.PlacementChange{
-		"strategy":      {Strategy: "random"},
-		"priority":      {Shares: []millrace.Share{{RepositoryID: 77, Priority: 6}}},
-		"limit":         {Shares: []millrace.Share{{RepositoryID: 77, Limit: -1}}},
-		"zone":          {Zones: []millrace.ZoneRule{{Zone: "dmz", Egress: millrace.EgressNone}}},
-		"private off":   {Zones: []millrace.ZoneRule{{Zone: millrace.ZonePrivate, Egress: millrace.EgressNone}}},
-		"egress":        {Zones: []millrace.ZoneRule{{Zone: millrace.ZoneFork, Egress: "lan"}}},
-		"negative size": {Zones: []millrace.ZoneRule{{Zone: millrace.ZoneFork, Egress: millrace.EgressNone, MaxSize: millrace.Size{MemoryMB: -1}}}},
-		"label":         {Zones: []millrace.ZoneRule{{Zone: millrace.ZoneFork, Egress: millrace.EgressNone, HostLabels: []string{"a b"}}}},
+		"strategy":      {Strategy: new(millrace.Strategy("random"))},
+		"priority":      {Shares: []millrace.ShareChange{{RepositoryID: 77, Priority: new(6)}}},
+		"limit":         {Shares: []millrace.ShareChange{{RepositoryID: 77, Limit: new(-1)}}},
+		"zone":          {Zones: []millrace.ZoneChange{{Zone: "dmz"}}},
+		"private off":   {Zones: []millrace.ZoneChange{{Zone: millrace.ZonePrivate, Allowed: new(false)}}},
+		"egress":        {Zones: []millrace.ZoneChange{{Zone: millrace.ZoneFork, Egress: new(millrace.Egress("lan"))}}},
+		"negative size": {Zones: []millrace.ZoneChange{{Zone: millrace.ZoneFork, MaxSize: &millrace.Size{MemoryMB: -1}}}},
+		"label":         {Strategy: new(millrace.Pack), Zones: []millrace.ZoneChange{{Zone: millrace.ZoneFork, HostLabels: &[]string{"a b"}}}},
 	} {
 		if _, err := at(change); millrace.CodeOf(err) != millrace.Unprocessable {
 			t.Errorf("%s: %v", name, err)

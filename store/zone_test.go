@@ -35,11 +35,11 @@ func TestZoneIsTheLessTrusted(t *testing.T) {
 // allow allows zones, without any egress.
 func (w *world) allow(zones ...millrace.Zone) {
 	w.t.Helper()
-	var rules []millrace.ZoneRule
+	var changes []millrace.ZoneChange
 	for _, z := range zones {
-		rules = append(rules, millrace.ZoneRule{Zone: z, Allowed: true, Egress: millrace.EgressNone})
+		changes = append(changes, millrace.ZoneChange{Zone: z, Allowed: new(true), Egress: new(millrace.EgressNone)})
 	}
-	if _, err := w.org.ChangePlacement(w.t.Context(), w.Caller(), millrace.PlacementChange{Zones: rules}); err != nil {
+	if _, err := w.org.ChangePlacement(w.t.Context(), w.Caller(), millrace.PlacementChange{Zones: changes}); err != nil {
 		w.t.Fatal(err)
 	}
 }
