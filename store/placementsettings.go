@@ -167,3 +167,16 @@ func most(milli int) string {
 	}
 	return fmt.Sprint(float64(milli) / 1000)
 }
+
+// mostNames bounds the repositories that a form proposes.
+const mostNames = 500
+
+// RepositoryNames are the names of the repositories that the org's installations see, at most 500, in order of the alphabet.
+func (o Org) RepositoryNames(ctx context.Context) (names []string, err error) {
+	err = o.tx(ctx, func(tx *Tx) error {
+		names, err = many(ctx, tx, pgx.RowTo[string], `
+			SELECT full_name FROM repositories WHERE org_id = $1 AND unlisted_at IS NULL ORDER BY lower(full_name), repository_id LIMIT $2`, o.id, mostNames)
+		return err
+	})
+	return names, err
+}
