@@ -83,8 +83,8 @@ var incidents = map[WaitCode]struct {
 		"Update the runner in the image, then restart the hosts' agents. GitHub refuses versions 30 days after a newer one.", 15 * time.Minute,
 	},
 	WaitZoneMismatch: {
-		"A job ran in a VM of another zone, which was ended",
-		"GitHub picks runners by their labels alone. Give public repositories and pull requests from forks labels of their own in runs-on, and keep the runner group from public repositories under Settings → Actions → Runner groups.", time.Hour,
+		"A job was given a VM of another zone",
+		"A VM that ran such a job was ended. GitHub picks runners by their labels alone. Give public repositories and pull requests from forks labels of their own in runs-on, and keep the runner group from public repositories under Settings → Actions → Runner groups.", time.Hour,
 	},
 	WaitGitHubDown: {
 		"GitHub's API does not answer",

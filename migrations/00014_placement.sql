@@ -39,7 +39,28 @@ CREATE INDEX jobs_zone_unknown_idx ON jobs (org_id, installation_id, run_id) WHE
 ALTER TABLE vms ADD COLUMN egress text NOT NULL DEFAULT 'internet';
 ALTER TABLE vms ADD CONSTRAINT vms_egress_check CHECK (egress IN ('internet', 'none'));
 
+-- GitHub gave the VM a job of another zone, and nobody has seen to it yet.
+ALTER TABLE vms ADD COLUMN stray boolean NOT NULL DEFAULT false;
+CREATE INDEX vms_stray_idx ON vms (org_id) WHERE stray;
+
+-- +goose StatementBegin
+-- A job's zone may be known, or be another, only when it has a VM, or had one.
+CREATE FUNCTION find_stray() RETURNS trigger
+	LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp
+AS $$
+BEGIN
+	UPDATE public.vms v SET stray = true WHERE (v.org_id, v.ran_job) = (NEW.org_id, NEW.job_id) AND v.zone <> NEW.zone;
+	RETURN NULL;
+END
+$$;
+-- +goose StatementEnd
+REVOKE ALL ON FUNCTION find_stray() FROM PUBLIC;
+CREATE TRIGGER jobs_find_stray AFTER UPDATE OF zone ON jobs FOR EACH ROW WHEN (OLD.zone <> NEW.zone) EXECUTE FUNCTION find_stray();
+
 -- +goose Down
+DROP TRIGGER jobs_find_stray ON jobs;
+DROP FUNCTION find_stray();
+ALTER TABLE vms DROP COLUMN stray;
 ALTER TABLE vms DROP COLUMN egress;
 ALTER TABLE jobs DROP COLUMN zone_known;
 DROP TABLE zone_rules;

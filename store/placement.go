@@ -87,7 +87,7 @@ func (tx *Tx) tie(ctx context.Context, org millrace.OrgID) error {
 	tx.announceTo(topicTasks)
 	_, err := tx.Exec(ctx, `
 		WITH ran AS (
-			SELECT v.vm_id, v.for_job, j.job_id, j.installation_id, j.run_id, j.zone_known OR j.status = 'completed' AS zone_known
+			SELECT v.vm_id, v.for_job, j.job_id, j.installation_id, j.run_id, j.zone_known OR j.status = 'completed' AS zone_known, j.zone
 			FROM vms v JOIN jobs j ON (j.org_id, j.installation_id, j.runner_id) = (v.org_id, v.installation_id, v.runner_id) AND j.runner_id <> 0
 			WHERE `+unmatched+`
 			ORDER BY v.vm_id FOR UPDATE OF v
@@ -102,7 +102,7 @@ func (tx *Tx) tie(ctx context.Context, org millrace.OrgID) error {
 		), cleared AS (
 			UPDATE jobs j SET retry_at = NULL FROM clear c WHERE (j.org_id, j.job_id) = ($1, c.job_id)
 		)
-		UPDATE vms v SET ran_job = ran.job_id, changed_at = $2, jit_sealed = NULL,
+		UPDATE vms v SET ran_job = ran.job_id, stray = ran.zone <> v.zone, changed_at = $2, jit_sealed = NULL,
 			busy_at = coalesce(v.busy_at, $2),
 			state = CASE WHEN v.state IN ('pending', 'booting', 'online') THEN 'busy' ELSE v.state END
 		FROM ran WHERE (v.org_id, v.vm_id) = ($1, ran.vm_id)`, org, tx.now, millrace.TraceRun{}.Kind())
@@ -119,7 +119,7 @@ func (s *Store) readPass(ctx context.Context, tx *Tx, org millrace.OrgID) (p mil
 			SELECT v.org_id, v.installation_id, v.runner_id FROM vms v WHERE `+unmatched+`
 		)
 		SELECT EXISTS (SELECT FROM v JOIN jobs j ON (j.org_id, j.installation_id, j.runner_id) = (v.org_id, v.installation_id, v.runner_id) AND j.runner_id <> 0)
-			OR EXISTS (SELECT`+stray+`)`,
+			OR EXISTS (SELECT FROM vms v WHERE v.org_id = $1 AND v.stray)`,
 		org, p.Now).QueryRow(func(row pgx.Row) error { return row.Scan(&untied) })
 	b.Queue(`SELECT `+orgColumns+` FROM orgs WHERE org_id = $1 AND deleted_at IS NULL`, org).Query(func(rows pgx.Rows) (err error) {
 		p.Org, err = pgx.CollectExactlyOneRow(rows, scanOrg)

@@ -17,13 +17,9 @@ const refusal = `CASE
 	WHEN j.zone = 'fork' AND NOT EXISTS (SELECT FROM zone_rules z WHERE (z.org_id, z.zone) = ($1, 'fork') AND z.allowed) THEN 'fork_pull_requests_off'
 	END`
 
-// stray are an org's live VMs that run a job of another zone than their own: GitHub picks runners by their labels alone.
-const stray = `
-	FROM vms v JOIN jobs j ON (j.org_id, j.job_id) = (v.org_id, v.ran_job)
-	WHERE v.org_id = $1 AND v.state NOT IN ('stopping', 'gone') AND j.status <> 'completed' AND j.zone <> v.zone`
-
-// endStrays ends VMs that run a job of another zone, and opens an incident of each repository whose jobs those are. Their
-// runners stay registered until the host has destroyed them: GitHub removes none that runs a job.
+// endStrays ends the VMs that run a job of another zone, for GitHub picks runners by their labels alone, and opens an
+// incident of each repository whose jobs those are, also when the job is over. Their runners stay registered until the host
+// has destroyed them: GitHub removes none that runs a job.
 func (tx *Tx) endStrays(ctx context.Context, org millrace.OrgID) error {
 	type strayed struct {
 		millrace.VM
@@ -31,23 +27,26 @@ func (tx *Tx) endStrays(ctx context.Context, org millrace.OrgID) error {
 	}
 	list, err := many(ctx, tx, func(row pgx.CollectableRow) (s strayed, err error) {
 		var n nullableVM
-		if err = row.Scan(append(n.targets(), &s.job.InstallationID, &s.job.RepositoryID, &s.job.Repository, &s.job.Zone, &s.job.Name)...); err == nil {
+		if err = row.Scan(append(n.targets(), &s.job.InstallationID, &s.job.RepositoryID, &s.job.Repository, &s.job.Zone, &s.job.Name, &s.job.Status)...); err == nil {
 			s.VM = *n.vm()
 		}
 		return s, err
-	}, `SELECT `+vmColumns+`, j.installation_id, j.repository_id, j.repository, j.zone, j.name`+stray+` ORDER BY v.vm_id FOR UPDATE OF v`, org)
+	}, `SELECT `+vmColumns+`, j.installation_id, j.repository_id, j.repository, j.zone, j.name, j.status::text
+		FROM vms v JOIN jobs j ON (j.org_id, j.job_id) = (v.org_id, v.ran_job) WHERE v.org_id = $1 AND v.stray ORDER BY v.vm_id FOR UPDATE OF v`, org)
 	if err != nil {
 		return err
 	}
 	for _, s := range list {
 		said := fmt.Sprintf("GitHub gave the job %q of %s, which is one of %s, to a VM for %s.", s.job.Name, s.job.Repository, s.job.Zone.Jobs(), s.Zone.Jobs())
 		var b pgx.Batch
-		v := s.VM
-		v.RetireReason = said + " The VM was ended."
-		if err := tx.queueStop(&b, &v); err != nil {
-			return err
+		b.Queue(`UPDATE vms SET stray = false WHERE (org_id, vm_id) = ($1, $2)`, org, s.ID)
+		if v := s.VM; s.job.Status != millrace.JobCompleted && v.State != millrace.VMStopping && v.State != millrace.VMGone {
+			v.RetireReason = said + " The VM was ended."
+			if err := tx.queueStop(&b, &v); err != nil {
+				return err
+			}
+			tx.queueVM(&b, v)
 		}
-		tx.queueVM(&b, v)
 		if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 			return err
 		}

@@ -142,6 +142,25 @@ func TestTrace(t *testing.T) {
 	}
 }
 
+// A job that is over before anybody heard of it is an incident all the same, once.
+func TestStrayJobThatIsOver(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	vm := w.place(w.queue(1))
+	w.register(vm, 50)
+	w.observe(millrace.VMGone, vm)
+	storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, 2, millrace.JobCompleted, in(millrace.ZonePublic, false), func(j *millrace.Job) { j.RunnerID = 50 }))
+	for range 2 {
+		w.pass(scheduler.Decide)
+	}
+	if got := column[string](t, w.root, `SELECT code || ': ' || detail FROM incidents`); len(got) != 1 || got[0] != `zone_mismatch: GitHub gave the job "test" of calm/app, which is one of public repositories, to a VM for private repositories.` {
+		t.Errorf("incidents %q", got)
+	}
+	if state := w.vm(vm).State; state != millrace.VMGone {
+		t.Errorf("the VM is %s", state)
+	}
+}
+
 // GitHub gave a VM for private repositories a job of another zone: the VM is ended in the pass that hears of it, with an
 // incident that stops nothing; the job that it was for gets another VM.
 func TestStrayJobEndsItsVM(t *testing.T) {

@@ -360,6 +360,7 @@ CREATE INDEX jobs_repository_idx ON jobs USING btree (org_id, repository, receiv
 CREATE INDEX jobs_repository_open_idx ON jobs USING btree (org_id, repository_id) WHERE (status <> 'completed'::job_status);
 CREATE INDEX jobs_runner_idx ON jobs USING btree (org_id, installation_id, runner_id) WHERE (runner_id <> 0);
 CREATE INDEX jobs_zone_unknown_idx ON jobs USING btree (org_id, installation_id, run_id) WHERE ((NOT zone_known) AND (status <> 'completed'::job_status));
+CREATE TRIGGER jobs_find_stray AFTER UPDATE OF zone ON jobs FOR EACH ROW WHEN ((old.zone <> new.zone)) EXECUTE FUNCTION find_stray();
 ALTER TABLE jobs ENABLE ROW LEVEL SECURITY;
 ALTER TABLE jobs FORCE ROW LEVEL SECURITY;
 CREATE POLICY owner ON jobs TO millrace_migrate USING true WITH CHECK true;
@@ -624,6 +625,7 @@ CREATE TABLE vms (
 	gone_at timestamp with time zone,
 	changed_at timestamp with time zone NOT NULL,
 	egress text NOT NULL DEFAULT 'internet'::text,
+	stray boolean NOT NULL DEFAULT false,
 	CONSTRAINT vms_pkey PRIMARY KEY (org_id, vm_id),
 	CONSTRAINT vms_for_job_fkey FOREIGN KEY (org_id, for_job) REFERENCES jobs(org_id, job_id) ON DELETE CASCADE,
 	CONSTRAINT vms_host_fkey FOREIGN KEY (org_id, host_id) REFERENCES hosts(org_id, host_id) ON DELETE CASCADE,
@@ -640,6 +642,7 @@ CREATE INDEX vms_list_idx ON vms USING btree (org_id, placed_at DESC, vm_id DESC
 CREATE INDEX vms_live_idx ON vms USING btree (org_id, host_id) WHERE (state <> 'gone'::text);
 CREATE INDEX vms_ran_job_idx ON vms USING btree (org_id, ran_job) WHERE (ran_job IS NOT NULL);
 CREATE UNIQUE INDEX vms_runner_key ON vms USING btree (org_id, installation_id, runner_id) WHERE (runner_id <> 0);
+CREATE INDEX vms_stray_idx ON vms USING btree (org_id) WHERE stray;
 CREATE INDEX vms_unmatched_idx ON vms USING btree (org_id, COALESCE(gone_at, 'infinity'::timestamp with time zone)) WHERE ((ran_job IS NULL) AND (runner_id <> 0));
 ALTER TABLE vms ENABLE ROW LEVEL SECURITY;
 ALTER TABLE vms FORCE ROW LEVEL SECURITY;
@@ -745,6 +748,17 @@ BEGIN
 END
 $function$;
 GRANT EXECUTE ON FUNCTION erase_org TO millrace_system;
+
+CREATE OR REPLACE FUNCTION find_stray()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+BEGIN
+	UPDATE public.vms v SET stray = true WHERE (v.org_id, v.ran_job) = (NEW.org_id, NEW.job_id) AND v.zone <> NEW.zone;
+	RETURN NULL;
+END
+$function$;
 
 CREATE OR REPLACE FUNCTION host_credentials(host_id uuid)
  RETURNS TABLE(org_id bigint, sign_key bytea, seal_key bytea, epoch bigint, sequence bigint, admin text)
