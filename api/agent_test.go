@@ -225,7 +225,7 @@ func TestSync(t *testing.T) {
 	if r.err != nil || r.out.Version == first.Version || len(r.out.VMs) != 1 {
 		t.Fatalf("%+v", r)
 	}
-	want := client.VMOrder{ID: vm.ID, Epoch: 1, Arch: millrace.AMD64, MilliCPU: 1000, MemoryMB: 512, Zone: millrace.ZonePrivate, State: millrace.VMPending}
+	want := client.VMOrder{ID: vm.ID, Epoch: 1, Arch: millrace.AMD64, MilliCPU: 1000, MemoryMB: 512, Zone: millrace.ZonePrivate, Egress: millrace.EgressInternet, State: millrace.VMPending}
 	if r.out.VMs[0] != want {
 		t.Errorf("order %+v, want %+v", r.out.VMs[0], want)
 	}
