@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/millrace-ci/millrace/vm"
+	"github.com/millrace-ci/millrace/vm/network"
 )
 
 // machine is one QEMU process with its folder.
@@ -27,6 +28,7 @@ type machine struct {
 	cmd     *exec.Cmd
 	dir     string
 	stop    func() bool
+	detach  func() error // from its network
 	done    chan struct{}
 
 	mu     sync.Mutex
@@ -58,24 +60,37 @@ func (d *Driver) Start(ctx context.Context, spec vm.Spec) (vm.Machine, error) {
 	return m, nil
 }
 
-// launch starts QEMU in dir, which it owns from then on.
-func (d *Driver) launch(ctx context.Context, accel Accel, spec vm.Spec, kernelArgs string, disk disk, dir string) (*machine, error) {
+// launch starts QEMU in dir, which it owns from then on. A machine without a disk has no network either.
+func (d *Driver) launch(ctx context.Context, accel Accel, spec vm.Spec, kernelArgs string, disk disk, dir string) (_ *machine, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	ours, theirs := os.NewFile(uintptr(fds[0]), "channel"), os.NewFile(uintptr(fds[1]), "channel")
 	defer theirs.Close()
-	m := &machine{channel: ours, console: &tail{}, dir: dir, done: make(chan struct{})}
-	m.cmd = exec.Command(d.qemu, d.commandLine(accel, spec, kernelArgs, disk)...)
+	m := &machine{channel: ours, console: &tail{}, dir: dir, detach: func() error { return nil }, done: make(chan struct{})}
+	files := []*os.File{theirs}
+	var link *network.Link
+	if d.cfg.Network != nil && disk.path != "" {
+		if link, err = d.cfg.Network.Attach(spec.ID); err != nil {
+			ours.Close()
+			return nil, err
+		}
+		files = append(files, link.Tap)
+		m.detach = func() error { return d.cfg.Network.Detach(link) }
+	}
+	m.cmd = exec.Command(d.qemu, d.commandLine(accel, spec, kernelArgs, disk, link)...)
 	m.cmd.Dir = dir // how a later process knows it, see clean
-	m.cmd.ExtraFiles = []*os.File{theirs}
+	m.cmd.ExtraFiles = files
 	m.cmd.Stdout, m.cmd.Stderr = m.console, m.console
 	// Its own process group: a Ctrl-C in the terminal is ours to act on.
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := m.cmd.Start(); err != nil {
 		ours.Close()
-		return nil, fmt.Errorf("starting QEMU: %w", err)
+		return nil, errors.Join(fmt.Errorf("starting QEMU: %w", err), m.detach())
+	}
+	if link != nil {
+		link.Tap.Close() // QEMU's copy keeps the tap, and with QEMU it goes
 	}
 	if err := os.WriteFile(filepath.Join(dir, pidFile), []byte(strconv.Itoa(m.cmd.Process.Pid)), 0o600); err != nil {
 		m.cmd.Process.Kill() //nolint:errcheck // it is waited for below
@@ -88,6 +103,7 @@ func (d *Driver) launch(ctx context.Context, accel Accel, spec vm.Spec, kernelAr
 func (m *machine) wait() {
 	err := m.cmd.Wait()
 	m.stop()
+	detachErr := m.detach()
 	m.mu.Lock()
 	switch {
 	case m.killed:
@@ -96,6 +112,8 @@ func (m *machine) wait() {
 		m.err = fmt.Errorf("QEMU ended: %w: %s", err, m.console.last())
 	case m.console.has("Kernel panic"):
 		m.err = fmt.Errorf("the guest's kernel panicked: %s", m.console.last())
+	default:
+		m.err = detachErr
 	}
 	m.mu.Unlock()
 	os.RemoveAll(m.dir)
