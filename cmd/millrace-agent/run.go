@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
@@ -10,6 +11,7 @@ import (
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/agent"
 	"github.com/millrace-ci/millrace/guest"
+	"github.com/millrace-ci/millrace/vm/network"
 	"github.com/millrace-ci/millrace/vm/qemu"
 )
 
@@ -18,14 +20,18 @@ var drivers = map[string]qemu.Accel{"auto": qemu.AccelAuto, "qemu": qemu.AccelAu
 
 func (o *options) run() *cobra.Command {
 	var driver string
+	var nets networks
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Run VMs as the control plane orders them, until stopped",
 		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			accel, ok := drivers[driver]
 			if !ok {
 				return fmt.Errorf("--driver is auto, qemu, qemu/kvm or qemu/tcg, not %q", driver)
+			}
+			if err := nets.check(); err != nil {
+				return err
 			}
 			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
 			id, err := agent.LoadIdentity(o.dir)
@@ -45,7 +51,14 @@ func (o *options) run() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			machines, err := newDriver(o.dir, accel, log)
+			network, err := nets.open(log)
+			if err != nil {
+				return err
+			}
+			if network != nil {
+				defer func() { err = errors.Join(err, network.Close()) }()
+			}
+			machines, err := newDriver(o.dir, accel, network, log)
 			if err != nil {
 				return err
 			}
@@ -55,11 +68,12 @@ func (o *options) run() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&driver, "driver", "auto", "what runs VMs: auto (KVM if it works, else emulation), qemu/kvm or qemu/tcg")
+	nets.flags(cmd.Flags())
 	o.offerFlags(cmd)
 	return cmd
 }
 
-func newDriver(dir string, accel qemu.Accel, log *slog.Logger) (*qemu.Driver, error) {
+func newDriver(dir string, accel qemu.Accel, n *network.Network, log *slog.Logger) (*qemu.Driver, error) {
 	arch := millrace.Arch(runtime.GOARCH)
 	pid1, err := guest.Binary(arch, "millrace-init")
 	if err != nil {
@@ -69,5 +83,5 @@ func newDriver(dir string, accel qemu.Accel, log *slog.Logger) (*qemu.Driver, er
 	if err != nil {
 		return nil, err
 	}
-	return qemu.New(qemu.Config{Dir: dir, Init: pid1, Runner: runner, Accel: accel, Log: log})
+	return qemu.New(qemu.Config{Dir: dir, Init: pid1, Runner: runner, Accel: accel, Network: n, Log: log})
 }

@@ -96,7 +96,8 @@ func (n *Network) open() error {
 	return err
 }
 
-// Close takes down all that Open and Attach put up, but for forwarding, which others may have come to rely on.
+// Close takes down all that Open and Attach put up, but for forwarding, which others may have come to rely on. The VMs
+// should have ended.
 func (n *Network) Close() error {
 	if n.quit != nil {
 		n.quit()
@@ -104,8 +105,11 @@ func (n *Network) Close() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	clear(n.links)
-	err := errors.Join(n.sweep(), uninstall())
-	return errors.Join(err, n.release.Close())
+	if err := errors.Join(n.sweep(), uninstall()); err != nil {
+		return err
+	}
+	n.release.Close()
+	return nil
 }
 
 func (c Config) complete() (Config, error) {
@@ -129,6 +133,9 @@ func (c Config) complete() (Config, error) {
 		c.Resolvers = usable(hostResolvers("/"), c.Closed)
 	}
 	c.ConnectionRate, c.Connections = cmp.Or(c.ConnectionRate, 100), cmp.Or(c.Connections, 16<<10)
+	if c.ConnectionRate < 0 || c.Connections < 0 {
+		return c, errors.New("a guest's limits of connections can't be negative")
+	}
 	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler))
 	return c, nil
 }

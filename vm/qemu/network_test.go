@@ -1,9 +1,12 @@
 package qemu_test
 
 import (
+	"bufio"
 	"fmt"
 	"net/http"
 	"net/netip"
+	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -13,7 +16,9 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 
+	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/guest"
+	"github.com/millrace-ci/millrace/vm"
 	"github.com/millrace-ci/millrace/vm/network"
 	"github.com/millrace-ci/millrace/vm/network/networktest"
 )
@@ -33,7 +38,7 @@ var forbidden = map[string][]string{
 	"metadata services": {
 		"169.254.169.254", "169.254.170.2", "100.100.100.200", "192.0.0.192", "168.63.129.16", "fd00:ec2::254", "fd20:ce::254",
 	},
-	"ways around": {"64:ff9b::a9fe:a9fe", "64:ff9b:1::a00:1", "2002:a00:1::1", "2001::a00:1", "192.88.99.1"},
+	"ways around":      {"64:ff9b::a9fe:a9fe", "64:ff9b:1::a00:1", "2002:a00:1::1", "2001::a00:1", "192.88.99.1"},
 	"what is nobody's": {"192.0.0.8", "198.18.255.254", "198.19.255.254", "240.0.0.1", "100::1", "2001:10::1", "4000::1", "5f00::1"},
 }
 
@@ -150,6 +155,93 @@ done`)
 			t.Logf("%s", brokers[id].log.String())
 		}
 	}
+}
+
+// An agent that is killed leaves its VMs running, with their taps and within their rules. The one after it starts afresh.
+func TestKilledAgentsNetworks(t *testing.T) {
+	t.Parallel()
+	if !networktest.Enter(t) {
+		return
+	}
+	const killed = "MILLRACE_TEST_KILLED"
+	open := func() *network.Network {
+		n, err := network.Open(network.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if dir := os.Getenv(killed); dir != "" {
+		m, err := prepareOn(t, dir, open()).Start(t.Context(), vm.Spec{ID: "a", Arch: millrace.AMD64, VCPUs: 1, MemoryMB: 256})
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := make([]byte, 1)
+		if _, err := m.Channel().Read(first); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Println("up")
+		select {}
+	}
+	dir := t.TempDir()
+	agent := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$")
+	agent.Env = append(os.Environ(), killed+"="+dir)
+	agent.Stderr = os.Stderr
+	out, err := agent.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := agent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "up\n" {
+		t.Fatalf("the agent said %q, %v", line, err)
+	}
+	if err := agent.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = agent.Wait() // killed
+	if n := taps(t); n != 1 {
+		t.Fatalf("a VM whose agent was killed has %d taps", n)
+	}
+	if chains, err := new(nftables.Conn).ListChains(); err != nil || len(chains) != 5 {
+		t.Errorf("its rules are %d chains: %v", len(chains), err)
+	}
+	n := open()
+	d := prepareOn(t, dir, n)
+	if n := taps(t); n != 0 {
+		t.Errorf("the next agent leaves %d taps", n)
+	}
+	m, err := d.Start(t.Context(), vm.Spec{ID: "a", Arch: millrace.AMD64, VCPUs: 1, MemoryMB: 256})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := taps(t); n != 1 {
+		t.Errorf("its VM has %d taps", n)
+	}
+	m.Kill()
+	<-m.Done()
+	if n := taps(t); n != 0 {
+		t.Errorf("a VM that is gone leaves %d taps", n)
+	}
+	if err := n.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// taps counts ours.
+func taps(t *testing.T) (count int) {
+	t.Helper()
+	links, err := netlink.LinkList()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, link := range links {
+		if strings.HasPrefix(link.Attrs().Name, "mr-") {
+			count++
+		}
+	}
+	return count
 }
 
 // targets are all that a guest tries: address and port.

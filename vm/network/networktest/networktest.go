@@ -21,6 +21,8 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+
+	"github.com/millrace-ci/millrace/vm/network"
 )
 
 const inside = "MILLRACE_TEST_NAMESPACE"
@@ -30,6 +32,9 @@ const inside = "MILLRACE_TEST_NAMESPACE"
 func Enter(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv(inside) == t.Name() {
+		if err := network.Check(); err != nil {
+			t.Skipf("this kernel can't: %v", err)
+		}
 		return true
 	}
 	if os.Geteuid() != 0 {
@@ -227,5 +232,24 @@ func Disarm(t *testing.T) {
 		if err := os.WriteFile(name, []byte("0"), 0o600); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// Dial opens a connection from the world.
+func (w *World) Dial(kind, address string) (conn net.Conn, err error) {
+	err = w.do(func() error { conn, err = net.Dial(kind, address); return err })
+	return conn, err
+}
+
+// RouteTo makes the world send what is for an address through the host.
+func (w *World) RouteTo(t *testing.T, to, through netip.Addr) {
+	t.Helper()
+	err := w.do(func() error {
+		dst := &net.IPNet{IP: to.AsSlice(), Mask: net.CIDRMask(to.BitLen(), to.BitLen())}
+		// Before all addresses are its own.
+		return netlink.RouteAdd(&netlink.Route{Dst: dst, Gw: through.AsSlice(), Table: syscall.RT_TABLE_LOCAL})
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
