@@ -73,7 +73,8 @@ func hostResolvers(root string) []netip.Addr {
 			if len(fields) < 2 || fields[0] != "nameserver" {
 				continue
 			}
-			if addr, err := netip.ParseAddr(fields[1]); err == nil && !slices.Contains(all, addr) {
+			addr, err := netip.ParseAddr(fields[1])
+			if addr = addr.WithZone(""); err == nil && !slices.Contains(all, addr) { // what has a zone is closed without it
 				all = append(all, addr)
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
@@ -31,8 +32,11 @@ func Check() error {
 	return nil
 }
 
-// Rivals are chains of others that drop what no rule of theirs accepts before it is passed on, as Docker's and
-// firewalld's do: guests have no internet until one accepts what comes from and goes to "mr-*".
+// routed are the families of what a host forwards; in others, hooks of the same number are something else.
+var routed = []nftables.TableFamily{nftables.TableFamilyINet, nftables.TableFamilyIPv4, nftables.TableFamilyIPv6}
+
+// Rivals are chains of others that drop what no rule of theirs accepts before it is passed on, as Docker's and ufw's do:
+// guests have no internet until one accepts what comes from and goes to "mr-*".
 func Rivals() ([]string, error) {
 	chains, err := new(nftables.Conn).ListChains()
 	if err != nil {
@@ -40,11 +44,8 @@ func Rivals() ([]string, error) {
 	}
 	var found []string
 	for _, c := range chains {
-		if c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookForward || c.Policy == nil || *c.Policy != nftables.ChainPolicyDrop {
-			continue
-		}
-		switch c.Table.Family {
-		case nftables.TableFamilyINet, nftables.TableFamilyIPv4, nftables.TableFamilyIPv6:
+		forwards := c.Hooknum != nil && *c.Hooknum == *nftables.ChainHookForward && slices.Contains(routed, c.Table.Family)
+		if forwards && c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop {
 			found = append(found, fmt.Sprintf("%s in table %s", c.Name, c.Table.Name))
 		}
 	}
