@@ -8,12 +8,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/client"
+	"github.com/millrace-ci/millrace/vm/network"
 )
 
 // Health is how bad a finding is.
@@ -42,11 +44,16 @@ type Machine struct {
 	LookPath func(string) (string, error)
 	HTTP     *http.Client
 	Now      func() time.Time
+	Networks func() error             // why VMs can't have taps, see [network.Check]
+	Rivals   func() ([]string, error) // see [network.Rivals]
 }
 
 // ThisMachine is the real one.
 func ThisMachine(dir, guestDir string) Machine {
-	return Machine{Root: "/", Dir: dir, GuestDir: guestDir, LookPath: exec.LookPath, HTTP: client.NewHTTP(), Now: time.Now}
+	return Machine{
+		Root: "/", Dir: dir, GuestDir: guestDir, LookPath: exec.LookPath, HTTP: client.NewHTTP(), Now: time.Now,
+		Networks: network.Check, Rivals: network.Rivals,
+	}
 }
 
 // Thresholds of what a host should have.
@@ -58,7 +65,7 @@ const (
 
 // Examine looks at everything that a host needs. It changes nothing.
 func Examine(ctx context.Context, m Machine) []Finding {
-	found := []Finding{m.kvm(), m.qemu(), m.kernel(), m.memory(), m.disk()}
+	found := []Finding{m.kvm(), m.qemu(), m.kernel(), m.networks(), m.memory(), m.disk()}
 	id, err := LoadIdentity(m.Dir)
 	if err != nil {
 		return append(found, Finding{"identity", Bad, err.Error(), "Run millrace-agent enroll --url URL with an enrollment token from your org's Hosts page."})
@@ -109,6 +116,26 @@ func (m Machine) kernel() Finding {
 		}
 	}
 	return Finding{"guest kernel", Bad, "There is no kernel in " + m.GuestDir + ".", "Run make deps in a checkout, or set MILLRACE_GUEST_DIR to where it is."}
+}
+
+func (m Machine) networks() Finding {
+	const check = "vm networks"
+	if err := m.Networks(); err != nil {
+		return Finding{
+			check, Poor, "VMs get QEMU's user-mode network, from which they reach what this host reaches, its own services included: " + err.Error() + ".",
+			"Run the agent (and doctor) as root, on a kernel with taps and nftables. Until then, run no job here that you don't trust.",
+		}
+	}
+	switch rivals, err := m.Rivals(); {
+	case err != nil:
+		return Finding{check, Poor, "The rules of nftables cannot be read: " + err.Error() + ".", "Run doctor as root."}
+	case len(rivals) > 0:
+		return Finding{
+			check, Poor, "Each VM gets a tap, but other rules may keep it from the internet: " + strings.Join(rivals, ", ") + " drops what no rule of its own accepts.",
+			"Have that accept what comes from and goes to interfaces mr-*. For Docker: iptables -I DOCKER-USER -i mr-+ -j ACCEPT, and the same with -o.",
+		}
+	}
+	return Finding{Check: check, Health: Good, Found: "each VM gets a tap, from which it reaches the internet and what --allow says"}
 }
 
 func (m Machine) memory() Finding {

@@ -26,6 +26,8 @@ func TestExamine(t *testing.T) {
 	m := Machine{
 		Root: root, Dir: filepath.Join(root, "state"), GuestDir: filepath.Join(root, "guest"), HTTP: client.NewHTTP(), Now: time.Now,
 		LookPath: func(string) (string, error) { return "", errors.New("not found") },
+		Networks: func() error { return errors.New("not root") },
+		Rivals:   func() ([]string, error) { return nil, nil },
 	}
 	write := func(name, text string) {
 		path := filepath.Join(root, name)
@@ -52,24 +54,26 @@ func TestExamine(t *testing.T) {
 		}
 	}
 
-	expect("on a bare machine", map[string]Health{"kvm": Poor, "qemu": Bad, "guest kernel": Bad, "memory": Bad, "identity": Bad})
+	expect("on a bare machine", map[string]Health{"kvm": Poor, "qemu": Bad, "guest kernel": Bad, "vm networks": Poor, "memory": Bad, "identity": Bad})
 
 	write("dev/kvm", "")
 	write("proc/meminfo", "MemTotal:       524288 kB\n")
 	write("guest/vmlinuz", "")
+	m.Networks = func() error { return nil }
 	m.LookPath = func(name string) (string, error) { return "/usr/bin/" + name, nil }
 	id := Identity{URL: srv.URL, Org: "calm", HostID: millrace.HostID{15: 1}, SignSeed: make([]byte, 32), SealSeed: make([]byte, 32)}
 	if err := id.write(m.Dir); err != nil {
 		t.Fatal(err)
 	}
 	expect("on a small machine", map[string]Health{
-		"qemu": Good, "guest kernel": Good, "memory": Poor, "identity": Good, "control plane": Good, "clock": Good,
+		"qemu": Good, "guest kernel": Good, "vm networks": Good, "memory": Poor, "identity": Good, "control plane": Good, "clock": Good,
 	})
 
 	write("sys/module/kvm_intel", "")
 	write("proc/meminfo", "MemTotal:       16777216 kB\n")
+	m.Rivals = func() ([]string, error) { return []string{"FORWARD in table filter"}, nil }
 	skew, status = time.Hour, http.StatusServiceUnavailable
-	expect("with a sick server", map[string]Health{"kvm": Good, "memory": Good, "control plane": Bad, "clock": Poor})
+	expect("with a sick server", map[string]Health{"kvm": Good, "vm networks": Poor, "memory": Good, "control plane": Bad, "clock": Poor})
 
 	srv.Close()
 	expect("without a server", map[string]Health{"control plane": Bad})

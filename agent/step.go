@@ -225,6 +225,8 @@ func (st *step) refuse(o client.VMOrder) string {
 		return "The host refused an order that makes no sense."
 	case o.Arch != st.Facts.Arch:
 		return fmt.Sprintf("The host is %s and cannot run %q.", st.Facts.Arch, o.Arch)
+	case o.Egress != "" && o.Egress != millrace.EgressInternet:
+		return "The host can't keep a VM from the internet, as the rules for this repository want it."
 	case o.MilliCPU > left.MilliCPU || o.MemoryMB > left.MemoryMB:
 		return fmt.Sprintf("The host refused %s: of its offer (%s) that is more than is left.", size, st.Facts.Offer)
 	default:

@@ -511,3 +511,16 @@ func TestEnds(t *testing.T) {
 		t.Errorf("without VMs: %q", d.state.Ended())
 	}
 }
+
+// What a host can't keep it doesn't promise.
+func TestEgress(t *testing.T) {
+	t.Parallel()
+	for egress, refused := range map[millrace.Egress]bool{"": false, millrace.EgressInternet: false, millrace.EgressNone: true, "moon": true} {
+		d := newDriver(t)
+		o := order(1)
+		o.Egress = egress
+		if d.answer(1, o); (find[StartVM](d.effects) == nil) != refused {
+			t.Errorf("%q: %#v", egress, d.effects)
+		}
+	}
+}

@@ -39,6 +39,7 @@ const (
 // TestInstall pastes the line of the hosts page on a machine that has nothing of ours: it becomes a host, boots a real VM, and is
 // drained and removed from afar.
 func TestInstall(t *testing.T) {
+	t.Parallel()
 	if out, err := exec.CommandContext(t.Context(), "unshare", "--mount", "--uts", "mount", "-t", "tmpfs", "none", "/usr/local").CombinedOutput(); err != nil {
 		t.Skipf("a machine of its own takes root and namespaces: %v: %s", err, out)
 	}

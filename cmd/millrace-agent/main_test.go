@@ -58,6 +58,8 @@ func TestMistakes(t *testing.T) {
 		"enroll --url http://x --token mret_x":     "unknown flag",
 		"run":                                      "run millrace-agent enroll",
 		"run --driver bogus":                       "--driver is",
+		"run --network bogus":                      "--network is",
+		"run --allow 10.0.0.1":                     "invalid argument",
 		"run --dir /nonexistent/dir":               "not enrolled",
 		"doctor --json":                            "can't run jobs yet",
 		"enroll --url http://x --cpu-overcommit x": "invalid argument",

@@ -14,6 +14,7 @@ import (
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/agent"
 	"github.com/millrace-ci/millrace/guest"
+	"github.com/millrace-ci/millrace/vm/network"
 	"github.com/millrace-ci/millrace/vm/qemu"
 )
 
@@ -23,6 +24,7 @@ var drivers = map[string]qemu.Accel{"auto": qemu.AccelAuto, "qemu": qemu.AccelAu
 func (o *options) run() *cobra.Command {
 	var driver string
 	var reboots bool
+	var nets networks
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Run VMs as the control plane orders them, until stopped",
@@ -31,10 +33,13 @@ func (o *options) run() *cobra.Command {
 VMs don't end with the agent, whatever ends it: the next one goes on with them. To empty a host, drain it in the
 control plane, or run millrace-agent stop-vms once the agent is stopped.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			accel, ok := drivers[driver]
 			if !ok {
 				return fmt.Errorf("--driver is auto, qemu, qemu/kvm or qemu/tcg, not %q", driver)
+			}
+			if err := nets.check(); err != nil {
+				return err
 			}
 			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
 			id, err := agent.LoadIdentity(o.dir)
@@ -54,7 +59,14 @@ control plane, or run millrace-agent stop-vms once the agent is stopped.`,
 			if err != nil {
 				return err
 			}
-			machines, err := newDriver(o.dir, accel, log)
+			network, err := nets.open(log)
+			if err != nil {
+				return err
+			}
+			if network != nil {
+				defer func() { err = errors.Join(err, network.Close()) }()
+			}
+			machines, err := newDriver(o.dir, accel, network, log)
 			if err != nil {
 				return err
 			}
@@ -69,6 +81,7 @@ control plane, or run millrace-agent stop-vms once the agent is stopped.`,
 	}
 	cmd.Flags().StringVar(&driver, "driver", "auto", "what runs VMs: auto (KVM if it works, else emulation), qemu/kvm or qemu/tcg")
 	cmd.Flags().BoolVar(&reboots, "allow-reboot", false, "let the control plane reboot this machine, when no VM is left")
+	nets.flags(cmd.Flags())
 	o.offerFlags(cmd)
 	return cmd
 }
@@ -97,7 +110,7 @@ again, and does without them in any case.`,
 				return err
 			}
 			defer unlock()
-			machines, err := newDriver(o.dir, qemu.AccelAuto, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
+			machines, err := newDriver(o.dir, qemu.AccelAuto, nil, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
 			if err != nil {
 				return err
 			}
@@ -107,7 +120,7 @@ again, and does without them in any case.`,
 	}
 }
 
-func newDriver(dir string, accel qemu.Accel, log *slog.Logger) (*qemu.Driver, error) {
+func newDriver(dir string, accel qemu.Accel, n *network.Network, log *slog.Logger) (*qemu.Driver, error) {
 	arch := millrace.Arch(runtime.GOARCH)
 	pid1, err := guest.Binary(arch, "millrace-init")
 	if err != nil {
@@ -117,5 +130,5 @@ func newDriver(dir string, accel qemu.Accel, log *slog.Logger) (*qemu.Driver, er
 	if err != nil {
 		return nil, err
 	}
-	return qemu.New(qemu.Config{Dir: dir, Init: pid1, Runner: runner, Accel: accel, Trial: true, Log: log})
+	return qemu.New(qemu.Config{Dir: dir, Init: pid1, Runner: runner, Accel: accel, Trial: true, Network: n, Log: log})
 }

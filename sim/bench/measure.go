@@ -226,7 +226,8 @@ func memory(ctx context.Context, w *world) ([]figure, error) {
 	if out, err := enroll.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("enrolling: %w\n%s", err, out)
 	}
-	agent := exec.Command(program, "--dir", dir, "run", "--cpu-overcommit", "4")
+	// The stand-in is on this machine's loopback, which VMs reach by the user-mode network alone.
+	agent := exec.Command(program, "--dir", dir, "run", "--network", "user", "--cpu-overcommit", "4")
 	if err := w.launch(agent, "agent.log"); err != nil {
 		return nil, err
 	}

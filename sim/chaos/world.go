@@ -162,8 +162,8 @@ func (w *world) serve(address, metrics string) *exec.Cmd {
 // runAgent is the host's agent.
 func (w *world) runAgent() *exec.Cmd {
 	dir := filepath.Join(w.dir, "agent")
-	if w.o.driver == "qemu" {
-		return exec.Command(filepath.Join(w.dir, "millrace-agent"), "run", "--driver", "qemu", "--dir", dir, "--cpu-overcommit", "4")
+	if w.o.driver == "qemu" { // the stand-in is on this machine's loopback, which VMs reach by the user-mode network alone
+		return exec.Command(filepath.Join(w.dir, "millrace-agent"), "run", "--driver", "qemu", "--network", "user", "--dir", dir, "--cpu-overcommit", "4")
 	}
 	self, err := os.Executable()
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/millrace-ci/millrace/vm"
+	"github.com/millrace-ci/millrace/vm/network"
 )
 
 // Adopt takes over the machines named ids that still run, and removes all else that earlier processes left.
@@ -27,11 +28,24 @@ func (d *Driver) Adopt(ctx context.Context, ids []string) (map[string]vm.Machine
 	if err != nil {
 		return nil, err
 	}
+	// Networks first: a machine that ends takes its own down, and one that isn't adopted is no machine any more.
+	links := map[string]*network.Link{}
+	if d.cfg.Network != nil {
+		var run []string
+		for _, p := range found {
+			if id := filepath.Base(p.dir); slices.Contains(ids, id) {
+				run = append(run, id)
+			}
+		}
+		if links, err = d.cfg.Network.Adopt(run); err != nil {
+			return nil, err
+		}
+	}
 	adopted := map[string]vm.Machine{}
 	for _, p := range found {
 		id := filepath.Base(p.dir)
 		if slices.Contains(ids, id) && adopted[id] == nil {
-			m, err := attach(p.dir, p)
+			m, err := d.attach(p.dir, p, links[id])
 			if err == nil {
 				d.cfg.Log.Info("took over a VM that an earlier process started", "dir", p.dir, "pid", p.pid)
 				adopted[id] = m
@@ -45,6 +59,11 @@ func (d *Driver) Adopt(ctx context.Context, ids []string) (map[string]vm.Machine
 		}
 		if err := p.Wait(); err != nil {
 			return nil, err
+		}
+		if adopted[id] == nil {
+			if err := d.detach(links[id]); err != nil {
+				return nil, err
+			}
 		}
 	}
 	dirs, err := filepath.Glob(filepath.Join(vms, "*"))

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/millrace-ci/millrace/vm"
+	"github.com/millrace-ci/millrace/vm/network"
 )
 
 // machine is one QEMU process with its folder.
@@ -26,6 +27,7 @@ type machine struct {
 	console *tail
 	process process
 	dir     string
+	detach  func() error // from its network
 	done    chan struct{}
 
 	mu     sync.Mutex
@@ -69,7 +71,7 @@ func (d *Driver) Start(ctx context.Context, spec vm.Spec) (vm.Machine, error) {
 	return m, nil
 }
 
-// launch starts QEMU in dir, which it owns from then on.
+// launch starts QEMU in dir, which it owns from then on. A machine without a disk has no network either.
 func (d *Driver) launch(accel Accel, spec vm.Spec, kernelArgs string, disk disk, dir string) (*machine, error) {
 	// What QEMU prints goes into a pipe with a name, which QEMU itself keeps open: nobody who reads, or has ended, holds it
 	// up or makes it fail, and what nobody reads does not grow.
@@ -86,29 +88,46 @@ func (d *Driver) launch(accel Accel, spec vm.Spec, kernelArgs string, disk disk,
 		return nil, err
 	}
 	defer listener.Close()
-	cmd := exec.Command(d.qemu, d.commandLine(accel, spec, kernelArgs, disk)...)
+	files := []*os.File{listener}
+	var link *network.Link
+	if d.cfg.Network != nil && disk.path != "" {
+		if link, err = d.cfg.Network.Attach(spec.ID); err != nil {
+			return nil, err
+		}
+		defer link.Tap.Close() // QEMU's copy keeps the tap, and with QEMU it goes
+		files = append(files, link.Tap)
+	}
+	cmd := exec.Command(d.qemu, d.commandLine(accel, spec, kernelArgs, disk, link)...)
 	cmd.Dir = dir // how a later process knows it, see processes
-	cmd.ExtraFiles = []*os.File{listener}
+	cmd.ExtraFiles = files
 	cmd.Stdout, cmd.Stderr = printed, printed
 	// Its own session: it outlives us, and a Ctrl-C in the terminal is ours to act on.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("starting QEMU: %w", err)
+		return nil, errors.Join(fmt.Errorf("starting QEMU: %w", err), d.detach(link))
 	}
-	m, err := attach(dir, child{cmd})
+	m, err := d.attach(dir, child{cmd}, link)
 	if err == nil {
 		err = unix.SetNonblock(int(printed.Fd()), true) // QEMU's, too, which must not wait for a reader
 	}
 	if err != nil {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-		return nil, err
+		return nil, errors.Join(err, d.detach(link))
 	}
 	return m, nil
 }
 
-// attach takes charge of the machine in dir.
-func attach(dir string, p process) (*machine, error) {
+// detach takes down a machine's network, if it has one.
+func (d *Driver) detach(link *network.Link) error {
+	if link == nil {
+		return nil
+	}
+	return d.cfg.Network.Detach(link)
+}
+
+// attach takes charge of the machine in dir, whose network is link.
+func (d *Driver) attach(dir string, p process, link *network.Link) (*machine, error) {
 	printed, err := os.OpenFile(filepath.Join(dir, consolePipe), os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -118,7 +137,7 @@ func attach(dir string, p process) (*machine, error) {
 		printed.Close()
 		return nil, err
 	}
-	m := &machine{channel: channel, console: &tail{}, process: p, dir: dir, done: make(chan struct{})}
+	m := &machine{channel: channel, console: &tail{}, process: p, dir: dir, detach: func() error { return d.detach(link) }, done: make(chan struct{})}
 	go m.wait(printed)
 	return m, nil
 }
@@ -138,6 +157,7 @@ func (m *machine) wait(printed *os.File) {
 	}()
 	err := m.process.Wait()
 	<-read
+	detachErr := m.detach()
 	m.mu.Lock()
 	switch {
 	case m.killed:
@@ -146,6 +166,8 @@ func (m *machine) wait(printed *os.File) {
 		m.err = fmt.Errorf("QEMU ended: %w: %s", err, m.console.last())
 	case m.console.has("Kernel panic"):
 		m.err = fmt.Errorf("the guest's kernel panicked: %s", m.console.last())
+	default:
+		m.err = detachErr
 	}
 	m.mu.Unlock()
 	os.RemoveAll(m.dir)

@@ -2,11 +2,15 @@
 // elsewhere, which is slower and the same in every other way.
 //
 // A machine boots a kernel with an initrd that holds millrace-init and the modules it needs, on a copy-on-write clone of
-// one root disk. A virtio-serial port is the channel to the guest. Its network is QEMU's user-mode one: each guest is
-// alone on it, reaches out through its host's address, and no other guest.
+// one root disk. A virtio-serial port is the channel to the guest.
 //
 // QEMU outlives the process that started it, and depends on it for nothing: it has a session of its own, prints into a named
 // pipe that it holds itself, and serves the channel on a socket. All of that is in the machine's folder, in which it works.
+//
+// Its network is a tap of package vm/network, where the agent may make such. Elsewhere it is QEMU's user-mode one: each
+// guest is alone on it and reaches out through its host's address, its host's services and networks included. QEMU can't
+// close those alone: restrict=on closes the internet as well, and what libslirp has for it (disable_host_loopback) is none
+// of the options (NetdevUserOptions of qapi/net.json). It can go without IPv6, which leaves one way less.
 package qemu
 
 import (
@@ -23,6 +27,7 @@ import (
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/vm"
+	"github.com/millrace-ci/millrace/vm/network"
 )
 
 // Accel is how guest code is run.
@@ -41,10 +46,11 @@ type Config struct {
 	Guest string // kernel, modules and busybox, as scripts/guest.sh lays them out; "" is DefaultGuest
 	Init  []byte // PID 1
 	// Runner is the program that runs a job, put where PID 1 looks for it.
-	Runner []byte
-	Accel  Accel
-	Trial  bool // have [Driver.Prepare] boot a machine where it needn't find out whether KVM works, too
-	Log    *slog.Logger
+	Runner  []byte
+	Accel   Accel
+	Trial   bool             // have [Driver.Prepare] boot a machine where it needn't find out whether KVM works, too
+	Network *network.Network // nil: QEMU's user mode
+	Log     *slog.Logger
 }
 
 // DefaultGuest is where make deps puts the guest's kernel: $MILLRACE_GUEST_DIR, else below the user's cache directory.
@@ -148,9 +154,14 @@ func (d *Driver) Prepare(ctx context.Context) error {
 
 // commandLine is QEMU's for a machine. Each flag that isn't plain has its reason here; research on such machines found
 // them (100 boots each).
-func (d *Driver) commandLine(accel Accel, spec vm.Spec, kernelArgs string, disk disk) []string {
+func (d *Driver) commandLine(accel Accel, spec vm.Spec, kernelArgs string, disk disk, link *network.Link) []string {
 	board := "microvm,pit=off,pic=off" // with ACPI and a legacy timer some QEMU versions hang right after interrupts are on
 	cpu, kernel := "host", "console=ttyS0 quiet panic=-1 reboot=t random.trust_cpu=on "+kernelArgs
+	netdev, nic := "user,id=net,ipv6=off", "virtio-net-device,netdev=net"
+	if link != nil {
+		kernel += " " + link.KernelArgs()
+		netdev, nic = "tap,id=net,fd=4", nic+",mac="+link.MAC.String()
+	}
 	if accel == AccelTCG {
 		cpu = "max,-cx16" // QEMU 7.2 emulates cmpxchg16b wrongly: one boot in ten panics
 		// Emulated time is too jittery to calibrate against: a busy host would hang the boot.
@@ -166,7 +177,7 @@ func (d *Driver) commandLine(accel Accel, spec vm.Spec, kernelArgs string, disk 
 	if disk.path != "" {
 		args = append(args,
 			"-drive", "if=none,id=root,cache=unsafe,discard=unmap,format="+disk.format+",file="+escape(disk.path), "-device", "virtio-blk-device,drive=root",
-			"-netdev", "user,id=net", "-device", "virtio-net-device,netdev=net")
+			"-netdev", netdev, "-device", nic)
 	}
 	return args
 }

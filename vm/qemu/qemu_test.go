@@ -19,11 +19,14 @@ import (
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/guest"
 	"github.com/millrace-ci/millrace/vm"
+	"github.com/millrace-ci/millrace/vm/network"
 	"github.com/millrace-ci/millrace/vm/qemu"
 )
 
-// prepare makes a driver whose state is in dir.
-func prepare(t testing.TB, dir string) *qemu.Driver {
+// prepare makes a driver whose state is in dir, and whose machines have a user-mode network.
+func prepare(t testing.TB, dir string) *qemu.Driver { return prepareOn(t, dir, nil) }
+
+func prepareOn(t testing.TB, dir string, n *network.Network) *qemu.Driver {
 	t.Helper()
 	init, err := guest.Binary(millrace.AMD64, "millrace-init")
 	if err != nil {
@@ -33,7 +36,7 @@ func prepare(t testing.TB, dir string) *qemu.Driver {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := qemu.New(qemu.Config{Dir: dir, Init: init, Runner: runner, Accel: qemu.AccelAuto})
+	d, err := qemu.New(qemu.Config{Dir: dir, Init: init, Runner: runner, Accel: qemu.AccelAuto, Network: n})
 	if err != nil {
 		t.Fatal(err)
 	}
