@@ -139,9 +139,14 @@ func (l *load) queue(o *org, repo string, jobs int) {
 		if s.cfg.Quiet || sizes[size].arch == millrace.ARM64 && o != s.orgs[0] { // only the first org has such a host
 			size = 0
 		}
-		name := fmt.Sprintf("test (%d)", n)
+		name, label, public := fmt.Sprintf("test (%d)", n), sizes[size].label, repo == "repo-1"
+		if public && strings.HasPrefix(label, "millrace") {
+			// GitHub picks runners by their labels: with the same ones private repositories' runners would be given these jobs,
+			// and be ended.
+			label += "-burstable"
+		}
 		id, err := s.github.Queue(githubtest.QueueRequest{
-			Owner: o.login, Repo: repo, Workflow: "ci", Name: name, Labels: []string{sizes[size].label}, Public: repo == "repo-1", RunID: run,
+			Owner: o.login, Repo: repo, Workflow: "ci", Name: name, Labels: []string{label}, Public: public, RunID: run,
 		})
 		if err != nil {
 			s.must(err)

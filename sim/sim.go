@@ -305,7 +305,12 @@ func (s *Sim) addOrg(setup *store.Store, n int) error {
 		Slug: o.login, Name: o.login, Concurrency: s.cfg.Slots, DefaultSize: millrace.Size{MilliCPU: 2000, MemoryMB: 4096},
 		Owner: millrace.User{GitHubID: o.owner.SenderID, Login: o.login}, Installations: []millrace.Installation{o.owner.Installation},
 	})
+	if err != nil {
+		return err
+	}
 	s.orgs = append(s.orgs, o)
+	by := millrace.Caller{Actor: millrace.Actor{Kind: millrace.ActorSystem}, Role: millrace.RoleOwner}
+	_, err = setup.Org(o.ID).ChangePlacement(s.ctx, by, millrace.PlacementChange{Zones: []millrace.ZoneChange{{Zone: millrace.ZonePublic, Allowed: new(true)}}})
 	return err
 }
 

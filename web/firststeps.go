@@ -19,6 +19,7 @@ type stepsView struct {
 	RunsOn     string
 	GitHub     string
 	URL        string // of this server, as agents reach it
+	PublicOff  bool   // the repository is public, and the org runs no jobs of those
 	Now        time.Time
 }
 
@@ -36,6 +37,13 @@ func (s *server) firstSteps(r *http.Request, v visit, hosts []store.HostRow) (vi
 	})
 	if chosen >= 0 {
 		view.Repository, view.Chosen = view.Some[chosen], true
+	}
+	if view.Repository.ID != 0 && !view.Repository.Private {
+		settings, err := s.Store.Org(v.Org.OrgID).PlacementSettings(r.Context())
+		if err != nil {
+			return view, err
+		}
+		view.PublicOff = !settings.Zone(millrace.ZonePublic).Allowed
 	}
 	arch := millrace.AMD64
 	if len(hosts) > 0 && !slices.ContainsFunc(hosts, func(h store.HostRow) bool { return h.Facts.Arch == millrace.AMD64 }) {

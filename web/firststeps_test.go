@@ -54,7 +54,7 @@ func TestFirstSteps(t *testing.T) {
 	shows("3", "Change runs-on", "calm/app", "runs-on: millrace", "Another repository:", "calm/open")
 	_, page := w.get(b, "/o/calm/?repository=2")
 	contains(t, page, "runs-on: ${{ github.event.pull_request.head.repo.fork &amp;&amp; &#39;ubuntu-latest&#39; || &#39;millrace&#39; }}",
-		`hx-get="/o/calm/?repository=2"`, "https://github.test/calm/open/tree/HEAD/.github/workflows")
+		"this org runs no jobs of public repositories yet", `hx-get="/o/calm/?repository=2"`, "https://github.test/calm/open/tree/HEAD/.github/workflows")
 	if _, page := w.get(b, "/o/calm/?repository=<script>"); strings.Contains(page, "?repository=<") || !strings.Contains(page, `hx-get="/o/calm/"`) {
 		t.Error("a repository that isn't there")
 	}
