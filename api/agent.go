@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -77,6 +78,8 @@ func checkFacts(f millrace.HostFacts) error {
 	switch {
 	case f.Arch != millrace.AMD64 && f.Arch != millrace.ARM64:
 		return millrace.Errorf(millrace.Unprocessable, "A host's architecture is amd64 or arm64, not %q.", f.Arch)
+	case len(f.Emulates) > 1 || slices.Contains(f.Emulates, f.Arch) || len(f.Emulates) == 1 && f.Emulates[0] != millrace.AMD64 && f.Emulates[0] != millrace.ARM64:
+		return millrace.Errorf(millrace.Unprocessable, "A host of %s emulates at most the other architecture, not %q.", f.Arch, f.Emulates)
 	case f.VCPUs < 1 || f.VCPUs > large || f.MemoryMB < 1 || f.MemoryMB > large || f.DiskMB < 0 || f.DiskMB > large ||
 		f.Offer.MilliCPU < 0 || f.Offer.MilliCPU > large || f.Offer.MemoryMB < 0 || f.Offer.MemoryMB > large:
 		return millrace.Errorf(millrace.Unprocessable, "The host's vCPUs, memory, disk and offer are not plausible.")

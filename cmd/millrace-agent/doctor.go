@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 
 	"github.com/spf13/cobra"
 
+	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/agent"
 	"github.com/millrace-ci/millrace/vm/qemu"
 )
@@ -19,7 +21,7 @@ func (o *options) doctor() *cobra.Command {
 		Long:  "Look at what this machine needs to run jobs, and say what to do. It changes nothing, and fails when jobs can't run.",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			found := agent.Examine(cmd.Context(), agent.ThisMachine(o.dir, qemu.DefaultGuest()))
+			found := agent.Examine(cmd.Context(), agent.ThisMachine(o.dir, qemu.DefaultGuest(millrace.Arch(runtime.GOARCH))))
 			out := cmd.OutOrStdout()
 			if asJSON {
 				enc := json.NewEncoder(out)

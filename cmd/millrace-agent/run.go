@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"runtime"
 
 	"github.com/spf13/cobra"
@@ -11,6 +13,7 @@ import (
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/agent"
 	"github.com/millrace-ci/millrace/guest"
+	"github.com/millrace-ci/millrace/vm"
 	"github.com/millrace-ci/millrace/vm/qemu"
 )
 
@@ -50,7 +53,7 @@ control plane, or run millrace-agent stop-vms once the agent is stopped.`,
 			if err != nil {
 				return err
 			}
-			machines, err := newDriver(o.dir, accel, log)
+			machines, err := newDriver(o.dir, accel, facts.Emulates, log)
 			if err != nil {
 				return err
 			}
@@ -80,7 +83,13 @@ again, and does without them in any case.`,
 				return err
 			}
 			defer unlock()
-			machines, err := newDriver(o.dir, qemu.AccelAuto, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
+			var emulated []millrace.Arch
+			for _, arch := range []millrace.Arch{millrace.AMD64, millrace.ARM64} {
+				if _, err := os.Stat(emulationDir(o.dir, arch)); err == nil {
+					emulated = append(emulated, arch)
+				}
+			}
+			machines, err := newDriver(o.dir, qemu.AccelAuto, emulated, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
 			if err != nil {
 				return err
 			}
@@ -90,15 +99,33 @@ again, and does without them in any case.`,
 	}
 }
 
-func newDriver(dir string, accel qemu.Accel, log *slog.Logger) (*qemu.Driver, error) {
-	arch := millrace.Arch(runtime.GOARCH)
-	pid1, err := guest.Binary(arch, "millrace-init")
-	if err != nil {
+// newDriver is this machine's driver, which also emulates machines of other architectures.
+func newDriver(dir string, accel qemu.Accel, emulates []millrace.Arch, log *slog.Logger) (vm.Driver, error) {
+	own, err := newQEMU(qemu.Config{Dir: dir, Arch: millrace.Arch(runtime.GOARCH), Accel: accel, Log: log})
+	if err != nil || len(emulates) == 0 {
+		return own, err
+	}
+	all := vm.Emulating{Driver: own, Others: map[millrace.Arch]vm.Driver{}}
+	for _, arch := range emulates {
+		all.Others[arch], err = newQEMU(qemu.Config{Dir: emulationDir(dir, arch), Arch: arch, Accel: qemu.AccelTCG, Log: log.With("arch", arch)})
+		if err != nil {
+			return nil, fmt.Errorf("emulating %s: %w", arch, err)
+		}
+	}
+	return all, nil
+}
+
+// emulationDir is where an agent whose directory is dir keeps machines of an architecture that it emulates.
+func emulationDir(dir string, arch millrace.Arch) string {
+	return filepath.Join(dir, "emulated-"+string(arch))
+}
+
+func newQEMU(c qemu.Config) (_ *qemu.Driver, err error) {
+	if c.Init, err = guest.Binary(c.Arch, "millrace-init"); err != nil {
 		return nil, err
 	}
-	runner, err := guest.Binary(arch, "testrunner")
-	if err != nil {
+	if c.Runner, err = guest.Binary(c.Arch, "testrunner"); err != nil {
 		return nil, err
 	}
-	return qemu.New(qemu.Config{Dir: dir, Init: pid1, Runner: runner, Accel: accel, Log: log})
+	return qemu.New(c)
 }

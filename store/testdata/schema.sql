@@ -190,6 +190,7 @@ CREATE TABLE hosts (
 	cloned_boot text NOT NULL DEFAULT ''::text,
 	cloned_at timestamp with time zone,
 	refuses text NOT NULL DEFAULT ''::text,
+	emulates text[] NOT NULL DEFAULT '{}'::text[],
 	CONSTRAINT hosts_host_id_key UNIQUE (host_id),
 	CONSTRAINT hosts_sign_key_key UNIQUE (sign_key),
 	CONSTRAINT hosts_pkey PRIMARY KEY (org_id, host_id),
