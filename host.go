@@ -59,11 +59,11 @@ func (f HostFacts) Runs(arch Arch) bool { return arch == f.Arch || slices.Contai
 
 // Arches says of which architectures VMs may be, e.g. "amd64", "amd64, emulates arm64".
 func (f HostFacts) Arches() string {
-	s := string(f.Arch)
+	words := []string{string(f.Arch)}
 	for _, arch := range f.Emulates {
-		s += ", emulates " + string(arch)
+		words = append(words, "emulates "+string(arch))
 	}
-	return s
+	return strings.Join(words, ", ")
 }
 
 // MaxHostLabels and MaxHostLabel bound a host's labels: how many, and how long each, in bytes.

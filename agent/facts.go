@@ -20,8 +20,8 @@ import (
 type Offer struct {
 	Labels          []string
 	Emulates        []millrace.Arch // architectures of VMs beside the machine's own
-	CPUOvercommit   float64 // vCPUs sold for each one there is; 0 is 1
-	MemoryReserveMB int     // kept for the host itself; 0 is 512
+	CPUOvercommit   float64         // vCPUs sold for each one there is; 0 is 1
+	MemoryReserveMB int             // kept for the host itself; 0 is 512
 }
 
 const defaultReserveMB = 512

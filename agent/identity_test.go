@@ -109,8 +109,11 @@ func TestFacts(t *testing.T) {
 		t.Errorf("%+v, %v", f, err)
 	}
 	for _, o := range []Offer{
-		{CPUOvercommit: -1}, {CPUOvercommit: 1e9}, {MemoryReserveMB: 1 << 40},
-		{Emulates: []millrace.Arch{f.Arch}}, {Emulates: []millrace.Arch{millrace.ArchAny}},
+		{CPUOvercommit: -1},
+		{CPUOvercommit: 1e9},
+		{MemoryReserveMB: 1 << 40},
+		{Emulates: []millrace.Arch{f.Arch}},
+		{Emulates: []millrace.Arch{millrace.ArchAny}},
 	} {
 		if _, err := Facts(t.TempDir(), o); millrace.CodeOf(err) != millrace.Invalid {
 			t.Errorf("%+v: %v", o, err)
