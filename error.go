@@ -19,6 +19,7 @@ const (
 	NotFound        Code = "not_found"        // 404: isn't there, or is another org's
 	Conflict        Code = "conflict"         // 409: contradicts the present state
 	Gone            Code = "gone"             // 410: was there, won't come back
+	HostRemoved     Code = "host_removed"     // 410: the host that asks was taken out of its org; its agent ends its VMs
 	TooLarge        Code = "too_large"        // 413: the body exceeds its limit
 	Unprocessable   Code = "unprocessable"    // 422: well-formed, but a value isn't acceptable
 	LimitReached    Code = "limit_reached"    // 429: a rate or plan limit
@@ -40,6 +41,7 @@ var codes = map[Code]struct {
 	NotFound:        {404, "It isn't there, or it is another org's: the two look the same."},
 	Conflict:        {409, "It contradicts the present state. Look at it again before you repeat the request."},
 	Gone:            {410, "It was there and won't come back."},
+	HostRemoved:     {410, "The host was removed from its org. Enroll the machine anew to use it again."},
 	TooLarge:        {413, "The body is larger than this path takes."},
 	Unprocessable:   {422, "The request is well-formed, but a value in it is not acceptable. Its detail says which."},
 	LimitReached:    {429, "A rate or a limit of the plan is reached. Try again later."},
@@ -61,7 +63,7 @@ func (c Code) Meaning() string { return codes[c].meaning }
 // CodeForStatus is the general code whose [Code.Status] is status; Internal when there is none.
 func CodeForStatus(status int) Code {
 	for c, s := range codes {
-		if s.status == status && c != ReauthRequired && c != TokenExpired {
+		if s.status == status && c != ReauthRequired && c != TokenExpired && c != HostRemoved {
 			return c
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -198,13 +199,19 @@ func TestJournalKeepsNoSecret(t *testing.T) {
 			}
 			for _, name := range files {
 				content, err := os.ReadFile(name)
+				if errors.Is(err, fs.ErrNotExist) {
+					continue // it took its place
+				}
 				if err != nil {
 					t.Fatal(err)
 				}
-				if !json.Valid(content) || strings.Contains(string(content), "config of") {
+				whole := strings.HasSuffix(name, ".json") // the others are about to take a place
+				if whole && !json.Valid(content) || strings.Contains(string(content), "config of") {
 					t.Fatalf("%s", content)
 				}
-				seen++
+				if whole {
+					seen++
+				}
 			}
 		}
 		if seen < 90 {

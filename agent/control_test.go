@@ -28,6 +28,8 @@ type control struct {
 	starts   int
 	forget   bool // the agent's epoch
 	refuses  string
+	restart  bool  // once it has heard of a VM
+	gone     error // what every call answers
 }
 
 func newControl(t *testing.T) *control {
@@ -65,6 +67,13 @@ func (c *control) report(n byte) client.VMReport {
 	return c.reports[vmID(n)]
 }
 
+// ask has the agent restart once it has told of a VM, or answers it nothing but gone.
+func (c *control) ask(restart bool, gone error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.restart, c.gone = restart, gone
+}
+
 // refusal is why the host takes no VM, as far as it said.
 func (c *control) refusal() string {
 	c.mu.Lock()
@@ -77,6 +86,9 @@ func (c *control) Start(context.Context, client.StartRequest) (client.StartRespo
 	defer c.mu.Unlock()
 	if c.away {
 		return client.StartResponse{}, errAway
+	}
+	if c.gone != nil {
+		return client.StartResponse{}, c.gone
 	}
 	c.starts++
 	c.forget = false
@@ -91,6 +103,9 @@ func (c *control) Sync(ctx context.Context, in client.SyncRequest) (client.SyncR
 	}
 	if c.away {
 		return client.SyncResponse{}, errAway
+	}
+	if c.gone != nil {
+		return client.SyncResponse{}, c.gone
 	}
 	c.refuses = in.Refuses
 	for _, r := range in.VMs {
@@ -123,7 +138,7 @@ func (c *control) Sync(ctx context.Context, in client.SyncRequest) (client.SyncR
 			break
 		}
 	}
-	return client.SyncResponse{Version: c.version, VMs: append([]client.VMOrder(nil), c.orders...)}, ctx.Err()
+	return client.SyncResponse{Version: c.version, VMs: append([]client.VMOrder(nil), c.orders...), Restart: c.restart && len(c.reports) > 0}, ctx.Err()
 }
 
 func (c *control) JIT(_ context.Context, id millrace.VMID, epoch int64) (client.JITResponse, error) {

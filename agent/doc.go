@@ -10,6 +10,11 @@
 // that steps, others that only wait for a guest, a disk or the network. Both lists that cross the wire, orders and
 // reports, are levels: any of them may be lost, repeated or cut short, and the next one says everything again.
 //
-// The host's owner has the last word: what exceeds the offer made on this machine is refused, whoever orders it. An
-// agent that can't reach the control plane leaves its VMs alone.
+// The host's owner has the last word: what exceeds the offer made on this machine is refused, whoever orders it, and so is
+// everything while the disk is nearly full or the driver doesn't work. An agent that can't reach the control plane leaves
+// its VMs alone.
+//
+// VMs outlive the agent's process. What a later one must know of them is in a journal, which is written before what it
+// tells of is done: a VM's machine is started, or a guest that ended is let go, only then. What a guest can say again is
+// not in it.
 package agent

@@ -106,6 +106,29 @@ func (Refusal) event()    {}
 func (Timer) event()      {}
 func (Stop) event()       {}
 
+// End is why an agent ends by itself.
+type End string
+
+// The ends: to start anew, to reboot the machine, and because its host is no host any more.
+const (
+	EndRestart End = "restart"
+	EndReboot  End = "reboot"
+	EndRemoved End = "removed"
+)
+
+// Error says what the end is.
+func (e End) Error() string {
+	switch e {
+	case EndRestart:
+		return "the control plane asks the agent to start anew"
+	case EndReboot:
+		return "the control plane asks for a reboot"
+	case EndRemoved:
+		return "this host was removed from its org; enroll the machine anew to use it again"
+	}
+	return string(e)
+}
+
 // Effect is something to do. Each is done in the background; what comes of it is an event.
 type Effect interface{ effect() }
 

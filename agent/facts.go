@@ -99,6 +99,15 @@ func Version() string {
 	return "devel"
 }
 
+// bootID names this boot of the machine: random(4). "" where the kernel gives none.
+func bootID() string {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(id))
+}
+
 // memoryMB is MemTotal of a file like /proc/meminfo (proc_meminfo(5)).
 func memoryMB(file string) (int, error) {
 	data, err := os.ReadFile(file)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"syscall"
 	"time"
 
 	"github.com/millrace-ci/millrace/guest"
@@ -66,7 +67,7 @@ func (r *runner) attend(ref Ref, m vm.Machine, hold *machine, from int64) {
 			r.tell(VMExit{Ref: ref, Reason: "The VM cannot be spoken with: " + err.Error()})
 			return
 		}
-		r.listen(ref, host, printed)
+		r.listen(ref, m, host, printed)
 	}()
 	r.work.Go(func() { r.speak(ref, m, hold, host, uploaded) })
 
@@ -90,6 +91,24 @@ func (r *runner) attend(ref Ref, m vm.Machine, hold *machine, from int64) {
 		reason = "The VM ended: " + err.Error()
 	}
 	r.tell(VMDone{Ref: ref, Reason: reason})
+}
+
+// silence tells the loop that a guest can't be heard any more, unless its machine has an end of its own to tell of.
+func (r *runner) silence(ref Ref, m vm.Machine, err error) {
+	select {
+	case <-m.Done():
+		if m.Err() != nil {
+			return
+		}
+	case <-time.After(drainWithin):
+	case <-r.base.Done(): // it is we who left
+		return
+	}
+	reason := "The VM cannot be understood: " + err.Error()
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
+		reason = "The VM fell silent."
+	}
+	r.tell(VMExit{Ref: ref, Reason: reason})
 }
 
 // speak tells a guest what the loop has for it, until its machine or this process ends.
@@ -118,17 +137,12 @@ func (r *runner) speak(ref Ref, m vm.Machine, hold *machine, host *guest.Host, u
 }
 
 // listen tells the loop what a guest says, until it says nothing more.
-func (r *runner) listen(ref Ref, host *guest.Host, printed *console) {
+func (r *runner) listen(ref Ref, m vm.Machine, host *guest.Host, printed *console) {
 	for {
 		ev, err := host.Next()
 		switch {
-		case r.base.Err() != nil:
-			return
-		case errors.Is(err, io.EOF):
-			r.tell(VMExit{Ref: ref, Reason: "The VM fell silent."})
-			return
 		case err != nil:
-			r.tell(VMExit{Ref: ref, Reason: "The VM cannot be understood: " + err.Error()})
+			r.silence(ref, m, err)
 			return
 		case ev.Hello != nil:
 			r.Log.Info("A VM's kernel runs.", "vm", ref.ID, "kernel", ev.Hello.Kernel, "boot_id", ev.Hello.BootID)

@@ -39,10 +39,12 @@ type Config struct {
 	Log     *slog.Logger
 	// EndVMs has the agent kill its VMs at its end, and tell the server. Otherwise they run on, for the next one to adopt.
 	EndVMs bool
+	// Reboots lets the control plane have the machine rebooted.
+	Reboots bool
 }
 
-// Run is the agent until ctx ends. First it takes over what an earlier process left. It returns an error only when that
-// can't be known; a host that can't start VMs says so to the server.
+// Run is the agent until ctx ends, or it ends by itself: then it returns why, an [End]. First it takes over what an earlier
+// process left, and it returns an error when that can't be known; a host that can't start VMs says so to the server.
 func Run(ctx context.Context, c Config) error {
 	base, cancel := context.WithCancel(context.WithoutCancel(ctx)) // outlives ctx: the end is told too
 	defer cancel()
@@ -58,7 +60,13 @@ func Run(ctx context.Context, c Config) error {
 	}
 	r.loop(ctx)
 	cancel()
-	return r.wait(stopWithin)
+	if err := r.wait(stopWithin); err != nil {
+		return err
+	}
+	if end := r.state.Ended(); end != "" {
+		return end
+	}
+	return nil
 }
 
 // adopt finds what an earlier process left, and what there is to say of this host.
@@ -82,9 +90,9 @@ func (r *runner) adopt(ctx context.Context) error {
 		return err
 	}
 	refuses := r.refuses(ctx)
-	r.Facts.Driver = r.Driver.Name() // which may have probed
+	r.Facts.Driver, r.Facts.BootMS = r.Driver.Name(), int(r.Driver.Boot().Milliseconds()) // it may have probed
 	r.state = Resume(r.Facts, entries, func(ref Ref) bool { return adopted[ref.machine()] != nil }, time.Now())
-	r.state.Refuses = refuses
+	r.state.Refuses, r.state.Reboots = refuses, r.Reboots
 	for _, v := range r.state.VMs {
 		if v.live() {
 			m := adopted[v.ref().machine()]
@@ -115,6 +123,13 @@ func (r *runner) loop(ctx context.Context) {
 	stop := ctx.Done()
 	var giveUp, farewell <-chan time.Time
 	for !r.state.Stopped() {
+		if end := r.state.Ended(); end != "" && (stop == nil || !r.EndVMs || end == EndRemoved) {
+			r.Log.Info("The agent ends.", "because", end.Error())
+			return
+		} else if end != "" {
+			stop, giveUp = nil, time.After(stopWithin)
+			r.step(Stop{})
+		}
 		if giveUp != nil && farewell == nil && r.state.Live() == 0 {
 			farewell = time.After(farewellAfter)
 		}
@@ -190,7 +205,7 @@ func (r *runner) do(e Effect) {
 		}
 	case SendStart:
 		r.call(e.Call, func(ctx context.Context) (Event, error) {
-			_, err := r.Server.Start(ctx, client.StartRequest{Facts: e.Facts})
+			_, err := r.Server.Start(ctx, client.StartRequest{Facts: e.Facts, BootID: bootID()})
 			return Started{Call: e.Call}, err
 		})
 	case SendSync:

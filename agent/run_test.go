@@ -31,6 +31,8 @@ type machines struct {
 
 func (d *machines) Name() string { return "test" }
 
+func (d *machines) Boot() time.Duration { return 512 * time.Millisecond }
+
 func (d *machines) Prepare(context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -163,6 +165,30 @@ func runsIn(t *testing.T, c *control, d *machines, dir string, endVMs bool) (sto
 		}
 		time.Sleep(time.Second) // the guests see it
 	}
+}
+
+// An agent that is asked to start anew ends and leaves its VMs to the next; one whose host was removed ends them.
+func TestRunEnds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, d, dir := newControl(t), &machines{guest: runsAJob}, t.TempDir()
+		run := func() error {
+			return Run(t.Context(), Config{
+				Server: c, Host: c.host, SealKey: c.key, Driver: d, Dir: dir, Log: slog.New(slog.DiscardHandler),
+				Facts: millrace.HostFacts{Arch: millrace.AMD64, Offer: millrace.Size{MilliCPU: 2000, MemoryMB: 1024}},
+			})
+		}
+		c.set(order(1))
+		c.ask(true, nil)
+		if err := run(); !errors.Is(err, EndRestart) || d.count() != 1 {
+			t.Errorf("%v, %d machines", err, d.count())
+		}
+		c.ask(false, millrace.Errorf(millrace.HostRemoved, "removed"))
+		if err := run(); !errors.Is(err, EndRemoved) || d.count() != 0 {
+			t.Errorf("%v, %d machines", err, d.count())
+		}
+		time.Sleep(time.Second) // the guests see it
+	})
 }
 
 func TestRunAJob(t *testing.T) {

@@ -29,6 +29,10 @@ type State struct {
 	Refuses  string // why the host takes no VM; "": it does
 	Started  bool   // this process has an epoch
 	Stopping bool
+	Reboots  bool             // the host's owner lets the control plane reboot it
+	Restart  bool             // the control plane asks this process to start anew
+	Reboot   bool             // which it asks for
+	Removed  bool             // the host is no host any more
 	Ordered  bool             // there was an answer: without one no VM is known to be unwanted
 	Version  int64            // of Orders
 	Orders   []client.VMOrder // the last answer
@@ -140,6 +144,19 @@ func (v VM) deadline() (at time.Time, reason string) {
 	}
 }
 
+// Ended is why the agent is to end now, or "". A reboot waits until no VM is left.
+func (s State) Ended() End {
+	switch {
+	case s.Removed && s.Live() == 0:
+		return EndRemoved
+	case s.Restart:
+		return EndRestart
+	case s.Reboot && s.Reboots && len(s.VMs) == 0:
+		return EndReboot
+	}
+	return ""
+}
+
 // Stopped reports whether a stopping agent has nothing left to end or to say.
 func (s State) Stopped() bool { return s.Stopping && len(s.VMs) == 0 }
 
@@ -174,8 +191,8 @@ func (s State) cutAt() time.Time {
 	}
 }
 
-// silent reports whether a stopping agent has said all it has to say for now.
-func (s State) silent() bool { return s.Stopping && !s.News }
+// silent reports whether an agent that ends has said all it has to say for now.
+func (s State) silent() bool { return s.Removed || s.Stopping && !s.News }
 
 // Wake is when [Step] wants to be called with a Timer at the latest; zero: no need.
 func (s State) Wake() time.Time {

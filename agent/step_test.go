@@ -469,3 +469,51 @@ func TestAnEndBeforeOnlineHasAReason(t *testing.T) {
 		t.Errorf("reported %+v", r)
 	}
 }
+
+// What the control plane may ask of an agent beside VMs: to start anew, which leaves VMs alone; to reboot, which waits for them
+// and for the host's owner; and to end, because the host is none any more.
+func TestEnds(t *testing.T) {
+	t.Parallel()
+	asked := func(d *driver, restart, reboot bool, orders ...client.VMOrder) End {
+		d.after(time.Minute)
+		d.step(Synced{Call: d.state.Call.N, Response: client.SyncResponse{Version: 7, VMs: orders, Restart: restart, Reboot: reboot}})
+		return d.state.Ended()
+	}
+	d := newDriver(t)
+	d.answer(1, order(1))
+	if end := asked(d, true, false, order(1)); end != EndRestart || find[KillVM](d.effects) != nil || d.state.Live() != 1 {
+		t.Errorf("a restart: %q, %#v", end, d.effects)
+	}
+
+	d = newDriver(t)
+	if end := asked(d, false, true); end != "" {
+		t.Errorf("a reboot that the owner doesn't allow: %q", end)
+	}
+	d = newDriver(t)
+	d.state.Reboots = true
+	d.answer(1, order(1))
+	if end := asked(d, false, true, order(1)); end != "" || find[KillVM](d.effects) != nil {
+		t.Errorf("a reboot with a VM: %q, %#v", end, d.effects)
+	}
+	d.step(VMDone{Ref: Ref{vmID(1), 1}})
+	if end := d.state.Ended(); end != "" { // its end isn't told yet
+		t.Errorf("a reboot with something to say: %q", end)
+	}
+	d.after(cutAfter)
+	if end := asked(d, false, true); end != EndReboot {
+		t.Errorf("a reboot: %q", end)
+	}
+
+	d = newDriver(t)
+	d.answer(1, order(1))
+	d.step(CallFailed{Call: d.state.Call.N, Code: millrace.HostRemoved})
+	if k := find[KillVM](d.effects); k == nil || d.state.Ended() != "" || find[SendSync](d.effects) != nil || find[SendStart](d.effects) != nil {
+		t.Errorf("a host that was removed does %#v, %q", d.effects, d.state.Ended())
+	}
+	if wake := d.state.Wake(); !wake.IsZero() && find[SendSync](d.after(time.Hour)) != nil {
+		t.Error("it asks again")
+	}
+	if d.step(VMDone{Ref: Ref{vmID(1), 1}}); d.state.Ended() != EndRemoved {
+		t.Errorf("without VMs: %q", d.state.Ended())
+	}
+}

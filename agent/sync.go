@@ -65,6 +65,7 @@ func (st *step) synced(answer client.SyncResponse) {
 		st.RetryAt = call.At.Add(idleSpacing)
 	}
 	st.Ordered, st.Version, st.Orders = true, answer.Version, answer.VMs
+	st.Restart, st.Reboot = answer.Restart, answer.Reboot
 	ordered := map[Ref]bool{}
 	for _, o := range answer.VMs {
 		ordered[Ref{ID: o.ID, Epoch: o.Epoch}] = true
@@ -84,6 +85,12 @@ func (st *step) callFailed(ev CallFailed) {
 	st.Failures++
 	if ev.Code == millrace.Unauthenticated || ev.Code == millrace.Conflict {
 		st.Started = false
+	}
+	if ev.Code == millrace.HostRemoved { // our own word for it: a proxy that answers 410 ends no job
+		st.Removed, st.Orders = true, nil
+		for _, id := range st.ids() {
+			st.change(st.VMs[id].ref(), func(v *VM) { st.kill(v, "The host was removed.") })
+		}
 	}
 }
 

@@ -118,7 +118,7 @@ func (s *Server) signed(w http.ResponseWriter, r *http.Request, limit int64) (ho
 		return host, nil, err
 	}
 	if host.Removed {
-		return host, nil, millrace.Errorf(millrace.Gone, "This host was removed from its org. Enroll the machine anew to use it again.")
+		return host, nil, millrace.Errorf(millrace.HostRemoved, "This host was removed from its org. Enroll the machine anew to use it again.")
 	}
 	isStart := r.URL.Path == "/agent/v1/start"
 	if !isStart && claims.Epoch == host.Epoch-1 {

@@ -319,7 +319,7 @@ func TestJIT(t *testing.T) {
 	if _, creates := w.runners.named(vm.RunnerName); creates != 1 {
 		t.Errorf("GitHub was asked %d times", creates)
 	}
-	if _, err := h.JIT(t.Context(), vm.ID, 2); millrace.CodeOf(err) != millrace.Gone {
+	if _, err := h.JIT(t.Context(), vm.ID, 2); millrace.CodeOf(err) != millrace.HostRemoved {
 		t.Errorf("another epoch: %v", err)
 	}
 	report := client.VMReport{ID: vm.ID, Epoch: 1, State: millrace.VMOnline}
@@ -369,13 +369,13 @@ func TestJITOfARetiredVM(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if _, err := h.JIT(t.Context(), vm.ID, 1); millrace.CodeOf(err) != millrace.Gone {
+	if _, err := h.JIT(t.Context(), vm.ID, 1); millrace.CodeOf(err) != millrace.HostRemoved {
 		t.Errorf("%v", err)
 	}
 	if run, creates := w.runners.named(vm.RunnerName); run.ID != 0 || creates != 1 {
 		t.Errorf("runner %d stays at GitHub after %d registrations", run.ID, creates)
 	}
-	if _, err := h.JIT(t.Context(), vm.ID, 1); millrace.CodeOf(err) != millrace.Gone {
+	if _, err := h.JIT(t.Context(), vm.ID, 1); millrace.CodeOf(err) != millrace.HostRemoved {
 		t.Errorf("later: %v", err)
 	}
 	if _, creates := w.runners.named(vm.RunnerName); creates != 1 {
@@ -426,10 +426,10 @@ func TestRemovedHost(t *testing.T) {
 	if err := org.RemoveHost(t.Context(), by, h.Host, false); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.Sync(t.Context(), client.SyncRequest{}); millrace.CodeOf(err) != millrace.Gone {
+	if _, err := h.Sync(t.Context(), client.SyncRequest{}); millrace.CodeOf(err) != millrace.HostRemoved {
 		t.Errorf("sync: %v", err)
 	}
-	if _, err := h.Start(t.Context(), client.StartRequest{Facts: storetest.Facts()}); millrace.CodeOf(err) != millrace.Gone {
+	if _, err := h.Start(t.Context(), client.StartRequest{Facts: storetest.Facts()}); millrace.CodeOf(err) != millrace.HostRemoved {
 		t.Errorf("start: %v", err)
 	}
 }

@@ -87,8 +87,8 @@ func TestChannel(t *testing.T) {
 		t.Error(diff)
 	}
 	select {
-	case <-kept:
-		t.Error("the guest ended before its last word was kept")
+	case err := <-kept:
+		t.Errorf("the guest ended before its last word was kept: %v", err)
 	default:
 	}
 	if err := h.Heard(); err != nil {
@@ -137,7 +137,8 @@ func TestChannelResumes(t *testing.T) {
 			}
 			want := []guest.Event{
 				{Hello: &guest.Hello{Kernel: "6.1", Configured: true}},
-				{State: millrace.VMOnline}, {State: millrace.VMBusy},
+				{State: millrace.VMOnline},
+				{State: millrace.VMBusy},
 				{Usage: &millrace.Metering{CPUMillis: 2}},
 				{Console: []byte("one two")[min(7, console):], Offset: console},
 				{Exit: &guest.Exit{Code: 7}},

@@ -6,6 +6,7 @@ package vm
 import (
 	"context"
 	"io"
+	"time"
 
 	"github.com/millrace-ci/millrace"
 )
@@ -29,6 +30,8 @@ type Driver interface {
 	// Prepare makes everything that machines share (initrd, base disk), and finds out whether one can run: an error says
 	// why not. It may be called again, and is quick when there is nothing to do.
 	Prepare(ctx context.Context) error
+	// Boot is how long the machine took to boot with which Prepare found that out; 0: it booted none.
+	Boot() time.Duration
 	// Start clones the disk and boots. When ctx ends before it returns there is no machine; after that ctx means nothing.
 	Start(ctx context.Context, spec Spec) (Machine, error)
 }

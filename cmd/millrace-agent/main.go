@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -18,12 +19,21 @@ import (
 
 func main() { os.Exit(start()) }
 
+// exitConfig is EX_CONFIG of sysexits(3): to start again helps nothing, and the systemd unit doesn't.
+const exitConfig = 78
+
 // start runs the command line and returns the exit code.
 func start() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := command(os.Stdin, os.Getenv).ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "millrace-agent:", err)
+		switch {
+		case errors.Is(err, agent.EndRestart):
+			return 0
+		case errors.Is(err, agent.EndRemoved):
+			return exitConfig
+		}
 		return 1
 	}
 	return 0

@@ -72,6 +72,23 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
+// Nobody's jobs are ended under an agent that runs.
+func TestStopVMsBesideAnAgent(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	unlock, err := agent.Lock(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := run(t, "", "", "stop-vms", "--dir", dir); err == nil || !strings.Contains(err.Error(), "stop it first") {
+		t.Errorf("got %v", err)
+	}
+	unlock()
+	if _, err := run(t, "", "", "stop-vms", "--dir", dir); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestDoctorsJSON(t *testing.T) {
 	t.Parallel()
 	out, _ := run(t, "", "", "doctor", "--json", "--dir", t.TempDir())

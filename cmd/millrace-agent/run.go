@@ -1,10 +1,13 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 
@@ -22,6 +25,7 @@ var drivers = map[string]qemu.Accel{"auto": qemu.AccelAuto, "qemu": qemu.AccelAu
 
 func (o *options) run() *cobra.Command {
 	var driver string
+	var reboots bool
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Run VMs as the control plane orders them, until stopped",
@@ -57,14 +61,27 @@ control plane, or run millrace-agent stop-vms once the agent is stopped.`,
 			if err != nil {
 				return err
 			}
-			return agent.Run(cmd.Context(), agent.Config{
-				Server: id.Client(), Host: id.HostID, SealKey: seal, Driver: machines, Dir: o.dir, Facts: facts, Log: log,
+			err = agent.Run(cmd.Context(), agent.Config{
+				Server: id.Client(), Host: id.HostID, SealKey: seal, Driver: machines, Dir: o.dir, Facts: facts, Log: log, Reboots: reboots,
 			})
+			if errors.Is(err, agent.EndReboot) {
+				return reboot(cmd.Context())
+			}
+			return err
 		},
 	}
 	cmd.Flags().StringVar(&driver, "driver", "auto", "what runs VMs: auto (KVM if it works, else emulation), qemu/kvm or qemu/tcg")
+	cmd.Flags().BoolVar(&reboots, "allow-reboot", false, "let the control plane reboot this machine, when no VM is left")
 	o.offerFlags(cmd)
 	return cmd
+}
+
+// reboot has systemd reboot the machine.
+func reboot(ctx context.Context) error {
+	if out, err := exec.CommandContext(ctx, "systemctl", "reboot").CombinedOutput(); err != nil {
+		return fmt.Errorf("the machine can't be rebooted: systemctl reboot: %w: %s", err, bytes.TrimSpace(out))
+	}
+	return nil
 }
 
 // stopVMs ends what an agent that was stopped left.
@@ -101,13 +118,13 @@ again, and does without them in any case.`,
 
 // newDriver is this machine's driver, which also emulates machines of other architectures.
 func newDriver(dir string, accel qemu.Accel, emulates []millrace.Arch, log *slog.Logger) (vm.Driver, error) {
-	own, err := newQEMU(qemu.Config{Dir: dir, Arch: millrace.Arch(runtime.GOARCH), Accel: accel, Log: log})
+	own, err := newQEMU(qemu.Config{Dir: dir, Arch: millrace.Arch(runtime.GOARCH), Accel: accel, Trial: true, Log: log})
 	if err != nil || len(emulates) == 0 {
 		return own, err
 	}
 	all := vm.Emulating{Driver: own, Others: map[millrace.Arch]vm.Driver{}}
 	for _, arch := range emulates {
-		all.Others[arch], err = newQEMU(qemu.Config{Dir: emulationDir(dir, arch), Arch: arch, Accel: qemu.AccelTCG, Log: log.With("arch", arch)})
+		all.Others[arch], err = newQEMU(qemu.Config{Dir: emulationDir(dir, arch), Arch: arch, Accel: qemu.AccelTCG, Trial: true, Log: log.With("arch", arch)})
 		if err != nil {
 			return nil, fmt.Errorf("emulating %s: %w", arch, err)
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -137,5 +138,16 @@ func (h host) run(ctx context.Context, token millrace.Secret, ready func() error
 	if err := ready(); err != nil {
 		return err
 	}
-	return agent.Run(ctx, config)
+	for {
+		err := agent.Run(ctx, config)
+		switch {
+		case errors.Is(err, agent.EndRestart):
+			continue
+		case errors.Is(err, agent.EndRemoved):
+			h.log.Warn("This machine's host was removed; remove " + h.dir + " and start again to have it back.")
+			<-ctx.Done()
+			return nil
+		}
+		return err
+	}
 }

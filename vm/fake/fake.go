@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"time"
 
 	"github.com/millrace-ci/millrace/vm"
 )
@@ -27,6 +28,9 @@ func (Driver) Adopt(context.Context, []string) (map[string]vm.Machine, error) { 
 
 // Prepare has nothing to prepare.
 func (Driver) Prepare(context.Context) error { return nil }
+
+// Boot is 0: nothing boots.
+func (Driver) Boot() time.Duration { return 0 }
 
 // Start starts a guest.
 func (d Driver) Start(ctx context.Context, spec vm.Spec) (vm.Machine, error) {

@@ -3,6 +3,7 @@ package qemu
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,67 +15,97 @@ import (
 	"github.com/millrace-ci/millrace/vm"
 )
 
-// probeWithin is how long the real kernel may take to its first word under KVM, where it takes a tenth of it. On some
-// machines /dev/kvm opens, a guest can be made, and its kernel hangs.
-const probeWithin = 5 * time.Second
+// How long the real kernel may take to its first word: under KVM it takes a tenth of it. On some machines /dev/kvm opens, a
+// guest can be made, and its kernel hangs.
+var probeWithin = map[Accel]time.Duration{AccelKVM: 5 * time.Second, AccelTCG: time.Minute}
 
-// probed is the result of a probe, kept for as long as what it depends on stays the same.
+// probed is what a probe found, kept for as long as what it depends on stays the same.
 type probed struct {
-	Guest, Host, QEMU string
-	Works             bool
-	Why               string
+	Of     probedOf
+	Accel  Accel
+	Why    string
+	BootMS int64 // how long the machine took that booted; 0: none had to
 }
 
-// probe decides between KVM and emulation by booting a guest.
-func (d *Driver) probe(ctx context.Context) (Accel, string) {
-	kvm, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
-	if err != nil {
-		return AccelTCG, "no /dev/kvm that may be opened"
-	}
-	kvm.Close()
+// probedOf is what a probe depends on.
+type probedOf struct {
+	Guest, Host, QEMU string
+	Wanted            Accel
+	Trial             bool
+}
+
+// probe finds out by booting a machine how machines run: with KVM where that works and is not ruled out, else emulated where
+// that is not. The error says why neither will do.
+func (d *Driver) probe(ctx context.Context) (found probed, err error) {
 	var uts unix.Utsname
 	_ = unix.Uname(&uts) // an empty release only makes the probe's result less lasting
 	version, _ := os.ReadFile(filepath.Join(d.cfg.Guest, "version"))
 	info, err := os.Stat(d.qemu)
 	if err != nil {
-		return AccelTCG, err.Error()
+		return found, err
 	}
-	now := probed{Guest: strings.TrimSpace(string(version)), Host: unix.ByteSliceToString(uts.Release[:]), QEMU: info.ModTime().String()}
-	file := filepath.Join(d.cfg.Dir, "kvm-probe.json")
+	found.Of = probedOf{strings.TrimSpace(string(version)), unix.ByteSliceToString(uts.Release[:]), info.ModTime().String(), d.cfg.Accel, d.cfg.Trial}
+	file := filepath.Join(d.cfg.Dir, "probe.json")
 	var kept probed
-	if content, err := os.ReadFile(file); err == nil && json.Unmarshal(content, &kept) == nil &&
-		kept.Guest == now.Guest && kept.Host == now.Host && kept.QEMU == now.QEMU {
-		return kept.accel(), kept.Why + " (probed before)"
+	if content, err := os.ReadFile(file); err == nil && json.Unmarshal(content, &kept) == nil && kept.Of == found.Of {
+		kept.Why += " (probed before)"
+		return kept, nil
 	}
-	if err := d.bootProbe(ctx); err != nil {
-		now.Why = "a guest did not boot under KVM: " + err.Error()
+	if d.cfg.Accel != AccelTCG {
+		found.Accel = AccelKVM
+		if found.Why = d.try(ctx, &found); found.Why == "" {
+			found.Why = "a guest booted under KVM"
+		} else if d.cfg.Accel == AccelKVM {
+			return found, fmt.Errorf("KVM does not work here (%s); --driver auto would emulate, which is slow", found.Why)
+		} else {
+			found.Accel = AccelTCG
+		}
 	} else {
-		now.Works, now.Why = true, "a guest booted under KVM"
+		found.Accel, found.Why = AccelTCG, "it is to be emulated"
 	}
-	if ctx.Err() == nil {
-		if content, err := json.Marshal(now); err == nil {
-			_ = os.WriteFile(file, content, 0o600) // else it is probed again
+	if found.Accel == AccelTCG && d.cfg.Trial {
+		if why := d.try(ctx, &found); why != "" {
+			return found, errors.New(why)
 		}
 	}
-	return now.accel(), now.Why
-}
-
-func (p probed) accel() Accel {
-	if p.Works {
-		return AccelKVM
+	if err := ctx.Err(); err != nil {
+		return found, err
 	}
-	return AccelTCG
+	if content, err := json.Marshal(found); err == nil {
+		_ = os.WriteFile(file, content, 0o600) // else it is probed again
+	}
+	return found, nil
 }
 
-// bootProbe boots the real kernel and initrd under KVM and waits for the guest's first byte.
-func (d *Driver) bootProbe(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, probeWithin)
+// try boots a machine the way found says, and notes how long it took; it says why that won't do, or "".
+func (d *Driver) try(ctx context.Context, found *probed) string {
+	if found.Accel == AccelKVM {
+		kvm, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+		if err != nil {
+			return "no /dev/kvm that may be opened"
+		}
+		kvm.Close()
+	}
+	began := time.Now()
+	if err := d.bootProbe(ctx, found.Accel); err != nil {
+		return fmt.Sprintf("a guest did not boot under %s: %v", strings.ToUpper(string(found.Accel)), err)
+	}
+	found.BootMS = max(1, time.Since(began).Milliseconds())
+	return ""
+}
+
+// bootProbe boots the real kernel and initrd and waits for the guest's first byte.
+func (d *Driver) bootProbe(ctx context.Context, accel Accel) error {
+	ctx, cancel := context.WithTimeout(ctx, probeWithin[accel])
 	defer cancel()
 	dir := filepath.Join(d.cfg.Dir, "vms", "probe")
+	if err := os.RemoveAll(dir); err != nil { // a killed process's
+		return err
+	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
-	m, err := d.launch(AccelKVM, vm.Spec{VCPUs: 1, MemoryMB: 256}, "", disk{}, dir)
+	m, err := d.launch(accel, vm.Spec{VCPUs: 1, MemoryMB: 256}, "", disk{}, dir)
 	if err != nil {
 		os.RemoveAll(dir)
 		return err
@@ -91,7 +122,7 @@ func (d *Driver) bootProbe(ctx context.Context) error {
 	case readErr == nil:
 		return nil
 	case ctx.Err() != nil:
-		return fmt.Errorf("it said nothing within %v", probeWithin)
+		return fmt.Errorf("it said nothing within %v", probeWithin[accel])
 	default:
 		return m.Err()
 	}

@@ -5,6 +5,9 @@
 // A machine boots a kernel with an initrd that holds millrace-init and the modules it needs, on a copy-on-write clone of
 // one root disk. A virtio-serial port is the channel to the guest. Its network is QEMU's user-mode one: each guest is
 // alone on it, reaches out through its host's address, and no other guest.
+//
+// QEMU outlives the process that started it, and depends on it for nothing: it has a session of its own, prints into a named
+// pipe that it holds itself, and serves the channel on a socket. All of that is in the machine's folder, in which it works.
 package qemu
 
 import (
@@ -17,6 +20,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/vm"
@@ -41,6 +45,7 @@ type Config struct {
 	// Runner is the program that runs a job, put where PID 1 looks for it.
 	Runner []byte
 	Accel  Accel
+	Trial  bool // have [Driver.Prepare] boot a machine where it needn't find out whether KVM works, too
 	Log    *slog.Logger
 }
 
@@ -65,6 +70,7 @@ type Driver struct {
 	qemu   string // path of the monitor
 	accel  Accel
 	probed bool // accel is what works
+	boot   time.Duration
 	initrd string
 	disk   string
 }
@@ -139,8 +145,11 @@ func (d *Driver) Name() string { return "qemu/" + string(d.accel) }
 // Arch is the architecture of the machines.
 func (d *Driver) Arch() millrace.Arch { return d.cfg.Arch }
 
-// Prepare makes the initrd and the root disk when they are missing or stale, and finds out whether KVM works where it is to
-// be used.
+// Boot is how long the machine took that [Driver.Prepare] booted last, now or when it last had to; 0: it booted none.
+func (d *Driver) Boot() time.Duration { return d.boot }
+
+// Prepare makes the initrd and the root disk when they are missing or stale, and finds out by booting a machine whether KVM
+// works where it is to be used.
 func (d *Driver) Prepare(ctx context.Context) error {
 	if err := os.MkdirAll(filepath.Join(d.cfg.Dir, "vms"), 0o700); err != nil {
 		return err
@@ -148,18 +157,15 @@ func (d *Driver) Prepare(ctx context.Context) error {
 	if err := d.build(ctx); err != nil {
 		return err
 	}
-	if d.accel == AccelTCG || d.probed {
+	if d.probed || d.accel == AccelTCG && !d.cfg.Trial {
 		return ctx.Err()
 	}
-	accel, why := d.probe(ctx)
-	if err := ctx.Err(); err != nil {
+	works, err := d.probe(ctx)
+	if err != nil {
 		return err
 	}
-	if d.accel == AccelKVM && accel != AccelKVM {
-		return fmt.Errorf("KVM does not work here (%s); --driver auto would emulate, which is slow", why)
-	}
-	d.accel, d.probed = accel, true
-	d.cfg.Log.Info("chose how VMs run", "accel", accel, "because", why)
+	d.accel, d.probed, d.boot = works.Accel, true, time.Duration(works.BootMS)*time.Millisecond
+	d.cfg.Log.Info("chose how VMs run", "accel", d.accel, "because", works.Why, "boot", d.boot)
 	return nil
 }
 
