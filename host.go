@@ -52,6 +52,8 @@ type HostFacts struct {
 	Kernel   string   `json:"kernel"`
 	CPUModel string   `json:"cpu_model"`
 	BootMS   int      `json:"boot_ms"` // how long the agent's trial VM took to boot; 0: there was none
+	// Findings are what the agent found at its start. They are read with a host, not with a list of them.
+	Findings []Finding `json:"findings,omitempty"`
 }
 
 // Runs reports whether the host has VMs of arch, by its own processor or by emulation.

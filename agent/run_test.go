@@ -31,7 +31,7 @@ type machines struct {
 
 func (d *machines) Name() string { return "test" }
 
-func (d *machines) Boot() time.Duration { return 512 * time.Millisecond }
+func (d *machines) Boot() vm.Boot { return vm.Boot{Took: 512 * time.Millisecond} }
 
 func (d *machines) Prepare(context.Context) error {
 	d.mu.Lock()

@@ -59,10 +59,12 @@ func (o Org) Hosts(ctx context.Context) (list []HostRow, err error) {
 	return list, err
 }
 
-// Host finds one host.
+// Host finds one host, with what its agent found of it.
 func (o Org) Host(ctx context.Context, id millrace.HostID) (row HostRow, err error) {
 	err = o.tx(ctx, func(tx *Tx) error {
-		row, err = one(ctx, tx, scanHostRow, `SELECT `+hostColumns+`, l.vms, l.cpu, l.memory`+hostFrom+hostLoad+` WHERE (h.org_id, h.host_id) = ($1, $2)`, o.id, id)
+		row, err = one(ctx, tx, func(row pgx.CollectableRow) (r HostRow, err error) {
+			return r, row.Scan(append(hostTargets(&r.Host), &r.VMs, &r.Committed.MilliCPU, &r.Committed.MemoryMB, &r.Facts.Findings)...)
+		}, `SELECT `+hostColumns+`, l.vms, l.cpu, l.memory, h.findings`+hostFrom+hostLoad+` WHERE (h.org_id, h.host_id) = ($1, $2)`, o.id, id)
 		return err
 	})
 	if millrace.CodeOf(err) == millrace.NotFound {
@@ -146,10 +148,10 @@ func (s *Store) EnrollHost(ctx context.Context, from millrace.Actor, e Enrollmen
 		b.Queue(`UPDATE enrollment_tokens SET uses_left = uses_left - 1 WHERE (org_id, token_id) = ($1, $2)`, org, token.ID)
 		b.Queue(`
 			INSERT INTO hosts (org_id, host_id, name, arch, vcpus, memory_mb, disk_mb, offer_cpu, offer_memory, labels, driver, version,
-				kernel, cpu_model, boot_ms, admin, sign_key, seal_key, epoch, desired_version, created_at, token_id, fixed_labels, ephemeral, emulates)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, 1, 1, $19, $20, $21, $22, $23)`,
+				kernel, cpu_model, boot_ms, admin, sign_key, seal_key, epoch, desired_version, created_at, token_id, fixed_labels, ephemeral, emulates, findings)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, 1, 1, $19, $20, $21, $22, $23, $24)`,
 			org, id, e.Name, f.Arch, f.VCPUs, f.MemoryMB, f.DiskMB, f.Offer.MilliCPU, f.Offer.MemoryMB, notNil(labels),
-			f.Driver, f.Version, f.Kernel, f.CPUModel, f.BootMS, millrace.HostEnabled, e.SignKey, e.SealKey, tx.now, token.ID, token.Labels, token.Ephemeral, notNil(f.Emulates))
+			f.Driver, f.Version, f.Kernel, f.CPUModel, f.BootMS, millrace.HostEnabled, e.SignKey, e.SealKey, tx.now, token.ID, token.Labels, token.Ephemeral, notNil(f.Emulates), notNil(f.Findings))
 		b.Queue(`INSERT INTO host_beats (org_id, host_id, seen_at, epoch, sequence) VALUES ($1, $2, $3, 1, 0)`, org, id, tx.now)
 		if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 			return err
@@ -263,11 +265,11 @@ func (o Org) StartHost(ctx context.Context, id millrace.HostID, bootID string, f
 		}
 		err = tx.QueryRow(ctx, `
 			UPDATE hosts SET epoch = epoch + 1, started_at = $16, former_boot = boot_id, boot_id = $15, arch = $3, vcpus = $4, memory_mb = $5, disk_mb = $6, offer_cpu = $7, offer_memory = $8,
-				labels = coalesce(fixed_labels, $9), driver = $10, version = $11, kernel = $12, cpu_model = $13, boot_ms = $14, emulates = $17,
+				labels = coalesce(fixed_labels, $9), driver = $10, version = $11, kernel = $12, cpu_model = $13, boot_ms = $14, emulates = $17, findings = $18,
 				admin = CASE WHEN reboot_epoch = epoch THEN 'enabled' ELSE admin END
 			WHERE (org_id, host_id) = ($1, $2) AND removed_at IS NULL RETURNING epoch`,
 			o.id, id, f.Arch, f.VCPUs, f.MemoryMB, f.DiskMB, f.Offer.MilliCPU, f.Offer.MemoryMB, notNil(f.Labels), f.Driver, f.Version,
-			f.Kernel, f.CPUModel, f.BootMS, bootID, tx.now, notNil(f.Emulates)).Scan(&epoch)
+			f.Kernel, f.CPUModel, f.BootMS, bootID, tx.now, notNil(f.Emulates), notNil(f.Findings)).Scan(&epoch)
 		if err != nil {
 			return err
 		}

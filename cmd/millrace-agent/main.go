@@ -42,6 +42,7 @@ func start() int {
 // options are the flags that commands share.
 type options struct {
 	dir    string
+	github []string
 	name   string
 	offer  agent.Offer
 	stdin  io.Reader

@@ -63,6 +63,7 @@ control plane, or run millrace-agent stop-vms once the agent is stopped.`,
 			}
 			err = agent.Run(cmd.Context(), agent.Config{
 				Server: id.Client(), Host: id.HostID, SealKey: seal, Driver: machines, Dir: o.dir, Facts: facts, Log: log, Reboots: reboots,
+				Examine: o.examine(machines),
 			})
 			if errors.Is(err, agent.EndReboot) {
 				return reboot(cmd.Context())
@@ -71,6 +72,7 @@ control plane, or run millrace-agent stop-vms once the agent is stopped.`,
 		},
 	}
 	cmd.Flags().StringVar(&driver, "driver", "auto", "what runs VMs: auto (KVM if it works, else emulation), qemu/kvm or qemu/tcg")
+	o.githubFlag(cmd)
 	cmd.Flags().BoolVar(&reboots, "allow-reboot", false, "let the control plane reboot this machine, when no VM is left")
 	o.offerFlags(cmd)
 	return cmd

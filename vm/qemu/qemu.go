@@ -70,7 +70,7 @@ type Driver struct {
 	qemu   string // path of the monitor
 	accel  Accel
 	probed bool // accel is what works
-	boot   time.Duration
+	boot   vm.Boot
 	initrd string
 	disk   string
 }
@@ -145,8 +145,8 @@ func (d *Driver) Name() string { return "qemu/" + string(d.accel) }
 // Arch is the architecture of the machines.
 func (d *Driver) Arch() millrace.Arch { return d.cfg.Arch }
 
-// Boot is how long the machine took that [Driver.Prepare] booted last, now or when it last had to; 0: it booted none.
-func (d *Driver) Boot() time.Duration { return d.boot }
+// Boot is what [Driver.Prepare] found out last, now or when it last had to.
+func (d *Driver) Boot() vm.Boot { return d.boot }
 
 // Prepare makes the initrd and the root disk when they are missing or stale, and finds out by booting a machine whether KVM
 // works where it is to be used.
@@ -164,8 +164,8 @@ func (d *Driver) Prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.accel, d.probed, d.boot = works.Accel, true, time.Duration(works.BootMS)*time.Millisecond
-	d.cfg.Log.Info("chose how VMs run", "accel", d.accel, "because", works.Why, "boot", d.boot)
+	d.accel, d.probed, d.boot = works.Accel, true, vm.Boot{Took: time.Duration(works.BootMS) * time.Millisecond, Why: works.Why}
+	d.cfg.Log.Info("chose how VMs run", "accel", d.accel, "because", d.boot.Why, "boot", d.boot.Took)
 	return nil
 }
 
