@@ -21,21 +21,21 @@ import (
 // reachWithin is how long a server may take to answer.
 const reachWithin = 10 * time.Second
 
-// reach asks for an address and says what kept the answer away. Whatever answers is there. Where HTTPS_PROXY or HTTP_PROXY
+// reach asks for an address: what answers, and when by its clock, or what kept the answer away. Whatever answers is there. Where HTTPS_PROXY or HTTP_PROXY
 // name a proxy it is asked through that, as everything the agent does.
-func (m Machine) reach(ctx context.Context, address string) (*http.Response, error) {
+func (m Machine) reach(ctx context.Context, address string) (status int, date string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, reachWithin)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, address, http.NoBody)
 	if err != nil {
-		return nil, err
+		return 0, "", err
 	}
 	res, err := m.HTTP.Do(r)
 	if err != nil {
-		return nil, err
+		return 0, "", err
 	}
 	_ = res.Body.Close()
-	return res, nil
+	return res.StatusCode, res.Header.Get("Date"), nil
 }
 
 // through names the proxy that address is asked through: " through proxy.example:3128"; "" when there is none.
@@ -61,7 +61,7 @@ func (m Machine) server(ctx context.Context, url string) []millrace.Finding {
 	const do = "Check the address, DNS, the firewall (only outgoing connections are needed) and HTTPS_PROXY."
 	command := "curl -v " + url + "/healthz"
 	began := m.Now()
-	res, err := m.reach(ctx, url+"/healthz")
+	status, date, err := m.reach(ctx, url+"/healthz")
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return []millrace.Finding{unknown(check)}
@@ -69,14 +69,14 @@ func (m Machine) server(ctx context.Context, url string) []millrace.Finding {
 		return []millrace.Finding{fail(check, err.Error(), do, command)}
 	}
 	found := []millrace.Finding{fine(check, "%s answers in %s%s", url, m.Now().Sub(began).Round(time.Millisecond), m.through(url))}
-	if res.StatusCode != http.StatusOK {
-		found[0] = fail(check, fmt.Sprintf("%s answers %s%s.", url, res.Status, m.through(url)), do, command)
+	if status != http.StatusOK {
+		found[0] = fail(check, fmt.Sprintf("%s answers %d %s%s.", url, status, http.StatusText(status), m.through(url)), do, command)
 	}
-	date, err := http.ParseTime(res.Header.Get("Date"))
+	at, err := http.ParseTime(date)
 	if err != nil {
 		return found
 	}
-	skew := date.Sub(m.Now()).Round(time.Second)
+	skew := at.Sub(m.Now()).Round(time.Second)
 	clock := fine("clock", "%s off the control plane's", skew.Abs())
 	if skew.Abs() > client.MaxSkew/2 {
 		clock = warn("clock", clock.Found, "Have NTP set it. The agent makes up for a wrong clock; logs and certificates do not.", "timedatectl set-ntp true || apt-get -y install chrony")
@@ -94,7 +94,7 @@ func (m Machine) github(ctx context.Context) []millrace.Finding {
 	errs := make([]error, len(m.GitHub))
 	var asked sync.WaitGroup
 	for i, host := range m.GitHub {
-		asked.Go(func() { _, errs[i] = m.reach(ctx, address(host)) })
+		asked.Go(func() { _, _, errs[i] = m.reach(ctx, address(host)) })
 	}
 	asked.Wait()
 	var silent []string

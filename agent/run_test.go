@@ -191,6 +191,28 @@ func TestRunEnds(t *testing.T) {
 	})
 }
 
+// What an agent finds at its start goes with it, and takes no longer than a host may be silent.
+func TestRunTellsWhatItFinds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newControl(t)
+		ctx, cancel := context.WithTimeout(t.Context(), millrace.OfflineAfter)
+		defer cancel()
+		began, asked := time.Now(), time.Duration(0)
+		err := Run(ctx, Config{
+			Server: c, Host: c.host, SealKey: c.key, Driver: &machines{}, Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler),
+			Examine: func(ctx context.Context) []millrace.Finding {
+				<-ctx.Done()
+				asked = time.Since(began)
+				return []millrace.Finding{fine("smt", "off")}
+			},
+		})
+		if err != nil || c.facts.BootMS != 512 || len(c.facts.Findings) != 1 || asked > millrace.OfflineAfter/3 {
+			t.Errorf("%v, %+v after %v", err, c.facts, asked)
+		}
+	})
+}
+
 func TestRunAJob(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
