@@ -8,7 +8,8 @@ import (
 // Incident is a named, customer-visible condition that stops jobs of one installation, or of one of its repositories.
 // There is at most one open incident of a code, installation and repository. The system opens it when GitHub's answer
 // names the condition and closes it when the condition no longer holds; meanwhile no VM is launched for the jobs
-// concerned, and no try of theirs is counted.
+// concerned, and no try of theirs is counted. [WaitZoneMismatch] stops nothing: what it tells of is over, and it closes
+// when that has not happened again for an hour.
 type Incident struct {
 	OrgID          OrgID
 	ID             IncidentID
@@ -81,6 +82,10 @@ var incidents = map[WaitCode]struct {
 		"GitHub refuses the runner's version as too old",
 		"Update the runner in the image, then restart the hosts' agents. GitHub refuses versions 30 days after a newer one.", 15 * time.Minute,
 	},
+	WaitZoneMismatch: {
+		"A job was given a VM of another zone",
+		"A VM that ran such a job was ended. GitHub picks runners by their labels alone. Give public repositories and pull requests from forks labels of their own in runs-on, and keep the runner group from public repositories under Settings → Actions → Runner groups.", time.Hour,
+	},
 	WaitGitHubDown: {
 		"GitHub's API does not answer",
 		"It goes on by itself when GitHub is back; see https://www.githubstatus.com.", 15 * time.Second,
@@ -90,7 +95,7 @@ var incidents = map[WaitCode]struct {
 // IncidentCodes are the codes that an incident can have, in order of the alphabet.
 var IncidentCodes = []WaitCode{
 	WaitSuspended, WaitGitHubDown, WaitRateLimited, WaitIPAllowList, WaitPermission, WaitRunnerGroup, WaitRunnerGroupFull,
-	WaitRunnerVersion, WaitSelfHostedDisabled,
+	WaitRunnerVersion, WaitSelfHostedDisabled, WaitZoneMismatch,
 }
 
 // StopsCalls are the codes of the incidents during which GitHub is not called for the installation at all, but to look
@@ -114,5 +119,5 @@ func (i Incident) Open() bool { return i.ClosedAt.IsZero() }
 
 // Stops reports whether the incident stops jobs of this installation and repository.
 func (i Incident) Stops(installation, repository int64) bool {
-	return i.Open() && i.InstallationID == installation && (i.RepositoryID == 0 || i.RepositoryID == repository)
+	return i.Open() && i.Code != WaitZoneMismatch && i.InstallationID == installation && (i.RepositoryID == 0 || i.RepositoryID == repository)
 }

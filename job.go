@@ -40,6 +40,7 @@ type Job struct {
 	Repository     string // owner/name, display only
 	Private        bool
 	Zone           Zone
+	ZoneKnown      bool // false: whether it comes from a fork is still to be asked of GitHub
 	Workflow       string
 	Name           string
 	Branch         string
@@ -79,6 +80,9 @@ type WaitCode string
 // The reasons, in the order in which a job meets them.
 const (
 	WaitLabelUnparseable   WaitCode = "label_unparseable"
+	WaitPublicOff          WaitCode = "public_repositories_off"
+	WaitForksOff           WaitCode = "fork_pull_requests_off"
+	WaitZoneSize           WaitCode = "too_big_for_zone"
 	WaitSuspended          WaitCode = "app_suspended_or_uninstalled"
 	WaitPermission         WaitCode = "permission_not_accepted"
 	WaitSelfHostedDisabled WaitCode = "self_hosted_disabled_by_org"
@@ -88,10 +92,15 @@ const (
 	WaitRunnerVersion      WaitCode = "runner_version_too_old"
 	WaitGitHubDown         WaitCode = "github_api_down"
 	WaitRateLimited        WaitCode = "github_rate_limited"
+	WaitZoneMismatch       WaitCode = "zone_mismatch" // no job waits for it: it is the incident alone
+	WaitZoneUnknown        WaitCode = "zone_unknown"
 	WaitRetry              WaitCode = "vm_failed_retrying" // its last VM never came up; the text says why and when
+	WaitRepositoryLimit    WaitCode = "repository_limit"
 	WaitNoHost             WaitCode = "no_host_matching_labels"
+	WaitZoneHosts          WaitCode = "no_host_for_zone"
 	WaitTooBig             WaitCode = "too_big_for_any_host"
 	WaitHostUnavailable    WaitCode = "host_offline_or_draining"
+	WaitHostKept           WaitCode = "host_kept_free"
 	WaitNoCapacity         WaitCode = "no_free_capacity"
 	WaitPlanLimit          WaitCode = "plan_limit"
 	WaitBooting            WaitCode = "booting"

@@ -72,6 +72,9 @@ type Repositories interface {
 	OpenJobs(ctx context.Context, at RepositoryTarget) (OpenJobs, error)
 	// Job reads one job. NotFound: GitHub has no such job, or says so for now.
 	Job(ctx context.Context, at RepositoryTarget, id int64) (JobEvent, error)
+	// FromFork reports whether a workflow run is of a fork's code: no webhook of a job says so. NotFound: GitHub has no such
+	// run, or says so for now.
+	FromFork(ctx context.Context, at RepositoryTarget, run int64) (bool, error)
 	// InstallationRepositories lists the repositories that the installation may see; OrgID is not set.
 	InstallationRepositories(ctx context.Context, installation int64) ([]Repository, error)
 	// Installation reads an installation's state; OrgID is not set. NotFound: it was uninstalled, and nothing else.

@@ -31,6 +31,16 @@ type CheckRunnerGroup struct {
 // Kind is the task's name.
 func (CheckRunnerGroup) Kind() string { return "runner_group.check" }
 
+// TraceRun asks GitHub whether the jobs of a workflow run come from a fork.
+type TraceRun struct {
+	OrgID          OrgID `json:"org_id"`
+	InstallationID int64 `json:"installation_id"`
+	RunID          int64 `json:"run_id"`
+}
+
+// Kind is the task's name.
+func (TraceRun) Kind() string { return "run.trace" }
+
 // EraseOrg erases a deleted org once its VMs are gone: consoles, rows and all. It is repeated until nothing is left.
 type EraseOrg struct {
 	OrgID OrgID `json:"org_id"`

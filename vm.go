@@ -50,6 +50,7 @@ type VM struct {
 	State          VMState
 	Epoch          int64 // raised whenever the VM is given out anew
 	Zone           Zone
+	Egress         Egress // what it may reach, as its zone's rule was when it was placed
 	Arch           Arch
 	Size           Size
 	Burstable      bool

@@ -9,9 +9,10 @@ import (
 
 // WaitCodes are all reasons to wait, in the order in which a job meets them: of several that hold it waits for the first.
 var WaitCodes = []WaitCode{
-	WaitLabelUnparseable, WaitSuspended, WaitPermission, WaitSelfHostedDisabled, WaitIPAllowList, WaitRunnerGroup, WaitRunnerGroupFull,
-	WaitRunnerVersion, WaitGitHubDown, WaitRateLimited, WaitRetry, WaitNoHost, WaitTooBig, WaitHostUnavailable, WaitNoCapacity,
-	WaitPlanLimit, WaitBooting, WaitRegistering, WaitForGitHub, WaitUnknown,
+	WaitLabelUnparseable, WaitPublicOff, WaitForksOff, WaitZoneSize, WaitSuspended, WaitPermission, WaitSelfHostedDisabled, WaitIPAllowList, WaitRunnerGroup, WaitRunnerGroupFull,
+	WaitRunnerVersion, WaitGitHubDown, WaitRateLimited, WaitZoneMismatch, WaitZoneUnknown, WaitRetry, WaitRepositoryLimit, WaitNoHost,
+	WaitZoneHosts, WaitTooBig,
+	WaitHostUnavailable, WaitHostKept, WaitNoCapacity, WaitPlanLimit, WaitBooting, WaitRegistering, WaitForGitHub, WaitUnknown,
 }
 
 // waits is what is said of the reasons that are no incidents: what they are in a few words, what a person can do, and what
@@ -20,6 +21,31 @@ var waits = map[WaitCode]struct{ title, remedy, basis string }{
 	WaitLabelUnparseable: {
 		"runs-on can't be understood", "Correct runs-on in the workflow and run it again.",
 		"None: it never starts.",
+	},
+	WaitPublicOff: {
+		"Public repositories are off in this org",
+		"An owner or admin allows public repositories under Settings → Placement. Anybody can propose what runs there: give such jobs hosts in a network of their own.",
+		"None: it lasts until somebody acts.",
+	},
+	WaitForksOff: {
+		"Pull requests from forks are off in this org",
+		"An owner or admin allows pull requests from forks under Settings → Placement; or let them run at GitHub, by runs-on in the workflow.",
+		"None: it lasts until somebody acts.",
+	},
+	WaitZoneSize: {
+		"Larger than jobs of its zone may be",
+		"Ask for a smaller size in runs-on, or have an owner or admin raise the largest size under Settings → Placement.",
+		"None: it lasts until somebody acts.",
+	},
+	WaitZoneUnknown: {
+		"GitHub is asked whether it comes from a fork",
+		"Nothing to do: it goes on as soon as GitHub answers.",
+		"None: it is GitHub's to say.",
+	},
+	WaitZoneHosts: {
+		"No host for jobs of its zone",
+		"Give a host the label that jobs of its zone ask for, or change which hosts they may use under Settings → Placement.",
+		"None: it lasts until somebody acts.",
 	},
 	WaitRetry: {
 		"Its last VM did not come up",
@@ -37,6 +63,15 @@ var waits = map[WaitCode]struct{ title, remedy, basis string }{
 	WaitHostUnavailable: {
 		"Its hosts are away", "Start the agent on one of the hosts, or enable it again.",
 		"None: it lasts until a host is back.",
+	},
+	WaitRepositoryLimit: {
+		"Its repository has all the VMs that it may have",
+		"It starts by itself when one of the repository's jobs ends. An owner or admin raises the limit under Settings → Placement.",
+		"The job's place in line, and past runs of the repository's jobs that run and of those before it.",
+	},
+	WaitHostKept: {
+		"A host is kept free for it", "It starts by itself when enough of the jobs on that host end: until then no other is placed there. A smaller size in runs-on shortens the wait.",
+		"The same as of no_free_capacity.",
 	},
 	WaitNoCapacity: {
 		"No host has room", "It starts by itself when a job there ends. More hosts, or a smaller size in runs-on, shorten the wait.",
@@ -87,6 +122,9 @@ func (c WaitCode) Basis() string {
 	}
 	if c == WaitGitHubDown {
 		return "None: it lasts until GitHub answers."
+	}
+	if c == WaitZoneMismatch {
+		return "None: no job waits for it."
 	}
 	if c.IsIncident() {
 		return "None: it lasts until somebody acts."

@@ -230,7 +230,7 @@ func TestSync(t *testing.T) {
 	if r.err != nil || r.out.Version == first.Version || len(r.out.VMs) != 1 {
 		t.Fatalf("%+v", r)
 	}
-	want := client.VMOrder{ID: vm.ID, Epoch: 1, Arch: millrace.AMD64, MilliCPU: 1000, MemoryMB: 512, Zone: millrace.ZonePrivate, State: millrace.VMPending}
+	want := client.VMOrder{ID: vm.ID, Epoch: 1, Arch: millrace.AMD64, MilliCPU: 1000, MemoryMB: 512, Zone: millrace.ZonePrivate, Egress: millrace.EgressInternet, State: millrace.VMPending}
 	if r.out.VMs[0] != want {
 		t.Errorf("order %+v, want %+v", r.out.VMs[0], want)
 	}
@@ -321,7 +321,7 @@ func TestJIT(t *testing.T) {
 	if _, creates := w.runners.named(vm.RunnerName); creates != 1 {
 		t.Errorf("GitHub was asked %d times", creates)
 	}
-	if _, err := h.JIT(t.Context(), vm.ID, 2); millrace.CodeOf(err) != millrace.HostRemoved {
+	if _, err := h.JIT(t.Context(), vm.ID, 2); millrace.CodeOf(err) != millrace.Gone {
 		t.Errorf("another epoch: %v", err)
 	}
 	report := client.VMReport{ID: vm.ID, Epoch: 1, State: millrace.VMOnline}
@@ -371,13 +371,13 @@ func TestJITOfARetiredVM(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if _, err := h.JIT(t.Context(), vm.ID, 1); millrace.CodeOf(err) != millrace.HostRemoved {
+	if _, err := h.JIT(t.Context(), vm.ID, 1); millrace.CodeOf(err) != millrace.Gone {
 		t.Errorf("%v", err)
 	}
 	if run, creates := w.runners.named(vm.RunnerName); run.ID != 0 || creates != 1 {
 		t.Errorf("runner %d stays at GitHub after %d registrations", run.ID, creates)
 	}
-	if _, err := h.JIT(t.Context(), vm.ID, 1); millrace.CodeOf(err) != millrace.HostRemoved {
+	if _, err := h.JIT(t.Context(), vm.ID, 1); millrace.CodeOf(err) != millrace.Gone {
 		t.Errorf("later: %v", err)
 	}
 	if _, creates := w.runners.named(vm.RunnerName); creates != 1 {

@@ -85,6 +85,7 @@ func (s *Server) rest(r chi.Router) {
 	s.tokenRoutes(org)
 	s.enrollmentTokenRoutes(org)
 	s.auditRoutes(org)
+	s.placementRoutes(org)
 	s.deviceRoutes(r, api)
 	r.Get("/docs/api", s.handle(docsPage(api.OpenAPI())))
 	r.Get("/docs/problems/{code}", s.handle(s.problemPage))

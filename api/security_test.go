@@ -264,6 +264,7 @@ func TestMassAssignment(t *testing.T) {
 		"POST /enrollment-tokens": `{"uses":1`,
 		"PATCH /members/{user}":   `{"role":"admin"`,
 		"PATCH /hosts/{host}":     `{"admin":"draining"`,
+		"PATCH /placement":        `{"strategy":"spread"`,
 	}
 	bodiless := []string{"POST /hosts/{host}/restart", "POST /hosts/{host}/reboot"}
 	fill := strings.NewReplacer("{org}", "calm", "{user}", member.UserID.String())

@@ -118,6 +118,7 @@ func TestEveryOperationForEveryRole(t *testing.T) {
 	}
 	rows := map[string]row{ // what differs from a GET that answers 200
 		"PATCH /members/{user}":             {`{"role":"viewer"}`, 200, ""},
+		"PATCH /placement":                  {`{"strategy":"spread","zones":[{"zone":"fork","egress":"none"}]}`, 200, ""},
 		"POST /tokens":                      {`{"name":"x","scopes":["org:read"],"days":1}`, 201, ""},
 		"DELETE /tokens/{token}":            {"", 204, "/tokens/" + spare.ID.String()},
 		"PATCH /hosts/{host}":               {`{"admin":"draining"}`, 200, ""},

@@ -93,6 +93,8 @@ type VMOrder struct {
 	MemoryMB  int           `json:"memory_mb"`
 	Burstable bool          `json:"burstable,omitempty"`
 	Zone      millrace.Zone `json:"zone"`
+	// Egress is what the VM may reach, at the most: the host's own bounds hold beside it.
+	Egress millrace.Egress `json:"egress"`
 	// State is what the server last heard of the VM. An agent that doesn't know the VM, as its journal was lost, boots
 	// anew only what was never begun.
 	State millrace.VMState `json:"state"`
@@ -101,7 +103,8 @@ type VMOrder struct {
 // NewVMOrder is the order for v.
 func NewVMOrder(v millrace.VM) VMOrder {
 	return VMOrder{
-		ID: v.ID, Epoch: v.Epoch, Arch: v.Arch, MilliCPU: v.Size.MilliCPU, MemoryMB: v.Size.MemoryMB, Burstable: v.Burstable, Zone: v.Zone, State: v.State,
+		ID: v.ID, Epoch: v.Epoch, Arch: v.Arch, MilliCPU: v.Size.MilliCPU, MemoryMB: v.Size.MemoryMB, Burstable: v.Burstable, Zone: v.Zone, Egress: v.Egress,
+		State: v.State,
 	}
 }
 

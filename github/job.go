@@ -17,6 +17,7 @@ type (
 	run struct {
 		ID              int64              `json:"id"`
 		Repository      *github.Repository `json:"repository"`
+		HeadRepository  *github.Repository `json:"head_repository"`  // whose code it is; null when that fork was deleted
 		TriggeringActor *github.User       `json:"triggering_actor"` // of this attempt
 		Actor           *github.User       `json:"actor"`            // of the first
 	}
@@ -100,7 +101,32 @@ func (a *App) OpenJobs(ctx context.Context, at millrace.RepositoryTarget) (open 
 
 // event is what a job of this run is.
 func (r run) event(installation int64, j *github.WorkflowJob) (*millrace.JobEvent, bool) {
-	return jobEvent(installation, r.Repository, cmp.Or(r.TriggeringActor, r.Actor), j)
+	event, ok := jobEvent(installation, r.Repository, cmp.Or(r.TriggeringActor, r.Actor), j)
+	if ok {
+		event.Job.Zone, event.Job.ZoneKnown = millrace.ZoneOf(event.Job.Private, r.fromFork()), true
+	}
+	return event, ok
+}
+
+// fromFork reports whether the run is of another repository's code: of a fork's, in which anybody may have written it. That
+// goes for every event of its pull requests, pull_request_target too: its workflow is the base's, and what it checks out need
+// not be.
+func (r run) fromFork() bool { return r.HeadRepository.GetID() != r.Repository.GetID() }
+
+// FromFork reads a run (GET …/actions/runs/{id}).
+func (a *App) FromFork(ctx context.Context, at millrace.RepositoryTarget, id int64) (bool, error) {
+	path, err := repositoryPath(at)
+	if err != nil {
+		return false, err
+	}
+	var r run
+	if _, err := a.do(ctx, at.InstallationID, http.MethodGet, fmt.Sprintf("%s/actions/runs/%d", path, id), nil, &r); err != nil {
+		return false, fmt.Errorf("reading run %d of %s: %w", id, at.FullName, err)
+	}
+	if r.ID != id || r.Repository.GetID() <= 0 {
+		return false, millrace.Errorf(millrace.Unavailable, "GitHub's answer is not run %d.", id)
+	}
+	return r.fromFork(), nil
 }
 
 // Job reads one job (GET …/actions/jobs/{id}) and its run.

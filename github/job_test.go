@@ -21,7 +21,7 @@ func runJSON(id int) string {
 	return fmt.Sprintf(`{"id":%d,"name":"ci","status":"queued","conclusion":null,"run_attempt":2,"event":"push","workflow_id":9,
 		"actor":{"login":"octocat","id":31,"type":"User"},"triggering_actor":{"login":"mona","id":32,"type":"User"},
 		"repository":{"id":41,"name":"engine","full_name":"calm/engine","private":true,"owner":{"login":"calm","id":51,"type":"Organization"}},
-		"head_repository":{"id":42,"full_name":"octocat/engine","private":false}}`, id)
+		"head_repository":{"id":41,"full_name":"calm/engine","private":true}}`, id)
 }
 
 func jobJSON(id, run int, status, more string) string {
@@ -85,7 +85,7 @@ func TestOpenJobs(t *testing.T) {
 	queued := millrace.JobEvent{
 		Action: "queued", InstallationID: farInstallation, OwnerID: 51, OwnerLogin: "calm", Job: millrace.Job{
 			InstallationID: farInstallation, GitHubID: 11, RunID: 1, RunAttempt: 2, RepositoryID: 41, Repository: "calm/engine", Private: true,
-			Zone: millrace.ZonePrivate, Workflow: "ci", Name: "test (1)", Branch: "feature/x", SHA: "f00", ActorID: 32, Actor: "mona",
+			Zone: millrace.ZonePrivate, ZoneKnown: true, Workflow: "ci", Name: "test (1)", Branch: "feature/x", SHA: "f00", ActorID: 32, Actor: "mona",
 			Labels: []string{"millrace", "GPU"}, HTMLURL: "https://github.test/calm/engine/actions/runs/1/job/11", Status: millrace.JobQueued,
 			QueuedAt: time.Date(2026, 11, 1, 8, 59, 0, 0, time.UTC),
 		},
@@ -129,7 +129,7 @@ func TestAJobIsTheSameHoweverItIsHeardOf(t *testing.T) {
 	job := jobJSON(11, 1, "in_progress", `,"name":"a\u0000b","runner_id":7,"runner_name":"vm"`)
 	f := newFar(t, map[string]http.HandlerFunc{jobRoute: says(200, job), runRoute: says(200, runJSON(1))})
 	body := []byte(`{"action":"in_progress","workflow_job":` + job + `,"installation":{"id":5},"sender":{"login":"mona","id":32},
-		"repository":{"id":41,"full_name":"calm/engine","private":true,"owner":{"login":"calm","id":51}}}`)
+		"repository":{"id":41,"full_name":"calm/engine","private":true,"forks_count":0,"owner":{"login":"calm","id":51}}}`)
 	d, err := f.App.Parse(delivered("s", "workflow_job", body), body)
 	if err != nil {
 		t.Fatal(err)
@@ -140,6 +140,50 @@ func TestAJobIsTheSameHoweverItIsHeardOf(t *testing.T) {
 	}
 	if diff := cmp.Diff(*d.Job, got); diff != "" {
 		t.Errorf("(-event +asked):\n%s", diff)
+	}
+}
+
+// A run whose code is another repository's is a fork's; a webhook leaves that open unless nobody has a fork.
+func TestFromFork(t *testing.T) {
+	t.Parallel()
+	const own, other = `{"id":41,"full_name":"calm/engine","private":true}`, `{"id":42,"full_name":"octocat/engine","private":false}`
+	for name, tc := range map[string]struct {
+		run  http.HandlerFunc
+		fork bool
+		want millrace.Code
+	}{
+		"its own":          {says(200, runJSON(1)), false, ""},
+		"a fork's":         {says(200, strings.Replace(runJSON(1), own, other, 1)), true, ""},
+		"a deleted fork's": {says(200, strings.Replace(runJSON(1), own, "null", 1)), true, ""},
+		"no run":           {says(404, `{"message":"Not Found"}`), false, millrace.NotFound},
+		"another run":      {says(200, runJSON(2)), false, millrace.Unavailable},
+		"nothing":          {says(200, `{}`), false, millrace.Unavailable},
+		"GitHub is down":   {says(503, ``), false, millrace.Unavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFar(t, map[string]http.HandlerFunc{runRoute: tc.run, jobRoute: says(200, jobJSON(11, 1, "queued", ""))})
+			fork, err := f.App.FromFork(t.Context(), f.at(), 1)
+			wantCode(t, err, tc.want)
+			if fork != tc.fork {
+				t.Errorf("from a fork: %v", fork)
+			}
+			if tc.want != "" {
+				return
+			}
+			e, err := f.App.Job(t.Context(), f.at(), 11)
+			if want := millrace.ZoneOf(true, tc.fork); err != nil || e.Job.Zone != want || !e.Job.ZoneKnown {
+				t.Errorf("the job is in the zone %s, known: %v, want %s, %v", e.Job.Zone, e.Job.ZoneKnown, want, err)
+			}
+		})
+	}
+	f := newFar(t, nil)
+	for repository, known := range map[string]bool{`"private":true,"forks_count":0`: true, `"private":true,"forks_count":1`: false, `"private":true`: false, `"private":false,"forks_count":0`: false} {
+		body := []byte(`{"action":"queued","workflow_job":` + jobJSON(11, 1, "queued", "") + `,"installation":{"id":5},"repository":{"id":41,"full_name":"calm/engine",` + repository + `}}`)
+		d, err := f.App.Parse(delivered("s", "workflow_job", body), body)
+		if err != nil || d.Job.Job.ZoneKnown != known {
+			t.Errorf("%s: known: %v, %v", repository, d.Job.Job.ZoneKnown, err)
+		}
 	}
 }
 

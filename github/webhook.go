@@ -183,7 +183,8 @@ func jobEvent(installation int64, repo *github.Repository, actor *github.User, j
 	job := millrace.Job{
 		InstallationID: installation, GitHubID: j.GetID(), RunID: j.GetRunID(), RunAttempt: max(1, int(j.GetRunAttempt())),
 		RepositoryID: repo.GetID(), Repository: clean(repo.GetFullName()), Private: repo.GetPrivate(),
-		Zone:     millrace.ZoneOf(repo.GetPrivate(), false),
+		// Only the run says whether it is a fork's, but where there is no fork it can't be.
+		Zone: millrace.ZoneOf(repo.GetPrivate(), false), ZoneKnown: repo.GetPrivate() && repo.ForksCount != nil && *repo.ForksCount == 0,
 		Workflow: clean(j.GetWorkflowName()), Name: clean(j.GetName()), Branch: clean(j.GetHeadBranch()), SHA: clean(j.GetHeadSHA()),
 		ActorID: actor.GetID(), Actor: clean(actor.GetLogin()), HTMLURL: httpURL(j.GetHTMLURL()), Status: status,
 		QueuedAt: first(j.GetCreatedAt().Time, j.GetStartedAt().Time), Labels: make([]string, 0, len(j.Labels)),

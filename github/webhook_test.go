@@ -148,7 +148,7 @@ func TestParseReadsAJob(t *testing.T) {
 	job := got.Job
 	want := millrace.Job{
 		InstallationID: w.Owner.ID, GitHubID: id, RunID: job.RunID, RunAttempt: 1, RepositoryID: job.RepositoryID, Repository: "calm/engine", Private: true,
-		Zone: millrace.ZoneOf(true, false), Workflow: "ci", Name: "test (1)", Branch: "feature/x", SHA: job.SHA, ActorID: job.ActorID, Actor: "mona",
+		Zone: millrace.ZoneOf(true, false), ZoneKnown: true, Workflow: "ci", Name: "test (1)", Branch: "feature/x", SHA: job.SHA, ActorID: job.ActorID, Actor: "mona",
 		Labels: []string{"millrace", "GPU"}, HTMLURL: job.HTMLURL, Status: millrace.JobQueued, QueuedAt: state.CreatedAt,
 	}
 	if diff := cmp.Diff(want, job); diff != "" {

@@ -10,7 +10,8 @@ import (
 
 // Cover matches VMs to queued jobs: a queued job is covered by at most one VM, the one that stands for it. GitHub picks
 // the runner, so a VM's job may have been run by another VM, or be over; such a VM now stands for a queued job that
-// nothing covers, if its runner would be given that job, and is retired otherwise. One that is at work on a job of which
+// nothing covers, if its runner would be given that job, and is retired otherwise. It stands for jobs of its zone only, and
+// where its rule lets them run. One that is at work on a job of which
 // nobody has told yet most likely runs one of those: it stands for that until it is known. A VM whose runner is yet to be
 // registered while GitHub registers none for its job is retired too, and so is one whose job GitHub gives to no runner. It
 // returns the queued jobs that still need a VM.
@@ -23,6 +24,7 @@ func cover(p millrace.Pass, stops stops) (d millrace.Decision, uncovered []*mill
 	for i := range p.Jobs {
 		needed[p.Jobs[i].ID] = &p.Jobs[i]
 	}
+	rules := newRules(&p)
 	covered := make(map[millrace.JobID]bool, len(p.VMs))
 	var surplus, atWork []*millrace.VM
 	for i := range p.VMs {
@@ -33,6 +35,8 @@ func cover(p millrace.Pass, stops stops) (d millrace.Decision, uncovered []*mill
 			// It has its job, or none ever.
 		case j != nil && v.RetireReason == "" && stops.of(j).bars(v):
 			d.Retire = append(d.Retire, millrace.Retirement{VMID: v.ID, Reason: "Its job can't start: " + stops.of(j).title + "."})
+		case j != nil && v.RetireReason == "" && idle(v) && !rules.admit(v, j.Zone):
+			d.Retire = append(d.Retire, millrace.Retirement{VMID: v.ID, Reason: "Its job may not run in it by the rule of its zone."})
 		case j != nil:
 			// A lost VM and one that is being unregistered cover too: their job may have another VM only once it is
 			// certain that this one can't take it.
@@ -56,7 +60,7 @@ func cover(p millrace.Pass, stops stops) (d millrace.Decision, uncovered []*mill
 	if len(surplus) == 0 && len(atWork) == 0 {
 		return d, open
 	}
-	kinds := byKind(open, perRepository(p.Installations), stops)
+	kinds := byKind(open, perRepository(p.Installations), stops, rules)
 	names := hostNames(p.Hosts)
 	for _, v := range surplus {
 		j := kinds.take(v)
@@ -84,6 +88,29 @@ func cover(p millrace.Pass, stops stops) (d millrace.Decision, uncovered []*mill
 	}
 	return d, uncovered
 }
+
+// rules are what zones let their jobs do, and the hosts that they speak of.
+type rules struct {
+	settings *millrace.PlacementSettings
+	hosts    map[millrace.HostID]*millrace.Host
+}
+
+func newRules(p *millrace.Pass) rules {
+	r := rules{&p.Settings, make(map[millrace.HostID]*millrace.Host, len(p.Hosts))}
+	for i := range p.Hosts {
+		r.hosts[p.Hosts[i].ID] = &p.Hosts[i]
+	}
+	return r
+}
+
+// admit reports whether a job of a zone may run in v.
+func (r rules) admit(v *millrace.VM, zone millrace.Zone) bool {
+	rule, host := r.settings.Zone(zone), r.hosts[v.HostID]
+	return v.Zone == zone && v.Egress == rule.Egress && host != nil && host.HasLabels(millrace.Demand{Arch: millrace.ArchAny, Extra: rule.HostLabels})
+}
+
+// idle reports whether v runs nothing and can be told something.
+func idle(v *millrace.VM) bool { return v.State != millrace.VMBusy && v.State != millrace.VMLost }
 
 // unheardFor is how long a job may run without anybody having told of it: within that time polls find it.
 const unheardFor = 2 * time.Minute
@@ -119,6 +146,7 @@ type kinds []*ofKind
 type ofKind struct {
 	kind
 	wants []string // its labels
+	rules rules
 	jobs  []waitingJob
 }
 
@@ -127,7 +155,7 @@ type waitingJob struct {
 	job   *millrace.Job
 }
 
-func byKind(jobs []*millrace.Job, perRepository map[int64]bool, stops stops) (list kinds) {
+func byKind(jobs []*millrace.Job, perRepository map[int64]bool, stops stops, rules rules) (list kinds) {
 	known := map[kind]*ofKind{}
 	for i, j := range jobs {
 		k := kind{installation: j.InstallationID, zone: j.Zone, arch: j.Demand.Arch, size: j.Demand.Size, labels: strings.ToLower(strings.Join(j.Labels, ","))}
@@ -137,7 +165,7 @@ func byKind(jobs []*millrace.Job, perRepository map[int64]bool, stops stops) (li
 		}
 		of, ok := known[k]
 		if !ok {
-			of = &ofKind{kind: k, wants: j.Labels}
+			of = &ofKind{kind: k, wants: j.Labels, rules: rules}
 			known[k] = of
 			list = append(list, of)
 		}
@@ -163,9 +191,9 @@ func (list kinds) take(v *millrace.VM) *millrace.Job {
 }
 
 // suits reports whether GitHub would give jobs of this kind to v's runner, and v is what they asked for: same
-// installation, zone, size and repository where that is where runners register, and their labels among the runner's.
+// installation, a zone whose rule it keeps, size and repository where that is where runners register, and their labels among the runner's.
 func (of *ofKind) suits(v *millrace.VM) bool {
-	if v.InstallationID != of.installation || v.Zone != of.zone || of.repository != 0 && v.RepositoryID != of.repository {
+	if v.InstallationID != of.installation || !of.rules.admit(v, of.zone) || of.repository != 0 && v.RepositoryID != of.repository {
 		return false
 	}
 	if of.stop.bars(v) {

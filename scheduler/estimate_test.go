@@ -124,7 +124,7 @@ func TestEstimatesComeTrue(t *testing.T) {
 				n += len(q.said)
 				waited += q.waited.Minutes()
 				for code := range q.codes {
-					if code != tc.code {
+					if code != tc.code && (code != millrace.WaitHostKept || len(tc.labels) < 3) {
 						t.Errorf("jobs waited for %s", code)
 					}
 				}

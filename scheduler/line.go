@@ -14,7 +14,8 @@ type line struct {
 	jobs  []inLine
 	rate  *rate
 	hosts []*free // those whose VMs' ends it waits for; nil: any of the org's
-	debt  int     // slots that VMs hold beyond the plan: as many must end before the first job starts
+	of    int64   // only VMs of this repository count; 0: those of any
+	debt  int     // slots that VMs hold beyond the plan, or beyond the repository's limit: as many must end before the first job starts
 
 	named    string  // hosts' names, once asked for
 	byMemory []*free // hosts, those with most memory left first
@@ -108,6 +109,10 @@ func about(n int) string {
 // three …: they end so close to each other that it makes no difference.
 const maxEnds = 256
 
+// longLine is from how many jobs on a line is played through half as often: over so many, what differs between one play and
+// the next is small, and nearly all of a pass's time would go there.
+const longLine = 2_000
+
 // starts plays the line through a number of times, each time with another run time of each job out of what its past runs
 // allow, and returns how early and how late each job started; and how many VMs run now. It is nil when nothing is known of
 // any run.
@@ -130,7 +135,11 @@ func (l *line) starts(p *placing) (starts []start, vms int) {
 		starts[i].from = math.MaxInt64
 	}
 	play := newPlay(l, queue, ends, p.turns)
-	for path := range paths {
+	step := 1
+	if len(queue) > longLine {
+		step = 2
+	}
+	for path := 0; path < paths; path += step {
 		play.run(path, boot, starts)
 	}
 	return starts, vms
@@ -186,20 +195,20 @@ func (l *line) ends(p *placing) (ends []vmEnd, n int) {
 	for i, f := range l.hosts {
 		hosts[f.host.ID] = i
 	}
-	on := func(h millrace.HostID) bool {
+	on := func(h millrace.HostID, repository int64) bool {
 		_, ok := hosts[h]
-		return ok || l.hosts == nil
+		return (ok || l.hosts == nil) && (l.of == 0 || l.of == repository)
 	}
 	var which []int // VMs, then placements
 	for i := range p.pass.VMs {
 		v := &p.pass.VMs[i]
 		gone := v.State == millrace.VMLost || v.State == millrace.VMStopping && p.past.away[v.HostID] // nobody knows, or it holds nothing
-		if !gone && on(v.HostID) {
+		if !gone && on(v.HostID, v.RepositoryID) {
 			which = append(which, i)
 		}
 	}
 	for i := range p.Placements {
-		if on(p.Placements[i].HostID) {
+		if place := &p.Placements[i]; on(place.HostID, p.placed[place.JobID].RepositoryID) {
 			which = append(which, len(p.pass.VMs)+i)
 		}
 	}

@@ -15,7 +15,7 @@ func (l *line) order(p *placing, ends []vmEnd, queue []queued) {
 		id := w.job.RepositoryID
 		repo := repos[id]
 		if repo == nil {
-			repo = &repository{turns: p.turns[id]}
+			repo = &repository{share: p.turns[id].share, turns: p.turns[id].turns, late: p.turns[id].late}
 			repos[id] = repo
 			list = append(list, repo)
 		}

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"container/heap"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,6 +15,7 @@ type shape struct {
 	arch  millrace.Arch
 	size  millrace.Size
 	extra string
+	zone  millrace.Zone // whose rule asks for hosts; "": none does
 }
 
 // verdict is why a job waits. Jobs that wait for the same share it.
@@ -25,8 +27,9 @@ type verdict struct {
 
 // Place launches VMs for waiting jobs, one each. It takes the repositories in turn, each one's oldest job first, so that
 // none starves another; and of the hosts that hold a job the one with the least memory left, then the least CPU (best
-// fit), or, where the job takes any architecture, one of the architecture with more memory free. Every job that isn't
-// placed gets the reason. Of p it looks at all but the jobs and the org.
+// fit), or with the most where the org spreads, or, where the job takes any architecture, one of the architecture with
+// more memory free. A job that has waited for long for room has a host kept free for it, and comes first once it fits.
+// Every job that isn't placed gets the reason. Of p it looks at all but the jobs and the org.
 func Place(waiting []*millrace.Job, p millrace.Pass, policy Policy) Result {
 	return place(waiting, p, policy, stopped(p))
 }
@@ -40,22 +43,25 @@ func place(waiting []*millrace.Job, pass millrace.Pass, policy Policy, stops sto
 		policy:  policy,
 		budgets: maps.Clone(policy.Budgets),
 		placed:  map[millrace.JobID]*millrace.Job{},
-		turns:   map[int64]int{},
+		turns:   map[int64]repository{},
 		full:    map[shape]*verdict{},
+		kept:    map[*millrace.Job]*verdict{},
+		trace:   map[millrace.JobID]bool{},
+		limits:  map[*repository]*verdict{},
 		jit:     map[int64]*verdict{},
 	}
-	p.room = newRoom(freeHosts(pass), smallest(waiting))
+	p.room = newRoom(freeHosts(pass), smallest(waiting), pass.Settings.Strategy)
 	p.fleet = newFleet(p.room.hosts)
 	p.past = newPast(&pass)
-	queue := inTurn(waiting, pass.VMs)
+	queue := inTurn(waiting, &pass)
 	all := append(turns(nil), queue...)
+	p.keepHosts(&queue)
 	for queue.Len() > 0 {
 		repo := queue[0]
 		j := repo.jobs[0]
 		repo.jobs = repo.jobs[1:]
-		switch v := p.place(j); {
+		switch v := p.place(j, repo); {
 		case v == nil:
-			repo.turns++
 		case v.line != nil: // and the repository keeps its turn
 			repo.later = append(repo.later, inLine{j, v})
 		default:
@@ -67,9 +73,15 @@ func place(waiting []*millrace.Job, pass millrace.Pass, policy Policy, stops sto
 			heap.Fix(&queue, 0)
 		}
 	}
+	p.keepLater()
+	for _, j := range waiting {
+		if p.trace[j.ID] {
+			p.Trace = append(p.Trace, j.ID)
+		}
+	}
 	for _, repo := range all {
 		if len(repo.later) > 0 {
-			p.turns[repo.later[0].job.RepositoryID] = repo.turns
+			p.turns[repo.later[0].job.RepositoryID] = *repo
 		}
 	}
 	for _, l := range lineUp(all) {
@@ -121,18 +133,39 @@ type placing struct {
 	fleet   *fleet
 	past    *past
 	placed  map[millrace.JobID]*millrace.Job
-	turns   map[int64]int      // VMs of each repository with jobs that wait
-	full    map[shape]*verdict // shapes that no host holds any more, and why
-	plan    *verdict           // of the jobs beyond the plan's slots
-	jit     map[int64]*verdict // of those beyond an installation's JIT budget
+	turns   map[int64]repository // those with jobs that wait in line, as they were when all was placed
+	full    map[shape]*verdict   // shapes that no host holds any more, and why
+	kept    map[*millrace.Job]*verdict
+	young   []*millrace.Job          // that have not waited for long, the oldest of each size of each repository
+	trace   map[millrace.JobID]bool  // see [Result]
+	limits  map[*repository]*verdict // of the jobs beyond a repository's limit
+	plan    *verdict                 // of the jobs beyond the plan's slots
+	jit     map[int64]*verdict       // of those beyond an installation's JIT budget
 }
 
-// place launches a VM for j, or says why not.
-func (p *placing) place(j *millrace.Job) *verdict {
+// demand is what a host must have to run j: what j asks for, and what its zone's rule does.
+func (p *placing) demand(j *millrace.Job) (d millrace.Demand, s shape) {
+	d = j.Demand
+	s = shape{arch: d.Arch, size: d.Size}
+	if rule := p.pass.Settings.Zone(j.Zone); len(rule.HostLabels) > 0 {
+		d.Extra = slices.Concat(d.Extra, rule.HostLabels)
+		slices.Sort(d.Extra)
+		d.Extra = slices.Compact(d.Extra)
+		s.zone = j.Zone
+	}
+	s.extra = strings.Join(d.Extra, ",")
+	return d, s
+}
+
+// held is why j can't start whatever is free; nil when it can.
+func (p *placing) held(j *millrace.Job) *verdict {
 	if j.Wait.Code == millrace.WaitLabelUnparseable {
 		return &verdict{reason: millrace.WaitReason{Code: j.Wait.Code, Text: j.Wait.Text, Remedy: j.Wait.Code.Remedy()}}
 	}
 	if stop := p.stops.of(j); stop != nil {
+		if stop.verdict.reason.Code == millrace.WaitZoneUnknown && j.Wait.Code != millrace.WaitZoneUnknown {
+			p.trace[j.ID] = true
+		}
 		if at, ok := stop.asksAgain(p.now); ok {
 			p.NextAt = earliest(p.NextAt, at)
 			if stop.verdict.line == nil {
@@ -145,16 +178,44 @@ func (p *placing) place(j *millrace.Job) *verdict {
 		p.NextAt = earliest(p.NextAt, j.RetryAt)
 		return p.retry(j)
 	}
-	s := shape{j.Demand.Arch, j.Demand.Size, strings.Join(j.Demand.Extra, ",")}
+	return nil
+}
+
+// fit is the host for j, or why there is none.
+func (p *placing) fit(j *millrace.Job) (*free, *verdict) {
+	d, s := p.demand(j)
 	if v, ok := p.full[s]; ok {
+		return nil, v
+	}
+	best := p.room.fit(s, d)
+	if best == nil {
+		v := p.fleet.noRoom(s, d)
+		if s.zone != "" && v.reason.Code == millrace.WaitNoHost && len(p.fleet.group(shape{arch: s.arch, extra: strings.Join(j.Demand.Extra, ",")}, j.Demand).hosts) > 0 {
+			v = &verdict{reason: noZoneHost(p.pass.Settings.Zone(j.Zone), j.Demand)}
+		}
+		p.full[s] = v
+	}
+	return best, p.full[s]
+}
+
+// place launches a VM for j, or says why not.
+func (p *placing) place(j *millrace.Job, repo *repository) *verdict {
+	if v, ok := p.kept[j]; ok {
 		return v
 	}
+	if v := p.held(j); v != nil {
+		return v
+	}
+	if repo.full() {
+		if p.limits[repo] == nil {
+			p.limits[repo] = atLimit(repo, j)
+		}
+		return p.limits[repo]
+	}
 	budget := p.budgets[j.InstallationID]
-	best := p.room.bestFit(s, j.Demand)
+	best, v := p.fit(j)
 	switch {
 	case best == nil:
-		v := p.fleet.noRoom(s, j.Demand)
-		p.full[s] = v
 		return v
 	case p.policy.Slots <= 0:
 		if p.plan == nil {
@@ -170,6 +231,7 @@ func (p *placing) place(j *millrace.Job) *verdict {
 		return p.jit[j.InstallationID]
 	}
 	p.placed[j.ID] = j
+	repo.turns++
 	p.room.use(best, j.Demand.Size)
 	p.policy.Slots--
 	budget.JIT--

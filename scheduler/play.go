@@ -1,7 +1,6 @@
 package scheduler
 
 import (
-	"maps"
 	"time"
 
 	"github.com/millrace-ci/millrace"
@@ -13,14 +12,14 @@ type start struct{ from, to time.Duration }
 func (s *start) add(at time.Duration) { s.from, s.to = min(s.from, at), max(s.to, at) }
 
 // play is a line that is played through: what [Place] does, but for the choice of host. When a VM ends, its host takes the
-// next job that fits, of the repository with the fewest VMs.
+// next job that fits, of the repository whose turn it is.
 type play struct {
 	line   *line
 	queue  []queued
 	ends   []vmEnd
 	alike  []alike
-	byTurn bool          // the turn of repositories is played; otherwise it is the order of the line
-	had    map[int64]int // VMs of each repository at the start
+	byTurn bool                 // the turn of repositories is played; otherwise it is the order of the line
+	had    map[int64]repository // as they are at the start
 
 	turns  map[int64]int
 	ending ending
@@ -30,6 +29,7 @@ type play struct {
 // alike is the jobs of one repository that need the same, by their places, and those of them that have not started.
 type alike struct {
 	repository int64
+	priority   int
 	jobs, next []int
 }
 
@@ -37,7 +37,7 @@ type alike struct {
 // overtake a large one that does not fit. Beyond it the order is always that of the line.
 const maxAlike = 16
 
-func newPlay(l *line, queue []queued, ends []vmEnd, had map[int64]int) *play {
+func newPlay(l *line, queue []queued, ends []vmEnd, had map[int64]repository) *play {
 	type kind struct {
 		repository int64
 		needs      millrace.Size
@@ -53,7 +53,7 @@ func newPlay(l *line, queue []queued, ends []vmEnd, had map[int64]int) *play {
 			}
 			n = len(at)
 			at[k] = n
-			p.alike = append(p.alike, alike{repository: k.repository})
+			p.alike = append(p.alike, alike{repository: k.repository, priority: had[k.repository].share.Priority})
 		}
 		p.alike[n].jobs = append(p.alike[n].jobs, i)
 	}
@@ -81,7 +81,9 @@ func (p *play) run(path int, boot time.Duration, starts []start) {
 	p.left = p.line.left(p.left[:0])
 	clear(p.turns)
 	if p.byTurn {
-		maps.Copy(p.turns, p.had)
+		for id, repo := range p.had {
+			p.turns[id] = repo.turns
+		}
 	}
 	for i := range p.alike {
 		p.alike[i].next = p.alike[i].jobs
@@ -134,7 +136,7 @@ func (p *play) take(left millrace.Size) int {
 }
 
 func (p *play) before(a, b *alike) bool {
-	if x, y := p.turns[a.repository], p.turns[b.repository]; x != y {
+	if x, y := part(p.turns[a.repository], a.priority), part(p.turns[b.repository], b.priority); x != y {
 		return x < y
 	}
 	return older(p.queue[a.next[0]].job, p.queue[b.next[0]].job) < 0

@@ -79,6 +79,21 @@ func noHost(hosts []*free, d millrace.Demand) millrace.WaitReason {
 	return r
 }
 
+// noZoneHost is that hosts suit d, and none of them the rule of its zone.
+func noZoneHost(rule millrace.ZoneRule, d millrace.Demand) millrace.WaitReason {
+	label := "the label "
+	if len(rule.HostLabels) > 1 {
+		label = "the labels "
+	}
+	label += join(rule.HostLabels, "and")
+	r := because(millrace.WaitZoneHosts, "Jobs of %s may use hosts with %s only, and no %s has it.", rule.Zone.Jobs(), label, hostOf(d))
+	if len(rule.HostLabels) > 1 {
+		r.Text = strings.TrimSuffix(r.Text, "it.") + "them."
+	}
+	r.Remedy = "Give " + aHost(d) + " " + label + ", or change which hosts they may use under Settings → Placement."
+	return r
+}
+
 func tooBig(matching []*free, d millrace.Demand) millrace.WaitReason {
 	biggest := slices.MaxFunc(matching, func(a, b *free) int {
 		x, y := a.host.Facts.Offer, b.host.Facts.Offer
@@ -131,6 +146,10 @@ func hostsAway(hosts []*free) millrace.WaitReason {
 // noCapacity is what the hosts of l lack for d.
 func noCapacity(l *line, d millrace.Demand) (r millrace.WaitReason) {
 	f := l.roomiest(d.Size.MemoryMB)
+	if f.kept != nil && fits(d.Size, f.left) {
+		r = because(millrace.WaitNoCapacity, "What is free on %s is kept for a job of %s that has waited for long and needs %s.", f.host.Name, f.kept.Repository, f.kept.Demand.Size)
+		return r
+	}
 	cpu, memory := words(d.Size)
 	freeCPU, freeMemory := words(millrace.Size{MilliCPU: max(0, f.left.MilliCPU), MemoryMB: max(0, f.left.MemoryMB)})
 	less := memory
@@ -167,6 +186,28 @@ func (l *line) names() string {
 func words(s millrace.Size) (cpu, memory string) {
 	cpu, memory, _ = strings.Cut(s.String(), ", ")
 	return cpu, memory
+}
+
+// keptFree is that f is kept free for a job, and what it lacks.
+func keptFree(f *free, lacks *verdict) *verdict {
+	v := &verdict{line: lacks.line}
+	v.say = func() {
+		if lacks.say != nil {
+			lacks.say()
+			lacks.say = nil
+		}
+		v.reason = because(millrace.WaitHostKept, "%s is kept free for it. %s", f.host.Name, lacks.reason.Text)
+	}
+	return v
+}
+
+// atLimit is that the repository of j has all the VMs that it may have.
+func atLimit(repo *repository, j *millrace.Job) *verdict {
+	r := because(millrace.WaitRepositoryLimit, "%s may have %d VMs at once, and has them.", j.Repository, repo.share.Limit)
+	if repo.share.Limit == 1 {
+		r.Text = j.Repository + " may have one VM at once, and has it."
+	}
+	return &verdict{reason: r, line: &line{of: j.RepositoryID, debt: repo.turns - repo.share.Limit}}
 }
 
 func noSlot(policy Policy) *verdict {

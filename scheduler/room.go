@@ -17,6 +17,7 @@ type free struct {
 	status millrace.HostStatus
 	online bool // it takes VMs
 	left   millrace.Size
+	kept   *millrace.Job // it takes no other than this one; nil: any
 	in     []*pool
 	boots  *millrace.WaitReason // that a VM boots here; nil: not said yet
 }
@@ -58,9 +59,10 @@ func byID(a, b *free) int { return bytes.Compare(a.host.ID[:], b.host.ID[:]) }
 // room is the free capacity of a fleet. Jobs by the thousand look for a host in it: each set of labels that they ask for
 // has the hosts that have them, by architecture, sorted by what is left.
 type room struct {
-	hosts []*free
-	least millrace.Size // what no waiting job asks less of: a host with less left holds none
-	pools map[string][]*pool
+	hosts  []*free
+	spread bool
+	least  millrace.Size // what no waiting job asks less of: a host with less left holds none
+	pools  map[string][]*pool
 }
 
 // pool is the online hosts that run one architecture and have some labels, the tightest first.
@@ -93,8 +95,8 @@ func (r runs) compare(other runs) int {
 	}
 }
 
-func newRoom(hosts []*free, least millrace.Size) *room {
-	return &room{hosts: hosts, least: least, pools: map[string][]*pool{}}
+func newRoom(hosts []*free, least millrace.Size, strategy millrace.Strategy) *room {
+	return &room{hosts: hosts, spread: strategy == millrace.Spread, least: least, pools: map[string][]*pool{}}
 }
 
 // smallest is the least CPU and the least memory that any of jobs asks for.
@@ -118,7 +120,7 @@ func (r *room) with(extra string, d millrace.Demand) []*pool {
 	}
 	by := map[runs]*pool{}
 	for _, f := range r.hosts {
-		if !f.online || !f.host.HasLabels(millrace.Demand{Arch: millrace.ArchAny, Extra: d.Extra}) {
+		if !f.online || f.kept != nil || !f.host.HasLabels(millrace.Demand{Arch: millrace.ArchAny, Extra: d.Extra}) {
 			continue
 		}
 		all := []runs{{arch: f.host.Facts.Arch}}
@@ -143,9 +145,10 @@ func (r *room) with(extra string, d millrace.Demand) []*pool {
 	return pools
 }
 
-// bestFit is the online host that holds d and has the least left; nil when none does. For any architecture it looks among
-// those of the one with more memory free first; for one architecture it looks at those that emulate it last.
-func (r *room) bestFit(s shape, d millrace.Demand) *free {
+// fit is the online host that holds d and has the least left, or the most where jobs are spread; nil when none does. For
+// any architecture it looks among those of the one with more memory free first; for one architecture it looks at those that
+// emulate it last.
+func (r *room) fit(s shape, d millrace.Demand) *free {
 	pools := r.with(s.extra, d)
 	if d.Arch == millrace.ArchAny && len(pools) > 1 {
 		pools = slices.Clone(pools)
@@ -156,22 +159,39 @@ func (r *room) bestFit(s shape, d millrace.Demand) *free {
 			continue
 		}
 		from, _ := slices.BinarySearchFunc(p.hosts, d.Size.MemoryMB, func(f *free, memory int) int { return cmp.Compare(f.left.MemoryMB, memory) })
-		for _, f := range p.hosts[from:] {
-			if d.Size.MilliCPU <= f.left.MilliCPU {
-				return f
+		holds := func(f *free) bool { return d.Size.MilliCPU <= f.left.MilliCPU }
+		large := p.hosts[from:] // by their memory
+		if r.spread {
+			for _, f := range slices.Backward(large) {
+				if holds(f) {
+					return f
+				}
 			}
+		} else if i := slices.IndexFunc(large, holds); i >= 0 {
+			return large[i]
 		}
 	}
 	return nil
 }
 
-// use takes size of what is left of f.
-func (r *room) use(f *free, size millrace.Size) {
-	for _, p := range f.in { // found by what is left of it, so before that changes
+// take takes f out of its pools. It is found by what is left of it, so before that changes.
+func (r *room) take(f *free) {
+	for _, p := range f.in {
 		at, _ := slices.BinarySearchFunc(p.hosts, f, tightest)
 		p.hosts = slices.Delete(p.hosts, at, at+1)
 		p.memory -= f.left.MemoryMB
 	}
+}
+
+// keep keeps f free for j.
+func (r *room) keep(f *free, j *millrace.Job) {
+	r.take(f)
+	f.in, f.kept = nil, j
+}
+
+// use takes size of what is left of f.
+func (r *room) use(f *free, size millrace.Size) {
+	r.take(f)
 	f.left.MilliCPU -= size.MilliCPU
 	f.left.MemoryMB -= size.MemoryMB
 	if f.left.MilliCPU < r.least.MilliCPU || f.left.MemoryMB < r.least.MemoryMB {

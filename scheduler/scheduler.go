@@ -23,7 +23,7 @@ func Decide(p millrace.Pass) millrace.Decision {
 	}
 	slots := p.Org.Concurrency - held(p)
 	placed := place(uncovered, decided(p, d), Policy{Slots: slots, Concurrency: p.Org.Concurrency, Budgets: budgets}, stops)
-	d.Place, d.NextAt, d.Wait = placed.Placements, placed.NextAt, placed.Wait
+	d.Place, d.NextAt, d.Wait, d.Trace = placed.Placements, placed.NextAt, placed.Wait, placed.Trace
 	return d
 }
 
@@ -85,4 +85,5 @@ type Result struct {
 	Placements []millrace.Placement
 	Wait       map[millrace.JobID]millrace.WaitReason // for each job that was not placed
 	NextAt     time.Time                              // when the same facts give another result; zero: never
+	Trace      []millrace.JobID                       // those of which GitHub is to be asked whether they come from a fork, in the order of waiting
 }

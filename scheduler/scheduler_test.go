@@ -32,7 +32,7 @@ func host(src *millrace.Source, name string, arch millrace.Arch, cpus, gb int) m
 func job(src *millrace.Source, n int, labels ...string) millrace.Job {
 	d, ours, err := millrace.ParseLabels(labels, []string{"millrace"}, millrace.Size{MilliCPU: 1000, MemoryMB: 1024})
 	j := millrace.Job{
-		ID: millrace.NewJobID(src, now), InstallationID: 1, RepositoryID: 1, Repository: "calm/app", Zone: millrace.ZonePrivate, Labels: labels,
+		ID: millrace.NewJobID(src, now), InstallationID: 1, RepositoryID: 1, Repository: "calm/app", Private: true, Zone: millrace.ZonePrivate, ZoneKnown: true, Labels: labels,
 		Status: millrace.JobQueued, ReceivedAt: now.Add(time.Duration(n) * time.Second), Demand: d,
 	}
 	if err != nil || !ours {
@@ -51,7 +51,7 @@ func pass(slots int, jobs []millrace.Job, hosts []millrace.Host, vms ...millrace
 // vmFor is a booting VM that was launched for j on h.
 func vmFor(src *millrace.Source, j millrace.Job, h millrace.Host) millrace.VM {
 	return millrace.VM{
-		ID: millrace.NewVMID(src, now), HostID: h.ID, ForJob: j.ID, State: millrace.VMBooting, Zone: j.Zone, Arch: h.Facts.Arch, Size: j.Demand.Size,
+		ID: millrace.NewVMID(src, now), HostID: h.ID, ForJob: j.ID, State: millrace.VMBooting, Zone: j.Zone, Egress: millrace.EgressInternet, Arch: h.Facts.Arch, Size: j.Demand.Size,
 		Labels: j.Labels, InstallationID: j.InstallationID, RepositoryID: j.RepositoryID, Repository: j.Repository,
 	}
 }
@@ -331,6 +331,10 @@ func TestDecideProperties(t *testing.T) {
 		for _, place := range d.Place {
 			covered[place.JobID]++
 			h, j := hosts[place.HostID], jobs[place.JobID]
+			rule := p.Settings.Zone(j.Zone)
+			if p.Settings.Refuses(j.Zone, j.Private) != "" || !j.ZoneKnown || !rule.Holds(j.Demand.Size) || !h.HasLabels(millrace.Demand{Arch: millrace.ArchAny, Extra: rule.HostLabels}) {
+				t.Fatalf("job %+v was placed on %+v in spite of the rule %+v", j, h, rule)
+			}
 			if h.Status(p.Now) != millrace.StatusOnline || !h.HasLabels(j.Demand) || !runsAs(h, j.Demand, place.Arch) || j.RetryAt.After(p.Now) {
 				t.Fatalf("job %+v was placed on %+v", j, h)
 			}
@@ -340,6 +344,22 @@ func TestDecideProperties(t *testing.T) {
 			used[h.ID] = u
 			if u.MilliCPU > h.Facts.Offer.MilliCPU || u.MemoryMB > h.Facts.Offer.MemoryMB {
 				t.Fatalf("%s holds %v of %v", h.Name, u, h.Facts.Offer)
+			}
+		}
+		for _, share := range p.Settings.Shares {
+			before, launched := 0, 0
+			for _, v := range p.VMs {
+				if v.RepositoryID == share.RepositoryID && v.State != millrace.VMStopping {
+					before++
+				}
+			}
+			for _, place := range d.Place {
+				if jobs[place.JobID].RepositoryID == share.RepositoryID {
+					launched++
+				}
+			}
+			if share.Limit > 0 && launched > max(0, share.Limit-before) {
+				t.Fatalf("%d VMs and %d more for a repository that may have %d", before, launched, share.Limit)
 			}
 		}
 		stopping := 0
@@ -366,16 +386,22 @@ func TestDecideProperties(t *testing.T) {
 			}
 		}
 		for _, c := range d.Cover {
-			if !whole(c.Wait) {
-				t.Fatalf("covered with %+v", c.Wait)
+			i := slices.IndexFunc(p.VMs, func(v millrace.VM) bool { return v.ID == c.VMID })
+			if v := p.VMs[i]; !whole(c.Wait) || !keeps(p, v, jobs[c.JobID].Zone) {
+				t.Fatalf("%+v was covered by %+v with %+v", jobs[c.JobID], v, c.Wait)
+			}
+		}
+		for _, id := range d.Trace {
+			if j := jobs[id]; j.ZoneKnown || d.Wait[id].Code != millrace.WaitZoneUnknown {
+				t.Fatalf("GitHub is to be asked about %+v, which waits for %s", j, d.Wait[id].Code)
 			}
 		}
 		for _, r := range d.Retire {
 			i := slices.IndexFunc(p.VMs, func(v millrace.VM) bool { return v.ID == r.VMID })
 			v := p.VMs[i]
 			j, queued := jobs[v.ForJob]
-			if !v.RanJob.IsZero() || v.State == millrace.VMBusy || v.State == millrace.VMLost || r.Reason == "" || queued && !halted(p, j) ||
-				queued && (v.RunnerID != 0 || v.State == millrace.VMOnline) && !shunned(p, j) {
+			if !v.RanJob.IsZero() || v.State == millrace.VMBusy || v.State == millrace.VMLost || r.Reason == "" || queued && !halted(p, j) && keeps(p, v, j.Zone) ||
+				queued && (v.RunnerID != 0 || v.State == millrace.VMOnline) && !shunned(p, j) && keeps(p, v, j.Zone) {
 				t.Fatalf("retired %+v: %s", v, r.Reason)
 			}
 		}
@@ -401,8 +427,24 @@ func holding(p millrace.Pass, j millrace.Job) *millrace.Incident {
 	return nil
 }
 
+// keeps reports whether a job of a zone may run in v.
+func keeps(p millrace.Pass, v millrace.VM, zone millrace.Zone) bool {
+	rule := p.Settings.Zone(zone)
+	return v.Zone == zone && v.Egress == rule.Egress && slices.ContainsFunc(p.Hosts, func(h millrace.Host) bool {
+		return h.ID == v.HostID && h.HasLabels(millrace.Demand{Arch: millrace.ArchAny, Extra: rule.HostLabels})
+	})
+}
+
+// ruled reports whether j's zone stops it.
+func ruled(p millrace.Pass, j millrace.Job) bool {
+	return p.Settings.Refuses(j.Zone, j.Private) != "" || !p.Settings.Zone(j.Zone).Holds(j.Demand.Size) || !j.ZoneKnown
+}
+
 // halted reports whether no runner can be registered for j.
 func halted(p millrace.Pass, j millrace.Job) bool {
+	if ruled(p, j) {
+		return true
+	}
 	p.Incidents = slices.DeleteFunc(slices.Clone(p.Incidents), func(i millrace.Incident) bool {
 		return i.Code == millrace.WaitRateLimited || i.Code == millrace.WaitGitHubDown
 	})
@@ -411,7 +453,7 @@ func halted(p millrace.Pass, j millrace.Job) bool {
 
 // shunned reports whether GitHub gives j to no runner.
 func shunned(p millrace.Pass, j millrace.Job) bool {
-	return slices.ContainsFunc(p.Incidents, func(i millrace.Incident) bool {
+	return ruled(p, j) || slices.ContainsFunc(p.Incidents, func(i millrace.Incident) bool {
 		return i.Code == millrace.WaitRunnerGroup && i.RepositoryID == j.RepositoryID
 	})
 }
@@ -423,6 +465,7 @@ func drawPass(t *rapid.T) millrace.Pass {
 	for n := range rapid.IntRange(0, 4).Draw(t, "hosts") {
 		h := host(src, fmt.Sprintf("h%d", n), rapid.SampledFrom([]millrace.Arch{millrace.AMD64, millrace.ARM64}).Draw(t, "arch"), rapid.IntRange(1, 16).Draw(t, "cpus"), rapid.IntRange(1, 32).Draw(t, "gb"))
 		h.Admin = rapid.SampledFrom([]millrace.HostAdmin{millrace.HostEnabled, millrace.HostEnabled, millrace.HostDraining, millrace.HostDisabled}).Draw(t, "admin")
+		h.Facts.Labels = rapid.SampledFrom([][]string{{}, {"outside"}}).Draw(t, "labels")
 		h.SeenAt = now.Add(-time.Duration(rapid.IntRange(0, 40).Draw(t, "silent")) * time.Second)
 		if h.Facts.Arch == millrace.AMD64 && rapid.Bool().Draw(t, "emulates") {
 			h.Facts.Emulates = []millrace.Arch{millrace.ARM64}
@@ -433,6 +476,13 @@ func drawPass(t *rapid.T) millrace.Pass {
 	for n := range rapid.IntRange(0, 12).Draw(t, "jobs") {
 		j := job(src, n, rapid.SampledFrom(labels).Draw(t, "label"))
 		j.RepositoryID = rapid.Int64Range(1, 3).Draw(t, "repository")
+		j.Private = rapid.IntRange(0, 3).Draw(t, "private") > 0
+		j.Zone = millrace.ZoneOf(j.Private, rapid.IntRange(0, 3).Draw(t, "fork") == 0)
+		j.ZoneKnown = j.Zone == millrace.ZoneFork || rapid.IntRange(0, 5).Draw(t, "known") > 0
+		j.ReceivedAt = j.ReceivedAt.Add(-time.Duration(rapid.IntRange(0, 20).Draw(t, "waits")) * time.Minute)
+		if j.Wait.Code == "" && rapid.IntRange(0, 4).Draw(t, "had a host") == 0 {
+			j.Wait.Code = millrace.WaitHostKept
+		}
 		if rapid.IntRange(0, 5).Draw(t, "failed") == 0 {
 			j.Tries, j.RetryAt = 1, now.Add(time.Duration(rapid.IntRange(-5, 5).Draw(t, "retry"))*time.Second)
 		}
@@ -448,6 +498,10 @@ func drawPass(t *rapid.T) millrace.Pass {
 			continue
 		}
 		v := vmFor(src, j, rapid.SampledFrom(hosts).Draw(t, "on"))
+		if rapid.IntRange(0, 5).Draw(t, "other zone") == 0 {
+			v.Zone = rapid.SampledFrom(millrace.Zones).Draw(t, "zone")
+		}
+		v.Egress = rapid.SampledFrom(millrace.Egresses).Draw(t, "egress")
 		v.State = rapid.SampledFrom([]millrace.VMState{millrace.VMPending, millrace.VMBooting, millrace.VMOnline, millrace.VMBusy, millrace.VMStopping, millrace.VMLost}).Draw(t, "state")
 		if len(gone) > 0 && v.State == millrace.VMBusy && rapid.Bool().Draw(t, "ran") {
 			v.RanJob = rapid.SampledFrom(gone).Draw(t, "job").ID
@@ -456,6 +510,7 @@ func drawPass(t *rapid.T) millrace.Pass {
 	}
 	p := pass(rapid.IntRange(0, 10).Draw(t, "slots"), jobs, hosts, vms...)
 	p.Installations[0].JITLeft = float64(rapid.IntRange(0, 5).Draw(t, "budget"))
+	p.Settings = drawSettings(t)
 	for range rapid.IntRange(0, 2).Draw(t, "incidents") {
 		p.Incidents = append(p.Incidents, millrace.Incident{
 			ID: millrace.NewIncidentID(src, now), Code: rapid.SampledFrom(millrace.IncidentCodes).Draw(t, "incident"), InstallationID: 1, Owner: "calm",
@@ -465,6 +520,28 @@ func drawPass(t *rapid.T) millrace.Pass {
 	}
 	drawPast(t, &p)
 	return p
+}
+
+// drawSettings makes up what an org's admins decided.
+func drawSettings(t *rapid.T) millrace.PlacementSettings {
+	s := millrace.PlacementSettings{Strategy: rapid.SampledFrom(append(millrace.Strategies, "")).Draw(t, "strategy")}
+	for id := range int64(3) {
+		if rapid.Bool().Draw(t, "has a share") {
+			s.Shares = append(s.Shares, millrace.Share{
+				RepositoryID: 1 + id, Priority: rapid.IntRange(-millrace.MaxPriority, millrace.MaxPriority).Draw(t, "priority"), Limit: rapid.IntRange(0, 3).Draw(t, "limit"),
+			})
+		}
+	}
+	for _, z := range millrace.Zones {
+		if rapid.Bool().Draw(t, "has a rule") {
+			s.Zones = append(s.Zones, millrace.ZoneRule{
+				Zone: z, Allowed: z == millrace.ZonePrivate || rapid.IntRange(0, 3).Draw(t, "allowed") > 0, Egress: rapid.SampledFrom(millrace.Egresses).Draw(t, "may reach"),
+				HostLabels: rapid.SampledFrom([][]string{{}, {}, {"outside"}}).Draw(t, "host labels"),
+				MaxSize:    millrace.Size{MilliCPU: rapid.SampledFrom([]int{0, 0, 2000}).Draw(t, "most CPU"), MemoryMB: rapid.SampledFrom([]int{0, 4096}).Draw(t, "most memory")},
+			})
+		}
+	}
+	return s
 }
 
 // drawPast makes up past runs.

@@ -17,6 +17,7 @@ need qemu-system-arm command -v qemu-system-aarch64 # emulated arm64 VMs: their 
 need qemu-utils command -v qemu-img
 need busybox-static test -x /bin/busybox -o -x /usr/bin/busybox
 need e2fsprogs test -x /sbin/mke2fs -o -x /usr/sbin/mke2fs
+need curl command -v curl
 need kmod test -x /sbin/depmod -o -x /usr/sbin/depmod
 grep -qs '^ID=ubuntu' /etc/os-release && need zstd command -v zstd # its kernel modules are packed with it
 need chromium command -v chromium

@@ -151,6 +151,10 @@ func TestNothingIsDoneUnaudited(t *testing.T) {
 			return err
 		}},
 		{"enrollment_token.revoked", func() error { return w.st.RevokeLeaked(ctx, millrace.Actor{}, enrollment.Reveal()) }},
+		{"placement.changed", func() error {
+			_, err := w.org.ChangePlacement(ctx, w.Caller(), millrace.PlacementChange{Strategy: new(millrace.Spread)})
+			return err
+		}},
 		{"host.changed", func() error { return w.org.SetHostAdmin(ctx, w.Caller(), w.host.ID, millrace.HostDisabled) }},
 		{"host.cloned", func() error { return w.org.Cloned(ctx, w.host.ID, first) }},
 		{"host.restarted", func() error { return w.org.RestartAgent(ctx, w.Caller(), w.host.ID) }},

@@ -26,6 +26,7 @@ var exported = []exportedTable{
 	{name: "memberships", more: `|| jsonb_build_object('login', u.login, 'name', u.name)`, from: ` JOIN member_names() u ON u.user_id = t.user_id`},
 	{name: "installations"},
 	{name: "repositories"},
+	{name: "zone_rules"},
 	{name: "api_tokens", without: map[string]string{"hash": "whoever has the hash can look for the secret"}},
 	{name: "enrollment_tokens", without: map[string]string{"hash": "whoever has the hash can look for the secret"}},
 	{name: "hosts", without: map[string]string{

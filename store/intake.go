@@ -283,7 +283,7 @@ func (tx *Tx) queueDelivery(b *pgx.Batch, org millrace.OrgID, r intakeRequest) {
 // queueJob joins an event's job into its row. The join is commutative, associative and idempotent: the status is the
 // greatest seen; a fact that only some events carry is kept once known, and where two events differ (a renamed repository)
 // the greater value wins, so that the order of events cannot matter. A job that begins or ceases to wait, or whose runner
-// becomes known, is news for placement; most of what else is told, and all that is told twice, is none.
+// or zone becomes known, is news for placement; most of what else is told, and all that is told twice, is none.
 func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job) {
 	b.Queue(`
 		INSERT INTO repositories (org_id, repository_id, installation_id, full_name, private, seen_at)
@@ -295,15 +295,16 @@ func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job) {
 		org, j.RepositoryID, j.InstallationID, j.Repository, j.Private, tx.now)
 	var before, after *millrace.JobStatus
 	var runnerBefore, runnerAfter *int64
+	var zoneBefore, zoneAfter *string
 	b.Queue(`
-		WITH before AS (SELECT status, runner_id FROM jobs WHERE (org_id, installation_id, github_job_id, run_attempt) = ($1, $3, $4, $6))
+		WITH before AS (SELECT status, runner_id, zone || zone_known AS zone FROM jobs WHERE (org_id, installation_id, github_job_id, run_attempt) = ($1, $3, $4, $6))
 		INSERT INTO jobs (
-			org_id, job_id, installation_id, github_job_id, run_id, run_attempt, repository_id, repository, private, zone,
+			org_id, job_id, installation_id, github_job_id, run_id, run_attempt, repository_id, repository, private, zone, zone_known,
 			workflow, name, branch, sha, actor_id, actor, labels, html_url, status, conclusion, runner_id, runner_name,
 			queued_at, started_at, completed_at, received_at, arch, cpu, memory, burstable, extra_labels,
 			wait_code, wait_text, wait_remedy, tries, failure)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
-			$23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, 0, '')
+			$23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, 0, '')
 		ON CONFLICT ON CONSTRAINT jobs_github_key DO UPDATE SET
 			status       = greatest(jobs.status, excluded.status),
 			conclusion   = greatest(jobs.conclusion, excluded.conclusion),
@@ -320,17 +321,18 @@ func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job) {
 			repository   = greatest(jobs.repository, excluded.repository),
 			private      = jobs.private AND excluded.private,
 			-- The less trusted of the two: a repository may be made public while its job waits.
-			zone         = CASE WHEN 'fork' IN (jobs.zone, excluded.zone) THEN 'fork' WHEN 'public' IN (jobs.zone, excluded.zone) THEN 'public' ELSE 'private' END
-		RETURNING (SELECT status::text FROM before), status::text, (SELECT runner_id FROM before), runner_id`,
+			zone         = CASE WHEN 'fork' IN (jobs.zone, excluded.zone) THEN 'fork' WHEN 'public' IN (jobs.zone, excluded.zone) THEN 'public' ELSE 'private' END,
+			zone_known   = jobs.zone_known OR excluded.zone_known
+		RETURNING (SELECT status::text FROM before), status::text, (SELECT runner_id FROM before), runner_id, (SELECT zone FROM before), zone || zone_known`,
 		org, millrace.NewJobID(tx.ids, tx.now), j.InstallationID, j.GitHubID, j.RunID, j.RunAttempt, j.RepositoryID, j.Repository,
-		j.Private, j.Zone, j.Workflow, j.Name, j.Branch, j.SHA, j.ActorID, j.Actor, j.Labels, j.HTMLURL, j.Status, j.Conclusion,
+		j.Private, j.Zone, j.ZoneKnown, j.Workflow, j.Name, j.Branch, j.SHA, j.ActorID, j.Actor, j.Labels, j.HTMLURL, j.Status, j.Conclusion,
 		j.RunnerID, j.RunnerName, j.QueuedAt, ptr(j.StartedAt), ptr(j.CompletedAt), tx.now, j.Demand.Arch, j.Demand.Size.MilliCPU,
 		j.Demand.Size.MemoryMB, j.Demand.Burstable, notNil(j.Demand.Extra), j.Wait.Code, j.Wait.Text, j.Wait.Remedy).QueryRow(func(row pgx.Row) error {
-		if err := row.Scan(&before, &after, &runnerBefore, &runnerAfter); err != nil {
+		if err := row.Scan(&before, &after, &runnerBefore, &runnerAfter, &zoneBefore, &zoneAfter); err != nil {
 			return err
 		}
 		tx.announceOrg(org)
-		if before == nil || *before != *after && *before == millrace.JobQueued || *runnerBefore != *runnerAfter {
+		if before == nil || *before != *after && *before == millrace.JobQueued || *runnerBefore != *runnerAfter || *zoneBefore != *zoneAfter {
 			tx.announceDemand(org)
 		}
 		return nil

@@ -16,7 +16,7 @@ import (
 )
 
 const jobColumns = `j.org_id, j.job_id, j.installation_id, j.github_job_id, j.run_id, j.run_attempt, j.repository_id, j.repository,
-	j.private, j.zone, j.workflow, j.name, j.branch, j.sha, j.actor_id, j.actor, j.labels, j.html_url, j.status::text, j.conclusion,
+	j.private, j.zone, j.zone_known, j.workflow, j.name, j.branch, j.sha, j.actor_id, j.actor, j.labels, j.html_url, j.status::text, j.conclusion,
 	j.runner_id, j.runner_name, j.queued_at, j.started_at, j.completed_at, j.received_at, j.arch, j.cpu, j.memory, j.burstable,
 	j.extra_labels, j.wait_code, j.wait_text, j.wait_remedy, j.wait_from, j.wait_to, j.wait_basis, j.tries, j.failure, j.retry_at`
 
@@ -25,7 +25,7 @@ func jobTargets(j *millrace.Job) (targets []any, finish func()) {
 	var started, completed, retry, from, to *time.Time
 	var basis string
 	targets = []any{
-		&j.OrgID, &j.ID, &j.InstallationID, &j.GitHubID, &j.RunID, &j.RunAttempt, &j.RepositoryID, &j.Repository, &j.Private, &j.Zone,
+		&j.OrgID, &j.ID, &j.InstallationID, &j.GitHubID, &j.RunID, &j.RunAttempt, &j.RepositoryID, &j.Repository, &j.Private, &j.Zone, &j.ZoneKnown,
 		&j.Workflow, &j.Name, &j.Branch, &j.SHA, &j.ActorID, &j.Actor, &j.Labels, &j.HTMLURL, &j.Status, &j.Conclusion, &j.RunnerID,
 		&j.RunnerName, &j.QueuedAt, &started, &completed, &j.ReceivedAt, &j.Demand.Arch, &j.Demand.Size.MilliCPU,
 		&j.Demand.Size.MemoryMB, &j.Demand.Burstable, &j.Demand.Extra, &j.Wait.Code, &j.Wait.Text, &j.Wait.Remedy, &from, &to, &basis,

@@ -81,6 +81,7 @@ func leavers(t *testing.T) (w *world, a, b leaver) {
 			t.Fatal(err)
 		}
 		for _, sql := range []string{
+			`INSERT INTO zone_rules (org_id, zone, allowed, host_labels, egress, max_cpu, max_memory) VALUES ($1, 'public', $2 > '2020-01-01'::timestamptz, '{}', 'none', 0, 0)`,
 			`INSERT INTO org_flags (org_id, flag, created_at) VALUES ($1, 'early', $2)`,
 			`INSERT INTO vm_samples (org_id, at, vm_id, memory, cpu_ms, disk_read, disk_write, net_rx, net_tx)
 				SELECT org_id, $2, vm_id, 1, 2, 3, 4, 5, 6 FROM vms WHERE org_id = $1`,

@@ -58,6 +58,9 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, commits []uint64,
 		pass, untied, err := s.readPass(ctx, tx, org)
 		for err == nil && untied {
 			if err = tx.tie(ctx, org); err == nil {
+				err = tx.endStrays(ctx, org)
+			}
+			if err == nil {
 				pass, untied, err = s.readPass(ctx, tx, org)
 			}
 		}
@@ -78,14 +81,20 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, commits []uint64,
 // unmatched are an org's VMs, of now and lately, whose runner was not seen with a job.
 const unmatched = `v.org_id = $1 AND v.ran_job IS NULL AND v.runner_id <> 0 AND coalesce(v.gone_at, 'infinity') > $2::timestamptz - interval '1 hour'`
 
-// tie ties VMs to the jobs that their runners were seen with: GitHub picked the runner, whatever it was launched for.
+// tie ties VMs to the jobs that their runners were seen with: GitHub picked the runner, whatever it was launched for. Of a
+// job that may come from a fork GitHub is asked now: nobody did if the first that was heard of it is that it runs.
 func (tx *Tx) tie(ctx context.Context, org millrace.OrgID) error {
+	tx.announceTo(topicTasks)
 	_, err := tx.Exec(ctx, `
 		WITH ran AS (
-			SELECT v.vm_id, v.for_job, j.job_id
+			SELECT v.vm_id, v.for_job, j.job_id, j.installation_id, j.run_id, j.zone_known OR j.status = 'completed' AS zone_known, j.zone
 			FROM vms v JOIN jobs j ON (j.org_id, j.installation_id, j.runner_id) = (v.org_id, v.installation_id, v.runner_id) AND j.runner_id <> 0
 			WHERE `+unmatched+`
 			ORDER BY v.vm_id FOR UPDATE OF v
+		), traced AS (
+			INSERT INTO outbox (org_id, kind, args, at)
+			SELECT DISTINCT $1::bigint, $3, jsonb_build_object('org_id', $1::bigint, 'installation_id', installation_id, 'run_id', run_id), $2::timestamptz
+			FROM ran WHERE NOT zone_known
 		), clear AS (
 			SELECT j.job_id FROM jobs j JOIN ran ON ran.for_job = j.job_id
 			WHERE j.org_id = $1 AND j.status = 'queued' AND j.tries = 0 AND j.retry_at IS NOT NULL
@@ -93,14 +102,15 @@ func (tx *Tx) tie(ctx context.Context, org millrace.OrgID) error {
 		), cleared AS (
 			UPDATE jobs j SET retry_at = NULL FROM clear c WHERE (j.org_id, j.job_id) = ($1, c.job_id)
 		)
-		UPDATE vms v SET ran_job = ran.job_id, changed_at = $2, jit_sealed = NULL,
+		UPDATE vms v SET ran_job = ran.job_id, stray = ran.zone <> v.zone, changed_at = $2, jit_sealed = NULL,
 			busy_at = coalesce(v.busy_at, $2),
 			state = CASE WHEN v.state IN ('pending', 'booting', 'online') THEN 'busy' ELSE v.state END
-		FROM ran WHERE (v.org_id, v.vm_id) = ($1, ran.vm_id)`, org, tx.now)
+		FROM ran WHERE (v.org_id, v.vm_id) = ($1, ran.vm_id)`, org, tx.now, millrace.TraceRun{}.Kind())
 	return err
 }
 
-// readPass reads all that a pass decides by. untied says that there are VMs to tie first.
+// readPass reads all that a pass decides by, but the jobs that are refused and wait for that already: strangers may queue
+// any number of those. untied says that there are VMs to tie, or to end, first.
 func (s *Store) readPass(ctx context.Context, tx *Tx, org millrace.OrgID) (p millrace.Pass, untied bool, err error) {
 	p.Now = tx.now
 	var b pgx.Batch
@@ -108,7 +118,8 @@ func (s *Store) readPass(ctx context.Context, tx *Tx, org millrace.OrgID) (p mil
 		WITH v AS MATERIALIZED ( -- or the planner begins with all jobs that ever ran
 			SELECT v.org_id, v.installation_id, v.runner_id FROM vms v WHERE `+unmatched+`
 		)
-		SELECT EXISTS (SELECT FROM v JOIN jobs j ON (j.org_id, j.installation_id, j.runner_id) = (v.org_id, v.installation_id, v.runner_id) AND j.runner_id <> 0)`,
+		SELECT EXISTS (SELECT FROM v JOIN jobs j ON (j.org_id, j.installation_id, j.runner_id) = (v.org_id, v.installation_id, v.runner_id) AND j.runner_id <> 0)
+			OR EXISTS (SELECT FROM vms v WHERE v.org_id = $1 AND v.stray)`,
 		org, p.Now).QueryRow(func(row pgx.Row) error { return row.Scan(&untied) })
 	b.Queue(`SELECT `+orgColumns+` FROM orgs WHERE org_id = $1 AND deleted_at IS NULL`, org).Query(func(rows pgx.Rows) (err error) {
 		p.Org, err = pgx.CollectExactlyOneRow(rows, scanOrg)
@@ -117,7 +128,7 @@ func (s *Store) readPass(ctx context.Context, tx *Tx, org millrace.OrgID) (p mil
 	b.Queue(`
 		SELECT * FROM (
 			SELECT `+jobColumns+` FROM jobs j
-			WHERE j.org_id = $1 AND j.status = 'queued'
+			WHERE j.org_id = $1 AND j.status = 'queued' AND `+refusal+` IS DISTINCT FROM j.wait_code
 			ORDER BY EXISTS (SELECT FROM vms v WHERE (v.org_id, v.for_job) = (j.org_id, j.job_id) AND v.ran_job IS NULL AND v.state NOT IN ('stopping', 'gone')) DESC,
 				j.received_at, j.job_id
 			LIMIT $2
@@ -150,6 +161,7 @@ func (s *Store) readPass(ctx context.Context, tx *Tx, org millrace.OrgID) (p mil
 		p.Incidents, err = pgx.CollectRows(rows, scanIncident)
 		return err
 	})
+	queueSettings(&b, org, &p.Settings)
 	p.Runs, p.Queue, p.Boots = map[millrace.VMID]millrace.Durations{}, map[millrace.JobID]millrace.Durations{}, map[millrace.HostID]millrace.Durations{}
 	b.Queue(`
 		SELECT v.vm_id, d.n, d.p50, d.p90
@@ -221,16 +233,21 @@ func (tx *Tx) writeDecision(ctx context.Context, p millrace.Pass, d millrace.Dec
 		j := jobs[place.JobID]
 		id := millrace.NewVMID(tx.ids, p.Now)
 		b.Queue(`
-			INSERT INTO vms (org_id, vm_id, host_id, for_job, state, epoch, zone, arch, cpu, memory, burstable, labels, installation_id,
+			INSERT INTO vms (org_id, vm_id, host_id, for_job, state, epoch, zone, egress, arch, cpu, memory, burstable, labels, installation_id,
 				repository_id, repository, runner_id, runner_name, reason, retire_reason, peak_memory, cpu_ms, disk_read, disk_write, net_rx,
 				net_tx, placed_at, changed_at)
-			VALUES ($1, $2, $3, $4, $5, 1, $6, $7, $8, $9, $10, $11, $12, $13, $14, 0, $15, '', '', 0, 0, 0, 0, 0, 0, $16, $16)`,
-			org, id, place.HostID, j.ID, millrace.VMPending, j.Zone, place.Arch, j.Demand.Size.MilliCPU, j.Demand.Size.MemoryMB,
+			VALUES ($1, $2, $3, $4, $5, 1, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, 0, $16, '', '', 0, 0, 0, 0, 0, 0, $17, $17)`,
+			org, id, place.HostID, j.ID, millrace.VMPending, j.Zone, p.Settings.Zone(j.Zone).Egress, place.Arch, j.Demand.Size.MilliCPU, j.Demand.Size.MemoryMB,
 			j.Demand.Burstable, j.Labels, j.InstallationID, j.RepositoryID, j.Repository, millrace.RunnerName(id, 1), p.Now)
 		waits[j.ID] = place.Wait
 		hosts[place.HostID] = true
 		spent[j.InstallationID]++
 	}
+	traced := make([]millrace.Job, 0, len(d.Trace))
+	for _, id := range d.Trace {
+		traced = append(traced, jobs[id])
+	}
+	tx.queueTraces(&b, org, traced)
 	for job, reason := range d.Wait {
 		waits[job] = reason
 	}

@@ -145,7 +145,7 @@ func TestPlaceReserves(t *testing.T) {
 	}
 	vm := w.vm(w.place(job))
 	want := millrace.VM{
-		OrgID: w.ID, ID: vm.ID, HostID: w.host.ID, ForJob: job, State: millrace.VMPending, Epoch: 1, Zone: millrace.ZonePrivate, Arch: millrace.AMD64,
+		OrgID: w.ID, ID: vm.ID, HostID: w.host.ID, ForJob: job, State: millrace.VMPending, Epoch: 1, Zone: millrace.ZonePrivate, Egress: millrace.EgressInternet, Arch: millrace.AMD64,
 		Size: w.DefaultSize, Labels: []string{"millrace"}, InstallationID: w.Installation.ID, RepositoryID: 77, Repository: "calm/app",
 		RunnerName: millrace.RunnerName(vm.ID, 1), Stamps: vm.Stamps,
 	}

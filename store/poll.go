@@ -216,6 +216,8 @@ func (s *Store) joinRead(ctx context.Context, tx *Tx, p Poll, owner int64, event
 		confirmed *time.Time
 		denials   int
 		unclear   bool
+		zone      millrace.Zone
+		zoneKnown bool
 	}
 	have := map[key]known{}
 	ids := make([]int64, 0, len(events))
@@ -223,14 +225,14 @@ func (s *Store) joinRead(ctx context.Context, tx *Tx, p Poll, owner int64, event
 		ids = append(ids, e.Job.GitHubID)
 	}
 	rows, err := tx.Query(ctx, `
-		SELECT github_job_id, run_attempt, status::text, runner_id, confirmed_at, denials, tries = 0 AND retry_at IS NOT NULL FROM jobs
+		SELECT github_job_id, run_attempt, status::text, runner_id, confirmed_at, denials, tries = 0 AND retry_at IS NOT NULL, zone, zone_known FROM jobs
 		WHERE (org_id, installation_id) = ($1, $2) AND github_job_id = ANY($3)`, p.OrgID, p.Target.InstallationID, ids)
 	if err != nil {
 		return polled, err
 	}
 	var k key
 	var row known
-	if _, err := pgx.ForEachRow(rows, []any{&k.id, &k.attempt, &row.status, &row.runner, &row.confirmed, &row.denials, &row.unclear}, func() error {
+	if _, err := pgx.ForEachRow(rows, []any{&k.id, &k.attempt, &row.status, &row.runner, &row.confirmed, &row.denials, &row.unclear, &row.zone, &row.zoneKnown}, func() error {
 		have[k] = row
 		return nil
 	}); err != nil {
@@ -254,9 +256,11 @@ func (s *Store) joinRead(ctx context.Context, tx *Tx, p Poll, owner int64, event
 			}
 			job.Repository = p.Target.FullName // it ran in what was called so
 		}
-		switch news := !ok || job.Status.After(before.status) || job.RunnerID != 0 && before.runner == 0; {
-		case news && tx.queueEvent(&b, tenant, job):
-			if tx.now.Sub(latest(job.QueuedAt, job.StartedAt, job.CompletedAt)) > settling {
+		news := !ok || job.Status.After(before.status) || job.RunnerID != 0 && before.runner == 0
+		traced := job.ZoneKnown && !before.zoneKnown || job.Zone == millrace.ZoneFork && before.zone != millrace.ZoneFork
+		switch {
+		case (news || traced) && tx.queueEvent(&b, tenant, job):
+			if news && tx.now.Sub(latest(job.QueuedAt, job.StartedAt, job.CompletedAt)) > settling {
 				polled.Missed++
 			}
 		case news:

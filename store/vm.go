@@ -10,26 +10,26 @@ import (
 	"github.com/millrace-ci/millrace"
 )
 
-const vmColumns = `v.org_id, v.vm_id, v.host_id, v.for_job, v.ran_job, v.state, v.epoch, v.zone, v.arch, v.cpu, v.memory, v.burstable,
+const vmColumns = `v.org_id, v.vm_id, v.host_id, v.for_job, v.ran_job, v.state, v.epoch, v.zone, v.egress, v.arch, v.cpu, v.memory, v.burstable,
 	v.labels, v.installation_id, v.repository_id, v.repository, v.runner_id, v.runner_name, v.reason, v.exit_code, v.retire_reason,
 	v.peak_memory, v.cpu_ms, v.disk_read, v.disk_write, v.net_rx, v.net_tx,
 	v.placed_at, v.booting_at, v.online_at, v.busy_at, v.stopping_at, v.gone_at, v.changed_at`
 
 // nullableVM scans [vmColumns] of an outer join: every column may be NULL.
 type nullableVM struct {
-	org, epoch, installation, repositoryID, runner            *int64
-	id, host, forJob, ranJob                                  millrace.VMID // as bare UUIDs
-	state, zone, arch, repository, runnerName, reason, retire *string
-	cpu, memory, exit                                         *int
-	burstable                                                 *bool
-	labels                                                    []string
-	usage                                                     [6]*int64
-	stamps                                                    [7]*time.Time
+	org, epoch, installation, repositoryID, runner                    *int64
+	id, host, forJob, ranJob                                          millrace.VMID // as bare UUIDs
+	state, zone, egress, arch, repository, runnerName, reason, retire *string
+	cpu, memory, exit                                                 *int
+	burstable                                                         *bool
+	labels                                                            []string
+	usage                                                             [6]*int64
+	stamps                                                            [7]*time.Time
 }
 
 func (n *nullableVM) targets() []any {
 	t := []any{
-		&n.org, &n.id, &n.host, &n.forJob, &n.ranJob, &n.state, &n.epoch, &n.zone, &n.arch, &n.cpu, &n.memory, &n.burstable, &n.labels,
+		&n.org, &n.id, &n.host, &n.forJob, &n.ranJob, &n.state, &n.epoch, &n.zone, &n.egress, &n.arch, &n.cpu, &n.memory, &n.burstable, &n.labels,
 		&n.installation, &n.repositoryID, &n.repository, &n.runner, &n.runnerName, &n.reason, &n.exit, &n.retire,
 	}
 	for i := range n.usage {
@@ -47,7 +47,7 @@ func (n *nullableVM) vm() *millrace.VM {
 	}
 	return &millrace.VM{
 		OrgID: millrace.OrgID(*n.org), ID: n.id, HostID: millrace.HostID(n.host), ForJob: millrace.JobID(n.forJob), RanJob: millrace.JobID(n.ranJob),
-		State: millrace.VMState(*n.state), Epoch: *n.epoch, Zone: millrace.Zone(*n.zone), Arch: millrace.Arch(*n.arch),
+		State: millrace.VMState(*n.state), Epoch: *n.epoch, Zone: millrace.Zone(*n.zone), Egress: millrace.Egress(*n.egress), Arch: millrace.Arch(*n.arch),
 		Size: millrace.Size{MilliCPU: *n.cpu, MemoryMB: *n.memory}, Burstable: *n.burstable, Labels: n.labels,
 		InstallationID: *n.installation, RepositoryID: *n.repositoryID, Repository: *n.repository, RunnerID: *n.runner, RunnerName: *n.runnerName,
 		Reason: *n.reason, ExitCode: n.exit, RetireReason: *n.retire,

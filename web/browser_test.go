@@ -146,6 +146,14 @@ func TestPagesInABrowser(t *testing.T) {
 	visit("usage", full.URL+"/o/calm/usage?by=user&window=14d")
 	full.settle()
 	visit("settings", full.URL+"/o/calm/settings")
+	visit("placement", full.URL+"/o/calm/placement")
+	if _, err := full.Store.Org(full.Org.ID).ChangePlacement(t.Context(), full.Org.Caller(), millrace.PlacementChange{
+		Shares: []millrace.ShareChange{{Repository: "calm/app", Priority: new(2), Limit: new(8)}},
+		Zones:  []millrace.ZoneChange{{Zone: millrace.ZonePublic, Allowed: new(true), HostLabels: &[]string{"outside"}, Egress: new(millrace.EgressNone), MaxSize: &millrace.Size{MilliCPU: 2000}}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	visit("placement-set", full.URL+"/o/calm/placement")
 	visit("delete", full.URL+"/o/calm/settings/delete")
 	visit("members", full.URL+"/o/calm/members")
 	visit("tokens", full.URL+"/o/calm/tokens")

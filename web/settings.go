@@ -32,6 +32,7 @@ type settingsTab struct {
 
 var settingsTabs = []settingsTab{
 	{"General", "/settings", millrace.OrgRead},
+	{"Placement", "/placement", millrace.OrgRead},
 	{"Members", "/members", millrace.MembersRead},
 	{"API tokens", "/tokens", millrace.TokensWrite},
 	{"Audit log", "/audit", millrace.AuditRead},

@@ -110,6 +110,10 @@ func TestEveryRouteForEveryRole(t *testing.T) {
 		"POST /o/{org}/installations":                          {millrace.OrgWrite, "/installations", url.Values{"installation": {"1"}}, http.StatusForbidden, false}, // GitHub says that it is theirs: not of them
 		"GET /o/{org}/audit":                                   {millrace.AuditRead, "/audit", nil, ok, false},
 		"GET /o/{org}/events":                                  {}, // a stream: TestEventsSayChanged and TestStreamsEnd
+		"GET /o/{org}/placement":                               {millrace.OrgRead, "/placement", nil, ok, false},
+		"POST /o/{org}/placement":                              {millrace.OrgWrite, "/placement", url.Values{"strategy": {"spread"}}, see, false},
+		"POST /o/{org}/placement/repositories":                 {millrace.OrgWrite, "/placement/repositories", url.Values{"repository": {"calm/app"}, "priority": {"1"}}, see, false},
+		"POST /o/{org}/placement/zones/{zone}":                 {millrace.OrgWrite, "/placement/zones/public", url.Values{"allowed": {"yes"}, "egress": {"none"}}, see, true},
 	}
 	for _, p := range web.Patterns() {
 		if _, known := rules[p]; strings.Contains(p, "{org}") && !known {

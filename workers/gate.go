@@ -180,6 +180,15 @@ func (g *Gate) Job(ctx context.Context, at millrace.RepositoryTarget, id int64) 
 	return e, err
 }
 
+// FromFork reports whether a run is of a fork's code.
+func (g *Gate) FromFork(ctx context.Context, at millrace.RepositoryTarget, run int64) (fork bool, err error) {
+	err = g.call(ctx, at.InstallationID, provenByAny, func() error {
+		fork, err = g.github.FromFork(ctx, at, run)
+		return err
+	})
+	return fork, err
+}
+
 // InstallationRepositories lists the repositories that an installation may see.
 func (g *Gate) InstallationRepositories(ctx context.Context, installation int64) (list []millrace.Repository, err error) {
 	err = g.call(ctx, installation, provenByAny, func() error {

@@ -41,7 +41,7 @@ func (w *Workers) probeIncidents(ctx context.Context) error {
 // isOver asks GitHub, past the gate, for what the condition refuses.
 func (w *Workers) isOver(ctx context.Context, i store.DueIncident) (bool, error) {
 	switch i.Code {
-	case millrace.WaitRateLimited, millrace.WaitRunnerVersion:
+	case millrace.WaitRateLimited, millrace.WaitRunnerVersion, millrace.WaitZoneMismatch:
 		return true, nil // its time is over; it opens again if it holds
 	case millrace.WaitSuspended:
 		return false, w.readInstallation(ctx, i.InstallationID) // which closes it

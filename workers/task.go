@@ -18,6 +18,8 @@ func (w *Workers) Do(ctx context.Context, task river.JobArgs) error {
 	switch t := task.(type) {
 	case millrace.RetireVM:
 		return w.retireVM(ctx, t)
+	case millrace.TraceRun:
+		return w.traceRun(ctx, t)
 	case millrace.CloseJob:
 		return w.store.CloseJob(ctx, t.OrgID, t.JobID)
 	case millrace.CheckRunnerGroup:
@@ -93,6 +95,19 @@ func (w *Workers) retireVM(ctx context.Context, t millrace.RetireVM) error {
 		}
 	}
 	return w.store.Unregistered(ctx, t.OrgID, t.VMID)
+}
+
+// traceRun asks GitHub whether a run's jobs come from a fork: until it says so none of them is placed.
+func (w *Workers) traceRun(ctx context.Context, t millrace.TraceRun) error {
+	at, ok, err := w.store.Untraced(ctx, t)
+	if err != nil || !ok {
+		return err
+	}
+	fork, err := w.github.FromFork(ctx, at, t.RunID) // GitHub may deny for a moment what it has just told: it is asked again
+	if err != nil {
+		return err
+	}
+	return w.store.Traced(ctx, t, fork)
 }
 
 // checkRunnerGroup opens the incident that the runner group excludes a job's repository, if it does.

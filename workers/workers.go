@@ -117,6 +117,7 @@ func (w *Workers) newClient() (*river.Client[pgx.Tx], error) {
 	addWorker[millrace.RetireVM](tasks, w)
 	addWorker[millrace.CloseJob](tasks, w)
 	addWorker[millrace.CheckRunnerGroup](tasks, w)
+	addWorker[millrace.TraceRun](tasks, w)
 	addWorker[millrace.ReadInstallation](tasks, w)
 	addWorker[millrace.ReadMembers](tasks, w)
 	addWorker[millrace.SweepInstallations](tasks, w)
@@ -208,6 +209,8 @@ func DecodeTask(kind string, args []byte) (river.JobArgs, error) {
 		return decode[millrace.CloseJob](args)
 	case millrace.CheckRunnerGroup{}.Kind():
 		return decode[millrace.CheckRunnerGroup](args)
+	case millrace.TraceRun{}.Kind():
+		return decode[millrace.TraceRun](args)
 	case millrace.ReadInstallation{}.Kind():
 		return decode[millrace.ReadInstallation](args)
 	case millrace.ReadMembers{}.Kind():

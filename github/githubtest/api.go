@@ -414,7 +414,7 @@ func (g *GitHub) listRepositories(r *http.Request, o *owner) (int, any, error) {
 func (g *GitHub) repositoriesJSON(r *http.Request, o *owner, repos []*repo) (int, any, error) {
 	list := []any{}
 	for _, rp := range paged(r, repos) {
-		list = append(list, g.repositoryJSON(o, rp, rp.Public, false))
+		list = append(list, g.repositoryJSON(o, rp, rp.Public))
 	}
 	return http.StatusOK, listing{total: len(repos), body: map[string]any{
 		"total_count": len(repos), "repository_selection": "all", "repositories": list,

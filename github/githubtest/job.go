@@ -56,7 +56,7 @@ type QueueRequest struct {
 	Actor    string      `json:"actor"`
 	Branch   string      `json:"branch"`
 	Public   bool        `json:"public"`
-	Fork     bool        `json:"fork"`
+	Fork     bool        `json:"fork"`   // of a pull request from the actor's fork
 	RunID    int64       `json:"run_id"` // an open run of the repository, which the job joins; 0: a run of its own
 }
 
@@ -122,7 +122,7 @@ func (g *GitHub) add(j *job) {
 	}
 	j.run, r.attempt = r, max(r.attempt, j.Attempt)
 	r.jobs = append(r.jobs, j)
-	r.repo.Public = j.Public
+	r.repo.Public, r.repo.forked = j.Public, r.repo.forked || j.Fork
 	g.jobs[j.ID] = j
 	g.order = append(g.order, j)
 	if j.Status == "completed" { // it was loaded

@@ -17,13 +17,14 @@ type repo struct {
 	Owner, Name string
 	Public      bool
 
+	forked  bool           // somebody has a fork of it
 	guests  map[int64]bool // outside collaborators, by the person's id
 	runs    []*run         // by id
 	open    []*run         // those that are not completed, by id
 	closed  []*run         // as they were completed; one that was re-run may be there twice
 	version uint64         // grows with every change of its runs and jobs
 
-	rendered map[[2]bool]json.RawMessage // as the API shows it, by whether it is public and whether it is a fork
+	rendered map[[2]bool]json.RawMessage // as the API shows it, by whether it is public and whether it has a fork
 }
 
 func (r *repo) fullName() string { return r.Owner + "/" + r.Name }

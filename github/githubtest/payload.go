@@ -105,25 +105,29 @@ func (g *GitHub) avatar(id int64) string { return fmt.Sprintf("%s/u/%d?v=4", g.c
 // repository is a repository as a job sees it. It is the largest part of a payload and hardly ever changes: it is made
 // once.
 func (g *GitHub) repository(o *owner, j *job) json.RawMessage {
-	return g.repositoryJSON(o, g.repo(j.Owner, j.Repo), j.Public, j.Fork)
+	return g.repositoryJSON(o, g.repo(j.Owner, j.Repo), j.Public)
 }
 
-func (g *GitHub) repositoryJSON(o *owner, r *repo, public, fork bool) json.RawMessage {
-	if made, ok := r.rendered[[2]bool{public, fork}]; ok {
+func (g *GitHub) repositoryJSON(o *owner, r *repo, public bool) json.RawMessage {
+	if made, ok := r.rendered[[2]bool{public, r.forked}]; ok {
 		return made
 	}
 	id, full := r.ID, r.fullName()
 	api, html := g.APIURL()+"repos/"+full, g.cfg.URL+"/"+full
 	created := time.Date(2024, 1, 2, 3, 4, 5, 0, time.UTC).Format(time.RFC3339)
+	forks := 0
+	if r.forked {
+		forks = 1
+	}
 	m := map[string]any{
 		"id": id, "node_id": nodeID("R", id), "name": r.Name, "full_name": full, "private": !public, "owner": g.account(o), "html_url": html,
-		"description": "A repository of the stand-in GitHub", "fork": fork, "url": api, "created_at": created, "updated_at": created, "pushed_at": created,
+		"description": "A repository of the stand-in GitHub", "fork": false, "url": api, "created_at": created, "updated_at": created, "pushed_at": created,
 		"git_url": "git://" + strings.TrimPrefix(html, "http://") + ".git", "ssh_url": "git@github.test:" + full + ".git", "clone_url": html + ".git",
 		"svn_url": html, "homepage": nil, "size": 1024, "stargazers_count": 3, "watchers_count": 3, "language": "Go", "has_issues": true,
-		"has_projects": true, "has_downloads": true, "has_wiki": false, "has_pages": false, "has_discussions": false, "forks_count": 0,
+		"has_projects": true, "has_downloads": true, "has_wiki": false, "has_pages": false, "has_discussions": false, "forks_count": forks,
 		"mirror_url": nil, "archived": false, "disabled": false, "open_issues_count": 2, "license": nil, "allow_forking": true, "is_template": false,
 		"web_commit_signoff_required": false, "topics": []string{}, "visibility": map[bool]string{true: "public", false: "private"}[public],
-		"forks": 0, "open_issues": 2, "watchers": 3, "default_branch": "main", "custom_properties": map[string]any{},
+		"forks": forks, "open_issues": 2, "watchers": 3, "default_branch": "main", "custom_properties": map[string]any{},
 	}
 	for name, path := range map[string]string{
 		"forks": "forks", "keys": "keys{/key_id}", "collaborators": "collaborators{/collaborator}", "teams": "teams", "hooks": "hooks",
@@ -138,8 +142,8 @@ func (g *GitHub) repositoryJSON(o *owner, r *repo, public, fork bool) json.RawMe
 	} {
 		m[name+"_url"] = api + "/" + path
 	}
-	r.rendered[[2]bool{public, fork}] = mustJSON(m)
-	return r.rendered[[2]bool{public, fork}]
+	r.rendered[[2]bool{public, r.forked}] = mustJSON(m)
+	return r.rendered[[2]bool{public, r.forked}]
 }
 
 func nodeID(kind string, id int64) string { return fmt.Sprintf("%s_kgDO%012x", kind, id) }

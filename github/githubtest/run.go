@@ -117,10 +117,10 @@ func (g *GitHub) runJSON(o *owner, r *run, s runState) map[string]any {
 	workflow := idOf("workflow/" + r.repo.fullName() + "/" + j.Workflow)
 	m := map[string]any{
 		"id": r.ID, "name": j.Workflow, "node_id": nodeID("WFR", r.ID), "head_branch": j.Branch, "head_sha": j.sha(), "path": ".github/workflows/" + j.Workflow + ".yml",
-		"display_title": j.Workflow, "run_number": number + 1, "event": "push", "status": s.status, "conclusion": nullable(s.conclusion),
+		"display_title": j.Workflow, "run_number": number + 1, "event": j.event(), "status": s.status, "conclusion": nullable(s.conclusion),
 		"workflow_id": workflow, "check_suite_id": r.ID, "url": url, "html_url": fmt.Sprintf("%s/%s/actions/runs/%d", g.cfg.URL, r.repo.fullName(), r.ID),
 		"pull_requests": []any{}, "created_at": j.CreatedAt, "updated_at": r.updatedAt.UTC().Truncate(time.Second), "run_attempt": s.attempt,
-		"run_started_at": s.started, "actor": g.user(j.Actor), "triggering_actor": g.user(j.Actor), "repository": g.repository(o, j),
+		"run_started_at": s.started, "actor": g.user(j.Actor), "triggering_actor": g.user(j.Actor), "repository": g.repository(o, j), "head_repository": g.head(o, j),
 		"workflow_url": fmt.Sprintf("%s/actions/workflows/%d", base, workflow),
 	}
 	for _, name := range []string{"jobs", "logs", "artifacts", "cancel", "rerun"} {
@@ -131,6 +131,27 @@ func (g *GitHub) runJSON(o *owner, r *run, s runState) map[string]any {
 		m["previous_attempt_url"] = fmt.Sprintf("%s/attempts/%d", url, s.attempt-1)
 	}
 	return m
+}
+
+// event is what started the job's run.
+func (j *job) event() string {
+	if j.Fork {
+		return "pull_request"
+	}
+	return "push"
+}
+
+// head is the repository whose code a job runs: its own, or the actor's fork of it.
+func (g *GitHub) head(o *owner, j *job) any {
+	if !j.Fork {
+		return g.repository(o, j)
+	}
+	full := j.Actor + "/" + j.Repo
+	id := idOf("fork/" + full + " of " + j.Owner)
+	return map[string]any{
+		"id": id, "node_id": nodeID("R", id), "name": j.Repo, "full_name": full, "private": !j.Public, "owner": g.user(j.Actor), "fork": true,
+		"html_url": g.cfg.URL + "/" + full, "url": g.APIURL() + "repos/" + full, "description": nil,
+	}
 }
 
 // search are a repository's runs with a status or conclusion ("" for all), newest first, and how many there are. It looks

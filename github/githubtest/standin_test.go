@@ -26,8 +26,9 @@ func TestTheControlInterface(t *testing.T) {
 	t.Parallel()
 	inBubble(t, nil, func(h *hub) {
 		var queued struct {
-			ID, RunID int64
-			HTMLURL   string `json:"html_url"`
+			ID      int64
+			RunID   int64  `json:"run_id"`
+			HTMLURL string `json:"html_url"`
 		}
 		h.call("", "POST", "/_standin/jobs", `{
 			"owner": "Calm", "repo": "engine", "workflow": "ci", "name": "test", "labels": ["x"], "actor": "mona", "branch": "main", "public": true, "fork": true,
@@ -61,10 +62,23 @@ func TestTheControlInterface(t *testing.T) {
 			Repository struct {
 				Private, Fork bool
 				Visibility    string
+				Forks         int `json:"forks_count"`
 			}
 		}
-		if err := json.Unmarshal(h.Event(queued.ID, "completed"), &e); err != nil || e.Repository.Private || !e.Repository.Fork || e.Repository.Visibility != "public" {
-			h.t.Errorf("a public fork: %+v, %v", e, err)
+		if err := json.Unmarshal(h.Event(queued.ID, "completed"), &e); err != nil || e.Repository.Private || e.Repository.Fork || e.Repository.Forks != 1 || e.Repository.Visibility != "public" {
+			h.t.Errorf("a public repository with a fork: %+v, %v", e, err)
+		}
+		var run struct {
+			Event string
+			Head  struct {
+				ID       int64
+				FullName string `json:"full_name"`
+			} `json:"head_repository"`
+			Repository struct{ ID int64 }
+		}
+		h.call(h.asInstallation(h.owner), "GET", fmt.Sprintf(api+"/repos/calm/engine/actions/runs/%d", queued.RunID), "", http.StatusOK, &run)
+		if run.Event != "pull_request" || run.Head.FullName != "mona/engine" || run.Head.ID == run.Repository.ID {
+			h.t.Errorf("the run of a fork's pull request: %+v", run)
 		}
 
 		var calls struct {
@@ -74,7 +88,7 @@ func TestTheControlInterface(t *testing.T) {
 			}
 		}
 		h.call("", "GET", "/_standin/calls", "", http.StatusOK, &calls)
-		if c := calls.Calls; len(c) != 2 || c[1].Path != "/orgs/calm/actions/runners/generate-jitconfig" || c[1].Status != http.StatusCreated {
+		if c := calls.Calls; len(c) != 4 || c[1].Path != "/orgs/calm/actions/runners/generate-jitconfig" || c[1].Status != http.StatusCreated {
 			h.t.Errorf("%+v", c)
 		}
 		h.call("", "GET", "/_standin/deliveries", "", http.StatusOK, nil)

@@ -71,7 +71,7 @@ func (g *GitHub) sendRepositories(o *owner, action string, r *repo) {
 
 // sendRepository delivers what was done to a repository (https://docs.github.com/en/webhooks/webhook-events-and-payloads#repository).
 func (g *GitHub) sendRepository(o *owner, action string, r *repo, changes map[string]any) {
-	e := map[string]any{"repository": g.repositoryJSON(o, r, r.Public, false)}
+	e := map[string]any{"repository": g.repositoryJSON(o, r, r.Public)}
 	if changes != nil {
 		e["changes"] = changes
 	}

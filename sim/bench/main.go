@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
@@ -14,8 +15,14 @@ import (
 )
 
 func main() {
+	only := flag.Bool("placement", false, "measure placement alone, for which nothing is started")
+	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	err := run(ctx)
+	measure := run
+	if *only {
+		measure = func(context.Context) error { return report(placement()) }
+	}
+	err := measure(ctx)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -55,6 +62,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	figures = append(figures, boots...)
+	figures = append(figures, placement()...)
 	return report(figures)
 }
 
@@ -69,7 +77,7 @@ func report(figures []figure) error {
 			goal += "  MISSED"
 			missed = append(missed, f.name)
 		}
-		fmt.Printf("%-46s %s%s\n", f.name, f.value, goal)
+		fmt.Printf("%-62s %s%s\n", f.name, f.value, goal)
 		summary = append(summary, f.name+"="+strings.ReplaceAll(f.value, " ", ""))
 	}
 	fmt.Println(strings.ReplaceAll(strings.Join(summary, ", "), "→", "to"))

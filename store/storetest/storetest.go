@@ -299,7 +299,7 @@ func Delivery(tenant Tenant, githubID int64, status millrace.JobStatus, change .
 	at := time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC)
 	job := millrace.Job{
 		InstallationID: tenant.Installation.ID, GitHubID: githubID, RunID: githubID * 10, RunAttempt: 1,
-		RepositoryID: 77, Repository: tenant.Slug + "/app", Private: true, Zone: millrace.ZonePrivate, Workflow: "build", Name: "test",
+		RepositoryID: 77, Repository: tenant.Slug + "/app", Private: true, Zone: millrace.ZonePrivate, ZoneKnown: true, Workflow: "build", Name: "test",
 		Branch: "main", SHA: "0123456789012345678901234567890123456789", ActorID: 5, Actor: "mona", Labels: []string{"millrace"},
 		HTMLURL: "https://github.com/x", Status: status, QueuedAt: at,
 	}

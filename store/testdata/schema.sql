@@ -364,6 +364,7 @@ CREATE TABLE jobs (
 	confirmed_at timestamp with time zone,
 	denials integer NOT NULL DEFAULT 0,
 	denied_at timestamp with time zone,
+	zone_known boolean NOT NULL DEFAULT false,
 	CONSTRAINT jobs_github_key UNIQUE (org_id, installation_id, github_job_id, run_attempt),
 	CONSTRAINT jobs_pkey PRIMARY KEY (org_id, job_id),
 	CONSTRAINT jobs_installation_fkey FOREIGN KEY (org_id, installation_id) REFERENCES installations(org_id, installation_id) ON DELETE CASCADE,
@@ -377,6 +378,8 @@ CREATE INDEX jobs_open_idx ON jobs USING btree (org_id, received_at, job_id) WHE
 CREATE INDEX jobs_repository_idx ON jobs USING btree (org_id, repository, received_at DESC, job_id DESC);
 CREATE INDEX jobs_repository_open_idx ON jobs USING btree (org_id, repository_id) WHERE (status <> 'completed'::job_status);
 CREATE INDEX jobs_runner_idx ON jobs USING btree (org_id, installation_id, runner_id) WHERE (runner_id <> 0);
+CREATE INDEX jobs_zone_unknown_idx ON jobs USING btree (org_id, installation_id, run_id) WHERE ((NOT zone_known) AND (status <> 'completed'::job_status));
+CREATE TRIGGER jobs_find_stray AFTER UPDATE OF zone ON jobs FOR EACH ROW WHEN ((old.zone <> new.zone)) EXECUTE FUNCTION find_stray();
 ALTER TABLE jobs ENABLE ROW LEVEL SECURITY;
 ALTER TABLE jobs FORCE ROW LEVEL SECURITY;
 CREATE POLICY owner ON jobs TO millrace_migrate USING true WITH CHECK true;
@@ -435,12 +438,14 @@ CREATE TABLE orgs (
 	checklist_hidden boolean NOT NULL DEFAULT false,
 	deleted_at timestamp with time zone,
 	deleted_by text,
+	strategy text NOT NULL DEFAULT 'pack'::text,
 	CONSTRAINT orgs_slug_key UNIQUE (slug),
 	CONSTRAINT orgs_pkey PRIMARY KEY (org_id),
 	CONSTRAINT orgs_concurrency_check CHECK ((concurrency >= 0)),
 	CONSTRAINT orgs_default_check CHECK (((default_cpu > 0) AND (default_memory > 0))),
 	CONSTRAINT orgs_deleted_check CHECK (((deleted_at IS NULL) = (deleted_by IS NULL))),
-	CONSTRAINT orgs_slug_check CHECK ((slug ~ '^[a-z0-9]([a-z0-9-]{0,37}[a-z0-9])?$'::text))
+	CONSTRAINT orgs_slug_check CHECK ((slug ~ '^[a-z0-9]([a-z0-9-]{0,37}[a-z0-9])?$'::text)),
+	CONSTRAINT orgs_strategy_check CHECK ((strategy = ANY (ARRAY['pack'::text, 'spread'::text])))
 );
 CREATE TRIGGER orgs_keep_slug BEFORE INSERT ON orgs FOR EACH ROW EXECUTE FUNCTION keep_slug();
 ALTER TABLE orgs ENABLE ROW LEVEL SECURITY;
@@ -500,8 +505,11 @@ CREATE TABLE repositories (
 	seen_at timestamp with time zone NOT NULL,
 	polled_at timestamp with time zone,
 	unlisted_at timestamp with time zone,
+	priority smallint NOT NULL DEFAULT 0,
+	vm_limit integer NOT NULL DEFAULT 0,
 	CONSTRAINT repositories_pkey PRIMARY KEY (org_id, repository_id),
-	CONSTRAINT repositories_installation_fkey FOREIGN KEY (org_id, installation_id) REFERENCES installations(org_id, installation_id) ON DELETE CASCADE
+	CONSTRAINT repositories_installation_fkey FOREIGN KEY (org_id, installation_id) REFERENCES installations(org_id, installation_id) ON DELETE CASCADE,
+	CONSTRAINT repositories_share_check CHECK ((((priority >= '-5'::integer) AND (priority <= 5)) AND ((vm_limit >= 0) AND (vm_limit <= 10000))))
 );
 CREATE TRIGGER repositories_move_open_jobs AFTER UPDATE OF installation_id ON repositories FOR EACH ROW WHEN ((old.installation_id <> new.installation_id)) EXECUTE FUNCTION move_open_jobs();
 ALTER TABLE repositories ENABLE ROW LEVEL SECURITY;
@@ -635,10 +643,13 @@ CREATE TABLE vms (
 	stopping_at timestamp with time zone,
 	gone_at timestamp with time zone,
 	changed_at timestamp with time zone NOT NULL,
+	egress text NOT NULL DEFAULT 'internet'::text,
+	stray boolean NOT NULL DEFAULT false,
 	CONSTRAINT vms_pkey PRIMARY KEY (org_id, vm_id),
 	CONSTRAINT vms_for_job_fkey FOREIGN KEY (org_id, for_job) REFERENCES jobs(org_id, job_id) ON DELETE CASCADE,
 	CONSTRAINT vms_host_fkey FOREIGN KEY (org_id, host_id) REFERENCES hosts(org_id, host_id) ON DELETE CASCADE,
 	CONSTRAINT vms_ran_job_fkey FOREIGN KEY (org_id, ran_job) REFERENCES jobs(org_id, job_id) ON DELETE CASCADE,
+	CONSTRAINT vms_egress_check CHECK ((egress = ANY (ARRAY['internet'::text, 'none'::text]))),
 	CONSTRAINT vms_gone_check CHECK (((gone_at IS NULL) = (state <> 'gone'::text))),
 	CONSTRAINT vms_size_check CHECK (((cpu > 0) AND (memory > 0))),
 	CONSTRAINT vms_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'booting'::text, 'online'::text, 'busy'::text, 'stopping'::text, 'lost'::text, 'gone'::text])))
@@ -650,6 +661,7 @@ CREATE INDEX vms_list_idx ON vms USING btree (org_id, placed_at DESC, vm_id DESC
 CREATE INDEX vms_live_idx ON vms USING btree (org_id, host_id) WHERE (state <> 'gone'::text);
 CREATE INDEX vms_ran_job_idx ON vms USING btree (org_id, ran_job) WHERE (ran_job IS NOT NULL);
 CREATE UNIQUE INDEX vms_runner_key ON vms USING btree (org_id, installation_id, runner_id) WHERE (runner_id <> 0);
+CREATE INDEX vms_stray_idx ON vms USING btree (org_id) WHERE stray;
 CREATE INDEX vms_unmatched_idx ON vms USING btree (org_id, COALESCE(gone_at, 'infinity'::timestamp with time zone)) WHERE ((ran_job IS NULL) AND (runner_id <> 0));
 ALTER TABLE vms ENABLE ROW LEVEL SECURITY;
 ALTER TABLE vms FORCE ROW LEVEL SECURITY;
@@ -658,6 +670,29 @@ CREATE POLICY system ON vms TO millrace_system USING true WITH CHECK true;
 CREATE POLICY tenant ON vms TO millrace_app USING (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) WITH CHECK (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint);
 GRANT SELECT, UPDATE ON vms TO millrace_app;
 GRANT INSERT, SELECT, UPDATE ON vms TO millrace_system;
+
+CREATE TABLE zone_rules (
+	org_id bigint NOT NULL,
+	zone text NOT NULL,
+	allowed boolean NOT NULL,
+	host_labels text[] NOT NULL,
+	egress text NOT NULL,
+	max_cpu integer NOT NULL,
+	max_memory integer NOT NULL,
+	CONSTRAINT zone_rules_pkey PRIMARY KEY (org_id, zone),
+	CONSTRAINT zone_rules_org_fkey FOREIGN KEY (org_id) REFERENCES orgs(org_id) ON DELETE CASCADE,
+	CONSTRAINT zone_rules_egress_check CHECK ((egress = ANY (ARRAY['internet'::text, 'none'::text]))),
+	CONSTRAINT zone_rules_max_check CHECK (((max_cpu >= 0) AND (max_memory >= 0))),
+	CONSTRAINT zone_rules_private_check CHECK ((allowed OR (zone <> 'private'::text))),
+	CONSTRAINT zone_rules_zone_check CHECK ((zone = ANY (ARRAY['private'::text, 'public'::text, 'fork'::text])))
+);
+ALTER TABLE zone_rules ENABLE ROW LEVEL SECURITY;
+ALTER TABLE zone_rules FORCE ROW LEVEL SECURITY;
+CREATE POLICY owner ON zone_rules TO millrace_migrate USING true WITH CHECK true;
+CREATE POLICY system ON zone_rules TO millrace_system USING true WITH CHECK true;
+CREATE POLICY tenant ON zone_rules TO millrace_app USING (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) WITH CHECK (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint);
+GRANT INSERT, SELECT, UPDATE ON zone_rules TO millrace_app;
+GRANT SELECT ON zone_rules TO millrace_system;
 
 CREATE OR REPLACE FUNCTION erase_org(org_id bigint, at timestamp with time zone, most integer)
  RETURNS TABLE(name text, erased bigint)
@@ -732,6 +767,17 @@ BEGIN
 END
 $function$;
 GRANT EXECUTE ON FUNCTION erase_org TO millrace_system;
+
+CREATE OR REPLACE FUNCTION find_stray()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+BEGIN
+	UPDATE public.vms v SET stray = true WHERE (v.org_id, v.ran_job) = (NEW.org_id, NEW.job_id) AND v.zone <> NEW.zone;
+	RETURN NULL;
+END
+$function$;
 
 CREATE OR REPLACE FUNCTION host_credentials(host_id uuid)
  RETURNS TABLE(org_id bigint, sign_key bytea, seal_key bytea, epoch bigint, sequence bigint, admin text, removed boolean, restart boolean, reboot boolean)

@@ -1,0 +1,76 @@
+package web_test
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/store"
+)
+
+func TestPlacementPage(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.queue()
+	b, _ := w.person(w.Org, millrace.RoleAdmin)
+	w.confirmed(b)
+	const path = "/o/calm/placement"
+	settings := func() millrace.PlacementSettings {
+		t.Helper()
+		s, err := w.Store.Org(w.Org.ID).PlacementSettings(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	submit := func(to string, form url.Values, want int, says ...string) {
+		t.Helper()
+		res, page := w.submit(b, path+to, form)
+		if res.StatusCode != want {
+			t.Errorf("%s %v: %s, want %d", to, form, res.Status, want)
+		}
+		contains(t, page, says...)
+	}
+	_, page := w.get(b, path)
+	contains(t, page, "All repositories are treated alike.", `value="pack" class="mt-1 size-4" checked`, `<option value="calm/app">`, "Pull requests from forks")
+	submit("", url.Values{"strategy": {"spread"}}, http.StatusSeeOther)
+	submit("", url.Values{"strategy": {"random"}}, http.StatusUnprocessableEntity, "&#34;random&#34; is neither")
+	submit("/repositories", url.Values{"repository": {"calm/app"}, "priority": {"-2"}, "limit": {"3"}}, http.StatusSeeOther)
+	submit("/repositories", url.Values{"repository": {"rival/app"}, "limit": {"3"}}, http.StatusUnprocessableEntity, "The org has no such repository.", `value="rival/app"`)
+	submit("/repositories", url.Values{"repository": {"calm/app"}, "priority": {"high"}}, http.StatusUnprocessableEntity, "A priority is a whole number")
+	submit("/repositories", url.Values{"priority": {"1"}}, http.StatusUnprocessableEntity, "Which repository?")
+	submit("/zones/public", url.Values{"allowed": {"yes"}, "labels": {"outside, DMZ"}, "egress": {"none"}, "cpu": {"2.5"}, "memory": {""}}, http.StatusSeeOther)
+	submit("/zones/private", url.Values{"egress": {"internet"}, "memory": {"0.5"}}, http.StatusSeeOther)
+	submit("/zones/fork", url.Values{"allowed": {"yes"}, "egress": {"internet"}, "cpu": {"many"}}, http.StatusUnprocessableEntity, "&#34;many&#34; is neither", `value="many"`)
+	submit("/zones/fork", url.Values{"allowed": {"yes"}, "egress": {"lan"}}, http.StatusUnprocessableEntity, "&#34;lan&#34; is neither")
+	submit("/zones/dmz", url.Values{"allowed": {"yes"}, "egress": {"none"}}, http.StatusUnprocessableEntity)
+
+	s := settings()
+	public, private := s.Zone(millrace.ZonePublic), s.Zone(millrace.ZonePrivate)
+	if s.Strategy != millrace.Spread || len(s.Shares) != 1 || s.Shares[0].Priority != -2 || s.Shares[0].Limit != 3 || s.Zone(millrace.ZoneFork).Allowed {
+		t.Errorf("set to %+v", s)
+	}
+	if !public.Allowed || strings.Join(public.HostLabels, " ") != "dmz outside" || public.Egress != millrace.EgressNone || public.MaxSize != (millrace.Size{MilliCPU: 2500}) {
+		t.Errorf("public repositories: %+v", public)
+	}
+	if !private.Allowed || private.MaxSize != (millrace.Size{MemoryMB: 512}) {
+		t.Errorf("private repositories: %+v", private)
+	}
+	_, page = w.get(b, path)
+	contains(t, page, "calm/app", `value="2.5"`, `value="dmz, outside"`, "Like all others")
+	submit("/repositories", url.Values{"repository": {"calm/app"}}, http.StatusSeeOther)
+	if s := settings(); len(s.Shares) != 0 {
+		t.Errorf("like all others: %+v", s.Shares)
+	}
+	log, err := w.Store.Org(w.Org.ID).Audit(t.Context(), store.AuditFilter{Action: "placement.changed"})
+	if err != nil || len(log.Entries) != 5 {
+		t.Errorf("%d entries in the audit log, %v", len(log.Entries), err)
+	}
+
+	viewer, _ := w.person(w.Org, millrace.RoleViewer)
+	_, page = w.get(viewer, path)
+	contains(t, page, "Public repositories", "dmz, outside", "2.5")
+	lacks(t, page, "<form method=\"post\" action=\"/o/calm/placement", "Like all others")
+}
