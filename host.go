@@ -41,6 +41,7 @@ type Host struct {
 // control plane can never place more.
 type HostFacts struct {
 	Arch     Arch     `json:"arch"`
+	Emulates []Arch   `json:"emulates,omitempty"` // others that the host's owner lets it emulate, many times slower
 	VCPUs    int      `json:"vcpus"`
 	MemoryMB int      `json:"memory_mb"`
 	DiskMB   int      `json:"disk_mb"`
@@ -51,6 +52,20 @@ type HostFacts struct {
 	Kernel   string   `json:"kernel"`
 	CPUModel string   `json:"cpu_model"`
 	BootMS   int      `json:"boot_ms"` // how long the agent's trial VM took to boot; 0: there was none
+	// Findings are what the agent found at its start. They are read with a host, not with a list of them.
+	Findings []Finding `json:"findings,omitempty"`
+}
+
+// Runs reports whether the host has VMs of arch, by its own processor or by emulation.
+func (f HostFacts) Runs(arch Arch) bool { return arch == f.Arch || slices.Contains(f.Emulates, arch) }
+
+// Arches says of which architectures VMs may be, e.g. "amd64", "amd64, emulates arm64".
+func (f HostFacts) Arches() string {
+	words := []string{string(f.Arch)}
+	for _, arch := range f.Emulates {
+		words = append(words, "emulates "+string(arch))
+	}
+	return strings.Join(words, ", ")
 }
 
 // MaxHostLabels and MaxHostLabel bound a host's labels: how many, and how long each, in bytes.
@@ -116,9 +131,9 @@ func (h Host) Suits(d Demand) bool {
 	return h.HasLabels(d) && d.Size.MilliCPU <= h.Facts.Offer.MilliCPU && d.Size.MemoryMB <= h.Facts.Offer.MemoryMB
 }
 
-// HasLabels reports whether the host has d's arch and extra labels.
+// HasLabels reports whether the host runs d's arch and has its extra labels.
 func (h Host) HasLabels(d Demand) bool {
-	if d.Arch != ArchAny && d.Arch != h.Facts.Arch {
+	if d.Arch != ArchAny && !h.Facts.Runs(d.Arch) {
 		return false
 	}
 	for _, want := range d.Extra {

@@ -26,7 +26,8 @@ type control struct {
 	consoles map[millrace.VMID][]byte
 	away     bool // it can't be reached
 	starts   int
-	forget   bool // the agent's epoch
+	facts    millrace.HostFacts // of the last start
+	forget   bool               // the agent's epoch
 	refuses  string
 	restart  bool  // once it has heard of a VM
 	gone     error // what every call answers
@@ -81,7 +82,7 @@ func (c *control) refusal() string {
 	return c.refuses
 }
 
-func (c *control) Start(context.Context, client.StartRequest) (client.StartResponse, error) {
+func (c *control) Start(_ context.Context, in client.StartRequest) (client.StartResponse, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.away {
@@ -91,6 +92,7 @@ func (c *control) Start(context.Context, client.StartRequest) (client.StartRespo
 		return client.StartResponse{}, c.gone
 	}
 	c.starts++
+	c.facts = in.Facts
 	c.forget = false
 	return client.StartResponse{Epoch: int64(c.starts)}, nil
 }

@@ -7,200 +7,107 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
+	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/client"
+	"github.com/millrace-ci/millrace/vm"
 	"github.com/millrace-ci/millrace/vm/network"
 )
 
-// Health is how bad a finding is.
-type Health string
-
-// The degrees: nothing to do; works, but worse than it could; can't run jobs like this.
-const (
-	Good Health = "good"
-	Poor Health = "poor"
-	Bad  Health = "bad"
-)
-
-// Finding is what was found about one thing that a host needs, and what to do about it.
-type Finding struct {
-	Check  string `json:"check"`
-	Health Health `json:"health"`
-	Found  string `json:"found"`
-	Do     string `json:"do,omitempty"` // "" when good
-}
-
 // Machine is where [Examine] looks. Its zero value finds nothing; [ThisMachine] is the one it runs on.
 type Machine struct {
-	Root     string // of the file system
-	Dir      string // the agent's
-	GuestDir string // the guest kernel's
+	Root     string   // of the file system: dev, proc and sys are looked at below it
+	Dir      string   // the agent's
+	GuestDir string   // the guest kernel's
+	GitHub   []string // hosts that jobs need, or addresses
 	LookPath func(string) (string, error)
 	HTTP     *http.Client
-	Now      func() time.Time
 	Networks func() error             // why VMs can't have taps, see [network.Check]
 	Rivals   func() ([]string, error) // see [network.Rivals]
+	Now      func() time.Time
+	// Boot boots a VM, or tells of the one that was booted; name is the driver's.
+	Boot func(ctx context.Context) (name string, b vm.Boot, err error)
 }
 
-// ThisMachine is the real one.
-func ThisMachine(dir, guestDir string) Machine {
+// GitHubHosts are what runners of github.com speak to, of the names that GitHub gives in full (its documentation,
+// "Communicating with self-hosted runners"): for their work, to download actions, and to upload logs.
+var GitHubHosts = []string{"github.com", "api.github.com", "codeload.github.com", "results-receiver.actions.githubusercontent.com"}
+
+// ThisMachine is the real one; boot is how a VM is booted on it.
+func ThisMachine(dir, guestDir string, boot func(context.Context) (string, vm.Boot, error)) Machine {
 	return Machine{
-		Root: "/", Dir: dir, GuestDir: guestDir, LookPath: exec.LookPath, HTTP: client.NewHTTP(), Now: time.Now,
-		Networks: network.Check, Rivals: network.Rivals,
+		Root: "/", Dir: dir, GuestDir: guestDir, GitHub: GitHubHosts, LookPath: exec.LookPath, HTTP: client.NewHTTP(), Networks: network.Check, Rivals: network.Rivals, Now: time.Now, Boot: boot,
 	}
 }
 
-// Thresholds of what a host should have.
-const (
-	goodMemoryMB = 2048
-	goodDiskMB   = 10 << 10
-	badDiskMB    = 1 << 10
-)
-
-// Examine looks at everything that a host needs. It changes nothing.
-func Examine(ctx context.Context, m Machine) []Finding {
-	found := []Finding{m.kvm(), m.qemu(), m.kernel(), m.networks(), m.memory(), m.disk()}
+// Examine looks at everything that a host needs. It changes nothing but what Boot keeps. What isn't found out when ctx ends
+// is a warning.
+func Examine(ctx context.Context, m Machine) []millrace.Finding {
+	var boot millrace.Finding
+	var server, github []millrace.Finding
+	var slow sync.WaitGroup
+	slow.Go(func() { boot = m.boot(ctx) })
+	slow.Go(func() { github = m.github(ctx) })
 	id, err := LoadIdentity(m.Dir)
+	identity := fine("identity", "%s of org %s at %s", id.HostID, id.Org, id.URL)
 	if err != nil {
-		return append(found, Finding{"identity", Bad, err.Error(), "Run millrace-agent enroll --url URL with an enrollment token from your org's Hosts page."})
+		identity = fail("identity", err.Error(), "Enroll this machine with an enrollment token from your org's Hosts page.", "millrace-agent enroll --url URL")
+	} else {
+		slow.Go(func() { server = m.server(ctx, id.URL) })
 	}
-	found = append(found, Finding{Check: "identity", Health: Good, Found: fmt.Sprintf("%s of org %s at %s", id.HostID, id.Org, id.URL)})
-	return append(found, m.server(ctx, id.URL)...)
+	slow.Wait()
+	found := []millrace.Finding{
+		boot, m.kvm(), m.nested(), m.qemu(), m.guestKernel(), m.kernel(), m.networks(), m.smt(), m.ksm(), m.swap(), m.vulnerabilities(), m.memory(), m.disk(), identity,
+	}
+	return append(append(found, server...), github...)
 }
 
-// kvm looks for what hardware virtualization needs. Whether it really works only a boot can tell (/dev/kvm opens on
-// machines whose guests then hang); the agent tries one before it uses it.
-func (m Machine) kvm() Finding {
-	const check = "kvm"
-	const slow = "VMs are emulated, which is slow; that is fine for trying things out"
-	name := filepath.Join(m.Root, "dev/kvm")
-	if _, err := os.Stat(name); err != nil {
-		return Finding{check, Poor, "There is no /dev/kvm: " + slow + ".", "Switch virtualization on in the firmware, or use a machine (or cloud instance type) that has it."}
-	}
-	f, err := os.OpenFile(name, os.O_RDWR, 0)
-	if err != nil {
-		return Finding{check, Poor, "/dev/kvm cannot be opened: " + slow + ".", "Run the agent as root or as a member of the group kvm."}
-	}
-	_ = f.Close()
-	if runtime.GOARCH == string(millrace.AMD64) {
-		intel, amd := filepath.Join(m.Root, "sys/module/kvm_intel"), filepath.Join(m.Root, "sys/module/kvm_amd")
-		if !exists(intel) && !exists(amd) {
-			return Finding{check, Poor, "/dev/kvm opens, but neither kvm_intel nor kvm_amd is loaded: unless a trial boot succeeds, " + slow + ".", "Use bare metal, or an instance type with nested virtualization."}
-		}
-	}
-	return Finding{Check: check, Health: Good, Found: "/dev/kvm opens; the agent tries a boot before it uses it"}
+func fine(check, format string, args ...any) millrace.Finding {
+	return millrace.Finding{Check: check, Level: millrace.LevelOK, Found: fmt.Sprintf(format, args...)}
 }
 
-func (m Machine) qemu() Finding {
-	binary, pkg := "qemu-system-x86_64", "qemu-system-x86"
-	if runtime.GOARCH == string(millrace.ARM64) {
-		binary, pkg = "qemu-system-aarch64", "qemu-system-arm"
-	}
-	path, err := m.LookPath(binary)
-	if err != nil {
-		return Finding{"qemu", Bad, "There is no " + binary + ".", "Install it: apt-get install " + pkg + " qemu-utils."}
-	}
-	return Finding{Check: "qemu", Health: Good, Found: path}
+// warn and fail are findings with what to do, and the command that does it; "" where none can.
+func warn(check, found, do, command string) millrace.Finding {
+	return millrace.Finding{Check: check, Level: millrace.LevelWarning, Found: found, Do: do, Command: command}
 }
 
-func (m Machine) kernel() Finding {
-	for _, name := range []string{"vmlinux", "vmlinuz"} {
-		if path := filepath.Join(m.GuestDir, name); exists(path) {
-			return Finding{Check: "guest kernel", Health: Good, Found: path}
-		}
-	}
-	return Finding{"guest kernel", Bad, "There is no kernel in " + m.GuestDir + ".", "Run make deps in a checkout, or set MILLRACE_GUEST_DIR to where it is."}
+func fail(check, found, do, command string) millrace.Finding {
+	return millrace.Finding{Check: check, Level: millrace.LevelFailure, Found: found, Do: do, Command: command}
 }
 
-func (m Machine) networks() Finding {
-	const check = "vm networks"
-	if err := m.Networks(); err != nil {
-		return Finding{
-			check, Poor, "VMs get QEMU's user-mode network, from which they reach what this host reaches, its own services included: " + err.Error() + ".",
-			"Run the agent (and doctor) as root, on a kernel with taps and nftables. Until then, run no job here that you don't trust.",
-		}
-	}
-	switch rivals, err := m.Rivals(); {
+// unknown is what ctx's end left open.
+func unknown(check string) millrace.Finding {
+	return warn(check, "This was not found out in the time there was.", "Run doctor, which takes its time.", "millrace-agent doctor")
+}
+
+// boot says whether a VM really boots, and how. Only that tells: on some machines /dev/kvm opens, and a guest's kernel hangs.
+func (m Machine) boot(ctx context.Context) millrace.Finding {
+	const check = "boot"
+	name, b, err := m.Boot(ctx)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return unknown(check)
 	case err != nil:
-		return Finding{check, Poor, "The rules of nftables cannot be read: " + err.Error() + ".", "Run doctor as root."}
-	case len(rivals) > 0:
-		return Finding{
-			check, Poor, "Each VM gets a tap, but other rules may keep it from the internet: " + strings.Join(rivals, ", ") + " drops what no rule of its own accepts.",
-			"Have that accept what comes from and goes to interfaces mr-*. For Docker: iptables -I DOCKER-USER -i mr-+ -j ACCEPT, and the same with -o.",
-		}
+		return fail(check, "No VM boots here: "+strings.TrimSuffix(err.Error(), ".")+".", "See the findings about kvm, qemu and the guest kernel.", "")
 	}
-	return Finding{Check: check, Health: Good, Found: "each VM gets a tap, from which it reaches the internet and what --allow says"}
+	took := b.Took.Round(time.Millisecond)
+	if !strings.HasSuffix(name, "/tcg") {
+		return fine(check, "a VM booted in %s with %s", took, name)
+	}
+	return warn(check, fmt.Sprintf("A VM booted in %s, but by emulation, in which jobs take many times longer: %s.", took, strings.TrimSuffix(b.Why, ".")),
+		"Use bare metal, or a machine or cloud instance type that has KVM; emulation is fine for trying things out.", "")
 }
 
-func (m Machine) memory() Finding {
-	mb, err := memoryMB(filepath.Join(m.Root, "proc/meminfo"))
-	switch found := fmt.Sprintf("%d MB", mb); {
-	case err != nil:
-		return Finding{"memory", Bad, err.Error(), "Mount /proc."}
-	case mb < goodMemoryMB:
-		return Finding{"memory", Poor, found, fmt.Sprintf("Use a machine with %d MB or more.", goodMemoryMB)}
-	default:
-		return Finding{Check: "memory", Health: Good, Found: found}
-	}
+// read is a file's content below Root without space around it; "" when it can't be read.
+func (m Machine) read(name string) string {
+	content, _ := os.ReadFile(filepath.Join(m.Root, name))
+	return strings.TrimSpace(string(content))
 }
 
-func (m Machine) disk() Finding {
-	dir := m.Dir
-	for !exists(dir) && dir != filepath.Dir(dir) {
-		dir = filepath.Dir(dir)
-	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(dir, &fs); err != nil {
-		return Finding{"disk", Bad, err.Error(), "Make " + m.Dir + " a directory on a disk of this machine."}
-	}
-	free := int(fs.Bavail * uint64(fs.Bsize) >> 20)
-	f := Finding{Check: "disk", Health: Good, Found: fmt.Sprintf("%d MB free under %s", free, dir)}
-	if free < goodDiskMB {
-		f.Health, f.Do = Poor, fmt.Sprintf("Free some, or move --dir to a disk with %d MB or more.", goodDiskMB)
-	}
-	if free < badDiskMB {
-		f.Health = Bad
-	}
-	return f
-}
-
-// server asks the control plane whether it lives, and for its time.
-func (m Machine) server(ctx context.Context, url string) []Finding {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	const do = "Check the address, DNS, the firewall (only outgoing connections are needed) and HTTPS_PROXY."
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/healthz", http.NoBody)
-	if err != nil {
-		return []Finding{{"control plane", Bad, err.Error(), do}}
-	}
-	began := m.Now()
-	res, err := m.HTTP.Do(r)
-	if err != nil {
-		return []Finding{{"control plane", Bad, err.Error(), do}}
-	}
-	_ = res.Body.Close()
-	took := m.Now().Sub(began).Round(time.Millisecond)
-	found := []Finding{{Check: "control plane", Health: Good, Found: fmt.Sprintf("%s answers in %s", url, took)}}
-	if res.StatusCode != http.StatusOK {
-		found[0] = Finding{"control plane", Bad, fmt.Sprintf("%s answers %s", url, res.Status), do}
-	}
-	date, err := http.ParseTime(res.Header.Get("Date"))
-	if err != nil {
-		return found
-	}
-	skew := date.Sub(m.Now()).Round(time.Second)
-	clock := Finding{Check: "clock", Health: Good, Found: fmt.Sprintf("%s off the control plane's", skew.Abs())}
-	if skew.Abs() > client.MaxSkew/2 {
-		clock.Health, clock.Do = Poor, "Run an NTP client, such as chrony. The agent makes up for a wrong clock; logs and certificates do not."
-	}
-	return append(found, clock)
-}
+func (m Machine) exists(name string) bool { return exists(filepath.Join(m.Root, name)) }
 
 func exists(path string) bool {
 	_, err := os.Stat(path)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -18,8 +19,9 @@ import (
 // Offer is what the host's owner gives of it. It is kept on the host: the control plane can't raise it.
 type Offer struct {
 	Labels          []string
-	CPUOvercommit   float64 // vCPUs sold for each one there is; 0 is 1
-	MemoryReserveMB int     // kept for the host itself; 0 is 512
+	Emulates        []millrace.Arch // architectures of VMs beside the machine's own
+	CPUOvercommit   float64         // vCPUs sold for each one there is; 0 is 1
+	MemoryReserveMB int             // kept for the host itself; 0 is 512
 }
 
 const defaultReserveMB = 512
@@ -41,6 +43,7 @@ func Facts(dir string, o Offer) (millrace.HostFacts, error) {
 	}
 	f := millrace.HostFacts{
 		Arch:     millrace.Arch(runtime.GOARCH),
+		Emulates: o.Emulates,
 		VCPUs:    runtime.NumCPU(),
 		MemoryMB: mem,
 		DiskMB:   int(fs.Bavail * uint64(fs.Bsize) >> 20),
@@ -49,6 +52,12 @@ func Facts(dir string, o Offer) (millrace.HostFacts, error) {
 		Kernel:   unix.ByteSliceToString(uts.Release[:]),
 		CPUModel: cpuModel("/proc/cpuinfo"),
 	}
+	for _, arch := range o.Emulates {
+		if arch == f.Arch || arch != millrace.AMD64 && arch != millrace.ARM64 {
+			return f, millrace.Errorf(millrace.Invalid, "A machine that is %s emulates amd64 or arm64, whichever it isn't, and not %q.", f.Arch, arch)
+		}
+	}
+	f.Emulates = slices.Compact(slices.Sorted(slices.Values(f.Emulates)))
 	f.Offer, err = o.of(f)
 	return f, err
 }

@@ -101,7 +101,20 @@ func TestFacts(t *testing.T) {
 	if want := (millrace.Size{MilliCPU: f.VCPUs * 2000, MemoryMB: f.MemoryMB - defaultReserveMB}); f.Offer != want {
 		t.Errorf("offers %v, want %v", f.Offer, want)
 	}
-	for _, o := range []Offer{{CPUOvercommit: -1}, {CPUOvercommit: 1e9}, {MemoryReserveMB: 1 << 40}} {
+	other := millrace.ARM64
+	if f.Arch == other {
+		other = millrace.AMD64
+	}
+	if f, err := Facts(t.TempDir(), Offer{Emulates: []millrace.Arch{other, other}}); err != nil || len(f.Emulates) != 1 || !f.Runs(other) {
+		t.Errorf("%+v, %v", f, err)
+	}
+	for _, o := range []Offer{
+		{CPUOvercommit: -1},
+		{CPUOvercommit: 1e9},
+		{MemoryReserveMB: 1 << 40},
+		{Emulates: []millrace.Arch{f.Arch}},
+		{Emulates: []millrace.Arch{millrace.ArchAny}},
+	} {
 		if _, err := Facts(t.TempDir(), o); millrace.CodeOf(err) != millrace.Invalid {
 			t.Errorf("%+v: %v", o, err)
 		}

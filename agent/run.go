@@ -16,6 +16,7 @@ import (
 )
 
 const (
+	examineWithin = 5 * time.Second  // a host that is silent for longer than it takes to start anew is offline
 	stopWithin    = 10 * time.Second // for the machines to end
 	farewellAfter = 2 * time.Second  // for the server to hear of it
 )
@@ -39,6 +40,8 @@ type Config struct {
 	Log     *slog.Logger
 	// EndVMs has the agent kill its VMs at its end, and tell the server. Otherwise they run on, for the next one to adopt.
 	EndVMs bool
+	// Examine finds out what there is to say of this host when the agent starts, after Driver was prepared; nil: nothing.
+	Examine func(context.Context) []millrace.Finding
 	// Reboots lets the control plane have the machine rebooted.
 	Reboots bool
 }
@@ -90,7 +93,12 @@ func (r *runner) adopt(ctx context.Context) error {
 		return err
 	}
 	refuses := r.refuses(ctx)
-	r.Facts.Driver, r.Facts.BootMS = r.Driver.Name(), int(r.Driver.Boot().Milliseconds()) // it may have probed
+	if r.Examine != nil {
+		within, cancel := context.WithTimeout(ctx, examineWithin)
+		r.Facts.Findings = r.Examine(within)
+		cancel()
+	}
+	r.Facts.Driver, r.Facts.BootMS = r.Driver.Name(), int(r.Driver.Boot().Took.Milliseconds()) // it may have probed
 	r.state = Resume(r.Facts, entries, func(ref Ref) bool { return adopted[ref.machine()] != nil }, time.Now())
 	r.state.Refuses, r.state.Reboots = refuses, r.Reboots
 	for _, v := range r.state.VMs {

@@ -31,7 +31,7 @@ type machines struct {
 
 func (d *machines) Name() string { return "test" }
 
-func (d *machines) Boot() time.Duration { return 512 * time.Millisecond }
+func (d *machines) Boot() vm.Boot { return vm.Boot{Took: 512 * time.Millisecond} }
 
 func (d *machines) Prepare(context.Context) error {
 	d.mu.Lock()
@@ -188,6 +188,28 @@ func TestRunEnds(t *testing.T) {
 			t.Errorf("%v, %d machines", err, d.count())
 		}
 		time.Sleep(time.Second) // the guests see it
+	})
+}
+
+// What an agent finds at its start goes with it, and takes no longer than a host may be silent.
+func TestRunTellsWhatItFinds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newControl(t)
+		ctx, cancel := context.WithTimeout(t.Context(), millrace.OfflineAfter)
+		defer cancel()
+		began, asked := time.Now(), time.Duration(0)
+		err := Run(ctx, Config{
+			Server: c, Host: c.host, SealKey: c.key, Driver: &machines{}, Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler),
+			Examine: func(ctx context.Context) []millrace.Finding {
+				<-ctx.Done()
+				asked = time.Since(began)
+				return []millrace.Finding{fine("smt", "off")}
+			},
+		})
+		if err != nil || c.facts.BootMS != 512 || len(c.facts.Findings) != 1 || asked > millrace.OfflineAfter/3 {
+			t.Errorf("%v, %+v after %v", err, c.facts, asked)
+		}
 	})
 }
 

@@ -223,7 +223,7 @@ func (st *step) refuse(o client.VMOrder) string {
 		return "The host takes no VM now: " + st.Refuses + "."
 	case o.Epoch < 1 || o.MilliCPU < 1 || o.MemoryMB < 1:
 		return "The host refused an order that makes no sense."
-	case o.Arch != st.Facts.Arch:
+	case !st.Facts.Runs(o.Arch):
 		return fmt.Sprintf("The host is %s and cannot run %q.", st.Facts.Arch, o.Arch)
 	case o.Egress != "" && o.Egress != millrace.EgressInternet:
 		return "The host can't keep a VM from the internet, as the rules for this repository want it."

@@ -275,6 +275,12 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 
+	emulating := newDriver(t)
+	emulating.state.Facts.Emulates = []millrace.Arch{millrace.ARM64}
+	if start := find[StartVM](emulating.answer(1, with(func(o *client.VMOrder) { o.Arch = millrace.ARM64 }))); start == nil || start.Spec.Arch != millrace.ARM64 {
+		t.Errorf("a host that emulates arm64 began %+v", start)
+	}
+
 	d := newDriver(t)
 	d.answer(1, order(1), order(2), order(3), order(3), client.VMOrder{Epoch: 1})
 	if d.state.Live() != 2 || len(d.state.VMs) != 3 {

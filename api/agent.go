@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -57,6 +58,7 @@ func (s *Server) enroll(w http.ResponseWriter, r *http.Request) error {
 	if err := checkFacts(in.Facts); err != nil {
 		return err
 	}
+	in.Facts.Findings = findings(in.Facts.Findings)
 	host, slug, err := s.store.EnrollHost(r.Context(), from, store.Enrollment{Secret: in.Token, Name: in.Name, SignKey: in.SignKey, SealKey: in.SealKey, Facts: in.Facts})
 	if err != nil {
 		return err
@@ -77,6 +79,8 @@ func checkFacts(f millrace.HostFacts) error {
 	switch {
 	case f.Arch != millrace.AMD64 && f.Arch != millrace.ARM64:
 		return millrace.Errorf(millrace.Unprocessable, "A host's architecture is amd64 or arm64, not %q.", f.Arch)
+	case len(f.Emulates) > 1 || slices.Contains(f.Emulates, f.Arch) || len(f.Emulates) == 1 && f.Emulates[0] != millrace.AMD64 && f.Emulates[0] != millrace.ARM64:
+		return millrace.Errorf(millrace.Unprocessable, "A host of %s emulates at most the other architecture, not %q.", f.Arch, f.Emulates)
 	case f.VCPUs < 1 || f.VCPUs > large || f.MemoryMB < 1 || f.MemoryMB > large || f.DiskMB < 0 || f.DiskMB > large ||
 		f.Offer.MilliCPU < 0 || f.Offer.MilliCPU > large || f.Offer.MemoryMB < 0 || f.Offer.MemoryMB > large:
 		return millrace.Errorf(millrace.Unprocessable, "The host's vCPUs, memory, disk and offer are not plausible.")
@@ -162,6 +166,7 @@ func (s *Server) start(w http.ResponseWriter, r *http.Request) error {
 	if err := checkFacts(in.Facts); err != nil {
 		return err
 	}
+	in.Facts.Findings = findings(in.Facts.Findings)
 	if len(in.BootID) > maxBootID || text(in.BootID) != in.BootID {
 		return millrace.Errorf(millrace.Unprocessable, "A boot's ID has at most %d characters.", maxBootID)
 	}
@@ -250,9 +255,29 @@ func Observations(reports []client.VMReport) ([]millrace.Observation, error) {
 	return list, nil
 }
 
-// text bounds a text that a host sends and removes what Postgres can't store.
-func text(s string) string {
-	const most = 2000
+// findings are what is kept of what a host found of itself. Its word is never trusted to be short, nor to be of a level that
+// there is: a newer agent's may not be.
+func findings(list []millrace.Finding) []millrace.Finding {
+	kept := []millrace.Finding{}
+	for _, f := range list[:min(len(list), millrace.MaxFindings)] {
+		switch f.Level {
+		case millrace.LevelOK, millrace.LevelWarning, millrace.LevelFailure:
+		default:
+			continue
+		}
+		for _, s := range []*string{&f.Check, &f.Found, &f.Do, &f.Command} {
+			*s = bounded(*s, millrace.MaxFindingText)
+		}
+		kept = append(kept, f)
+	}
+	return kept
+}
+
+// text bounds a text that a host sends.
+func text(s string) string { return bounded(s, 2000) }
+
+// bounded cuts a text after so many bytes at most and removes what Postgres can't store.
+func bounded(s string, most int) string {
 	s = strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "")
 	if len(s) > most {
 		s = strings.ToValidUTF8(s[:most], "")

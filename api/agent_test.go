@@ -8,9 +8,11 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptrace"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/client"
@@ -79,6 +81,9 @@ func TestEnrollRefuses(t *testing.T) {
 		"long name":        {request(func(in *client.EnrollRequest) { in.Name = strings.Repeat("x", 64) }), 422},
 		"unknown arch":     {request(func(in *client.EnrollRequest) { in.Facts.Arch = "riscv64" }), 422},
 		"any arch":         {request(func(in *client.EnrollRequest) { in.Facts.Arch = millrace.ArchAny }), 422},
+		"emulates itself":  {request(func(in *client.EnrollRequest) { in.Facts.Emulates = []millrace.Arch{millrace.AMD64} }), 422},
+		"emulates any":     {request(func(in *client.EnrollRequest) { in.Facts.Emulates = []millrace.Arch{millrace.ArchAny} }), 422},
+		"emulates twice":   {request(func(in *client.EnrollRequest) { in.Facts.Emulates = []millrace.Arch{millrace.ARM64, millrace.ARM64} }), 422},
 		"no vCPUs":         {request(func(in *client.EnrollRequest) { in.Facts.VCPUs = 0 }), 422},
 		"negative offer":   {request(func(in *client.EnrollRequest) { in.Facts.Offer.MemoryMB = -1 }), 422},
 		"implausible disk": {request(func(in *client.EnrollRequest) { in.Facts.DiskMB = 1 << 40 }), 422},
@@ -428,5 +433,41 @@ func TestRemovedHost(t *testing.T) {
 	}
 	if _, err := h.Start(t.Context(), client.StartRequest{Facts: storetest.Facts()}); millrace.CodeOf(err) != millrace.HostRemoved {
 		t.Errorf("start: %v", err)
+	}
+}
+
+// A host can say of itself what it likes, and as much: what is kept is bounded, and can be stored.
+func TestFindingsAreBounded(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	h := w.enroll(w.calm, "rack-1")
+	kept := func(findings ...millrace.Finding) []millrace.Finding {
+		t.Helper()
+		facts := storetest.Facts()
+		facts.Findings = findings
+		if _, err := h.Start(t.Context(), client.StartRequest{Facts: facts}); err != nil {
+			t.Fatal(err)
+		}
+		row, err := w.st.Org(w.calm.ID).Host(t.Context(), h.Host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return row.Facts.Findings
+	}
+	smt := millrace.Finding{Check: "smt", Level: millrace.LevelOK, Found: "off"}
+	ksm := millrace.Finding{Check: "ksm", Level: millrace.LevelWarning, Found: "It is on.", Do: "Switch it off.", Command: "echo 2 >/sys/kernel/mm/ksm/run"}
+	if got := kept(smt, millrace.Finding{Check: "new", Level: "catastrophe"}, ksm); !slices.Equal(got, []millrace.Finding{smt, ksm}) {
+		t.Errorf("%+v", got)
+	}
+	worst := strings.Repeat("\x01", 2*millrace.MaxFindingText)
+	got := kept(slices.Repeat([]millrace.Finding{{Check: worst, Level: millrace.LevelFailure, Found: worst, Do: worst, Command: worst}}, 2*millrace.MaxFindings)...)
+	if len(got) != millrace.MaxFindings || len(got[0].Check) != millrace.MaxFindingText || len(got[0].Command) != millrace.MaxFindingText {
+		t.Errorf("%d findings of %d bytes", len(got), len(got[0].Check))
+	}
+	if got := kept(millrace.Finding{Check: "a\x00b", Level: millrace.LevelOK, Found: strings.Repeat("ü", millrace.MaxFindingText)}); got[0].Check != "ab" || !utf8.ValidString(got[0].Found) {
+		t.Errorf("%+v", got)
+	}
+	if got := kept(); len(got) != 0 {
+		t.Errorf("none were found, and these are left: %+v", got)
 	}
 }

@@ -94,8 +94,8 @@ main() {
 	mkdir "$work/bundle.d"
 	tar -xzf "$work/bundle" -C "$work/bundle.d"
 
-	mkdir -p "$parts" /usr/local/bin /etc/systemd/system
-	replace "$work/bundle.d/guest" "$parts/guest"
+	mkdir -p "$parts/guest" /usr/local/bin /etc/systemd/system
+	replace "$work/bundle.d/guest/$arch" "$parts/guest/$arch" # a guest that this machine emulates stays
 	cp "$work/bundle.d/millrace-agent" /usr/local/bin/.millrace-agent.new
 	chmod 755 /usr/local/bin/.millrace-agent.new
 	mv -f /usr/local/bin/.millrace-agent.new /usr/local/bin/millrace-agent

@@ -126,7 +126,7 @@ func hostRows(h client.Host) [][]string {
 		{"committed", h.Committed.String()},
 		{"offer", h.Facts.Offer.String()},
 		{"labels", or(strings.Join(h.Facts.Labels, " "))},
-		{"arch", string(h.Facts.Arch)},
+		{"arch", h.Facts.Arches()},
 		{"cpu", or(h.Facts.CPUModel)},
 		{"kernel", or(h.Facts.Kernel)},
 		{"driver", or(h.Facts.Driver)},

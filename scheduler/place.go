@@ -236,9 +236,11 @@ func (p *placing) place(j *millrace.Job, repo *repository) *verdict {
 	p.policy.Slots--
 	budget.JIT--
 	p.budgets[j.InstallationID] = budget
-	p.Placements = append(p.Placements, millrace.Placement{
-		JobID: j.ID, HostID: best.host.ID, Arch: best.host.Facts.Arch, Wait: best.booting(p.pass),
-	})
+	arch := j.Demand.Arch
+	if arch == millrace.ArchAny {
+		arch = best.host.Facts.Arch
+	}
+	p.Placements = append(p.Placements, millrace.Placement{JobID: j.ID, HostID: best.host.ID, Arch: arch, Wait: best.booting(p.pass)})
 	return nil
 }
 

@@ -65,11 +65,34 @@ type room struct {
 	pools  map[string][]*pool
 }
 
-// pool is the online hosts of one architecture with some labels, the tightest first.
+// pool is the online hosts that run one architecture and have some labels, the tightest first.
 type pool struct {
-	arch   millrace.Arch
+	runs
 	hosts  []*free
 	memory int // that is left on all of them
+}
+
+// runs is an architecture and how hosts run it. A host that emulates others is in several pools.
+type runs struct {
+	arch     millrace.Arch
+	emulated bool
+}
+
+// suits reports whether jobs that ask for arch may run so. Those that take any never want it emulated: it is many times slower.
+func (r runs) suits(arch millrace.Arch) bool {
+	return arch == r.arch || arch == millrace.ArchAny && !r.emulated
+}
+
+// compare orders by architecture, emulated ones last: an arch's own hosts come first.
+func (r runs) compare(other runs) int {
+	switch {
+	case r.emulated == other.emulated:
+		return strings.Compare(string(r.arch), string(other.arch))
+	case other.emulated:
+		return -1
+	default:
+		return 1
+	}
 }
 
 func newRoom(hosts []*free, least millrace.Size, strategy millrace.Strategy) *room {
@@ -90,25 +113,31 @@ func smallest(jobs []*millrace.Job) (least millrace.Size) {
 	return least
 }
 
-// with are the pools of hosts that have d's extra labels, in order of their architecture.
+// with are the pools of hosts that have d's extra labels, in order.
 func (r *room) with(extra string, d millrace.Demand) []*pool {
 	if pools, ok := r.pools[extra]; ok {
 		return pools
 	}
-	byArch := map[millrace.Arch]*pool{}
+	by := map[runs]*pool{}
 	for _, f := range r.hosts {
 		if !f.online || f.kept != nil || !f.host.HasLabels(millrace.Demand{Arch: millrace.ArchAny, Extra: d.Extra}) {
 			continue
 		}
-		p := byArch[f.host.Facts.Arch]
-		if p == nil {
-			p = &pool{arch: f.host.Facts.Arch}
-			byArch[p.arch] = p
+		all := []runs{{arch: f.host.Facts.Arch}}
+		for _, arch := range f.host.Facts.Emulates {
+			all = append(all, runs{arch, true})
 		}
-		p.hosts, p.memory = append(p.hosts, f), p.memory+f.left.MemoryMB
-		f.in = append(f.in, p)
+		for _, runs := range all {
+			p := by[runs]
+			if p == nil {
+				p = &pool{runs: runs}
+				by[runs] = p
+			}
+			p.hosts, p.memory = append(p.hosts, f), p.memory+f.left.MemoryMB
+			f.in = append(f.in, p)
+		}
 	}
-	pools := slices.SortedFunc(maps.Values(byArch), func(a, b *pool) int { return strings.Compare(string(a.arch), string(b.arch)) })
+	pools := slices.SortedFunc(maps.Values(by), func(a, b *pool) int { return a.compare(b.runs) })
 	for _, p := range pools {
 		slices.SortFunc(p.hosts, tightest)
 	}
@@ -117,7 +146,8 @@ func (r *room) with(extra string, d millrace.Demand) []*pool {
 }
 
 // fit is the online host that holds d and has the least left, or the most where jobs are spread; nil when none does. For
-// any architecture it looks among those of the one with more memory free first.
+// any architecture it looks among those of the one with more memory free first; for one architecture it looks at those that
+// emulate it last.
 func (r *room) fit(s shape, d millrace.Demand) *free {
 	pools := r.with(s.extra, d)
 	if d.Arch == millrace.ArchAny && len(pools) > 1 {
@@ -125,7 +155,7 @@ func (r *room) fit(s shape, d millrace.Demand) *free {
 		slices.SortStableFunc(pools, func(a, b *pool) int { return cmp.Compare(b.memory, a.memory) })
 	}
 	for _, p := range pools {
-		if d.Arch != millrace.ArchAny && d.Arch != p.arch {
+		if !p.suits(d.Arch) {
 			continue
 		}
 		from, _ := slices.BinarySearchFunc(p.hosts, d.Size.MemoryMB, func(f *free, memory int) int { return cmp.Compare(f.left.MemoryMB, memory) })

@@ -69,6 +69,54 @@ func TestBestFit(t *testing.T) {
 	}
 }
 
+// Jobs that take any architecture go where more is free, and to the other side once that is no longer so.
+func TestAnyArchTakesTheFreerSide(t *testing.T) {
+	t.Parallel()
+	src := ids(11)
+	amd, arm := host(src, "amd", millrace.AMD64, 8, 16), host(src, "arm", millrace.ARM64, 8, 17)
+	var jobs []millrace.Job
+	for n := range 6 {
+		jobs = append(jobs, job(src, n, "millrace-any-1cpu-2gb"))
+	}
+	var got []millrace.Arch
+	for _, p := range scheduler.Decide(pass(8, jobs, []millrace.Host{amd, arm})).Place {
+		got = append(got, p.Arch)
+	}
+	want := []millrace.Arch{millrace.ARM64, millrace.AMD64, millrace.ARM64, millrace.AMD64, millrace.ARM64, millrace.AMD64}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	// More is free over there, but on no host enough for the job.
+	split := []millrace.Host{amd, host(src, "arm1", millrace.ARM64, 4, 12), host(src, "arm2", millrace.ARM64, 4, 12)}
+	if d := scheduler.Decide(pass(8, []millrace.Job{job(src, 0, "millrace-any-8cpu-16gb")}, split)); len(d.Place) != 1 || d.Place[0].HostID != amd.ID {
+		t.Errorf("placed %+v", d.Place)
+	}
+}
+
+// A host that emulates an architecture gets jobs of it when no host of the architecture's own has room, and never one that
+// takes any.
+func TestEmulation(t *testing.T) {
+	t.Parallel()
+	src := ids(12)
+	amd, arm := host(src, "amd", millrace.AMD64, 64, 64), host(src, "arm", millrace.ARM64, 2, 2)
+	amd.Facts.Emulates = []millrace.Arch{millrace.ARM64}
+	jobs := []millrace.Job{job(src, 0, "millrace-arm64-2cpu-2gb"), job(src, 1, "millrace-arm64-2cpu-2gb"), job(src, 2, "millrace-any-2cpu-2gb")}
+	placed := func(hosts ...millrace.Host) (list []string) {
+		for _, p := range scheduler.Decide(pass(8, jobs, hosts)).Place {
+			name := map[millrace.HostID]string{amd.ID: "amd", arm.ID: "arm"}[p.HostID]
+			list = append(list, name+" runs "+string(p.Arch))
+		}
+		return list
+	}
+	if diff := cmp.Diff([]string{"arm runs arm64", "amd runs arm64", "amd runs amd64"}, placed(amd, arm)); diff != "" {
+		t.Error(diff)
+	}
+	amd.Facts.Emulates = nil
+	if diff := cmp.Diff([]string{"amd runs amd64"}, placed(amd)); diff != "" {
+		t.Errorf("its owner doesn't let it: %s", diff)
+	}
+}
+
 // One repository with many jobs doesn't keep the others waiting.
 func TestRepositoriesTakeTurns(t *testing.T) {
 	t.Parallel()
@@ -240,6 +288,14 @@ func TestDeadHostsHoldNoSlots(t *testing.T) {
 	}
 }
 
+// runsAs reports whether h's VM for d has the architecture that it should have.
+func runsAs(h millrace.Host, d millrace.Demand, arch millrace.Arch) bool {
+	if d.Arch == millrace.ArchAny {
+		return arch == h.Facts.Arch
+	}
+	return arch == d.Arch && h.Facts.Runs(arch)
+}
+
 // TestDecideProperties throws any org at a pass.
 func TestDecideProperties(t *testing.T) {
 	t.Parallel()
@@ -279,7 +335,7 @@ func TestDecideProperties(t *testing.T) {
 			if p.Settings.Refuses(j.Zone, j.Private) != "" || !j.ZoneKnown || !rule.Holds(j.Demand.Size) || !h.HasLabels(millrace.Demand{Arch: millrace.ArchAny, Extra: rule.HostLabels}) {
 				t.Fatalf("job %+v was placed on %+v in spite of the rule %+v", j, h, rule)
 			}
-			if h.Status(p.Now) != millrace.StatusOnline || !h.HasLabels(j.Demand) || place.Arch != h.Facts.Arch || j.RetryAt.After(p.Now) {
+			if h.Status(p.Now) != millrace.StatusOnline || !h.HasLabels(j.Demand) || !runsAs(h, j.Demand, place.Arch) || j.RetryAt.After(p.Now) {
 				t.Fatalf("job %+v was placed on %+v", j, h)
 			}
 			u := used[h.ID]
@@ -411,6 +467,9 @@ func drawPass(t *rapid.T) millrace.Pass {
 		h.Admin = rapid.SampledFrom([]millrace.HostAdmin{millrace.HostEnabled, millrace.HostEnabled, millrace.HostDraining, millrace.HostDisabled}).Draw(t, "admin")
 		h.Facts.Labels = rapid.SampledFrom([][]string{{}, {"outside"}}).Draw(t, "labels")
 		h.SeenAt = now.Add(-time.Duration(rapid.IntRange(0, 40).Draw(t, "silent")) * time.Second)
+		if h.Facts.Arch == millrace.AMD64 && rapid.Bool().Draw(t, "emulates") {
+			h.Facts.Emulates = []millrace.Arch{millrace.ARM64}
+		}
 		hosts = append(hosts, h)
 	}
 	var jobs, gone []millrace.Job

@@ -13,6 +13,7 @@ have_postgres() { command -v postgres || ls /usr/lib/postgresql/*/bin/postgres; 
 
 need postgresql have_postgres
 need qemu-system-x86 command -v qemu-system-x86_64
+need qemu-system-arm command -v qemu-system-aarch64 # emulated arm64 VMs: their test, and hosts that offer them
 need qemu-utils command -v qemu-img
 need busybox-static test -x /bin/busybox -o -x /usr/bin/busybox
 need e2fsprogs test -x /sbin/mke2fs -o -x /usr/sbin/mke2fs

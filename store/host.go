@@ -14,7 +14,7 @@ import (
 	"github.com/millrace-ci/millrace"
 )
 
-const hostColumns = `h.org_id, h.host_id, h.name, h.arch, h.vcpus, h.memory_mb, h.disk_mb, h.offer_cpu, h.offer_memory, h.labels,
+const hostColumns = `h.org_id, h.host_id, h.name, h.arch, h.emulates, h.vcpus, h.memory_mb, h.disk_mb, h.offer_cpu, h.offer_memory, h.labels,
 	h.driver, h.version, h.kernel, h.cpu_model, h.boot_ms, h.admin, h.refuses, h.sign_key, h.seal_key, h.epoch, h.desired_version, b.seen_at, h.created_at,
 	coalesce(h.token_id, '00000000-0000-0000-0000-000000000000'), h.fixed_labels, h.ephemeral, h.restart_epoch = h.epoch, h.reboot_epoch = h.epoch,
 	coalesce(h.cloned_at, '0001-01-01 00:00:00Z')`
@@ -24,7 +24,7 @@ const hostFrom = ` FROM hosts h JOIN host_beats b ON (b.org_id, b.host_id) = (h.
 func hostTargets(h *millrace.Host) []any {
 	f := &h.Facts
 	return []any{
-		&h.OrgID, &h.ID, &h.Name, &f.Arch, &f.VCPUs, &f.MemoryMB, &f.DiskMB, &f.Offer.MilliCPU, &f.Offer.MemoryMB, &f.Labels, &f.Driver,
+		&h.OrgID, &h.ID, &h.Name, &f.Arch, &f.Emulates, &f.VCPUs, &f.MemoryMB, &f.DiskMB, &f.Offer.MilliCPU, &f.Offer.MemoryMB, &f.Labels, &f.Driver,
 		&f.Version, &f.Kernel, &f.CPUModel, &f.BootMS, &h.Admin, &h.Refuses, &h.SignKey, &h.SealKey, &h.Epoch, &h.Desired, &h.SeenAt, &h.CreatedAt,
 		&h.TokenID, &h.FixedLabels, &h.Ephemeral, &h.Restart, &h.Reboot, &h.ClonedAt,
 	}
@@ -59,10 +59,12 @@ func (o Org) Hosts(ctx context.Context) (list []HostRow, err error) {
 	return list, err
 }
 
-// Host finds one host.
+// Host finds one host, with what its agent found of it.
 func (o Org) Host(ctx context.Context, id millrace.HostID) (row HostRow, err error) {
 	err = o.tx(ctx, func(tx *Tx) error {
-		row, err = one(ctx, tx, scanHostRow, `SELECT `+hostColumns+`, l.vms, l.cpu, l.memory`+hostFrom+hostLoad+` WHERE (h.org_id, h.host_id) = ($1, $2)`, o.id, id)
+		row, err = one(ctx, tx, func(row pgx.CollectableRow) (r HostRow, err error) {
+			return r, row.Scan(append(hostTargets(&r.Host), &r.VMs, &r.Committed.MilliCPU, &r.Committed.MemoryMB, &r.Facts.Findings)...)
+		}, `SELECT `+hostColumns+`, l.vms, l.cpu, l.memory, h.findings`+hostFrom+hostLoad+` WHERE (h.org_id, h.host_id) = ($1, $2)`, o.id, id)
 		return err
 	})
 	if millrace.CodeOf(err) == millrace.NotFound {
@@ -146,10 +148,10 @@ func (s *Store) EnrollHost(ctx context.Context, from millrace.Actor, e Enrollmen
 		b.Queue(`UPDATE enrollment_tokens SET uses_left = uses_left - 1 WHERE (org_id, token_id) = ($1, $2)`, org, token.ID)
 		b.Queue(`
 			INSERT INTO hosts (org_id, host_id, name, arch, vcpus, memory_mb, disk_mb, offer_cpu, offer_memory, labels, driver, version,
-				kernel, cpu_model, boot_ms, admin, sign_key, seal_key, epoch, desired_version, created_at, token_id, fixed_labels, ephemeral)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, 1, 1, $19, $20, $21, $22)`,
+				kernel, cpu_model, boot_ms, admin, sign_key, seal_key, epoch, desired_version, created_at, token_id, fixed_labels, ephemeral, emulates, findings)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, 1, 1, $19, $20, $21, $22, $23, $24)`,
 			org, id, e.Name, f.Arch, f.VCPUs, f.MemoryMB, f.DiskMB, f.Offer.MilliCPU, f.Offer.MemoryMB, notNil(labels),
-			f.Driver, f.Version, f.Kernel, f.CPUModel, f.BootMS, millrace.HostEnabled, e.SignKey, e.SealKey, tx.now, token.ID, token.Labels, token.Ephemeral)
+			f.Driver, f.Version, f.Kernel, f.CPUModel, f.BootMS, millrace.HostEnabled, e.SignKey, e.SealKey, tx.now, token.ID, token.Labels, token.Ephemeral, notNil(f.Emulates), notNil(f.Findings))
 		b.Queue(`INSERT INTO host_beats (org_id, host_id, seen_at, epoch, sequence) VALUES ($1, $2, $3, 1, 0)`, org, id, tx.now)
 		if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 			return err
@@ -263,11 +265,11 @@ func (o Org) StartHost(ctx context.Context, id millrace.HostID, bootID string, f
 		}
 		err = tx.QueryRow(ctx, `
 			UPDATE hosts SET epoch = epoch + 1, started_at = $16, former_boot = boot_id, boot_id = $15, arch = $3, vcpus = $4, memory_mb = $5, disk_mb = $6, offer_cpu = $7, offer_memory = $8,
-				labels = coalesce(fixed_labels, $9), driver = $10, version = $11, kernel = $12, cpu_model = $13, boot_ms = $14,
+				labels = coalesce(fixed_labels, $9), driver = $10, version = $11, kernel = $12, cpu_model = $13, boot_ms = $14, emulates = $17, findings = $18,
 				admin = CASE WHEN reboot_epoch = epoch THEN 'enabled' ELSE admin END
 			WHERE (org_id, host_id) = ($1, $2) AND removed_at IS NULL RETURNING epoch`,
 			o.id, id, f.Arch, f.VCPUs, f.MemoryMB, f.DiskMB, f.Offer.MilliCPU, f.Offer.MemoryMB, notNil(f.Labels), f.Driver, f.Version,
-			f.Kernel, f.CPUModel, f.BootMS, bootID, tx.now).Scan(&epoch)
+			f.Kernel, f.CPUModel, f.BootMS, bootID, tx.now, notNil(f.Emulates), notNil(f.Findings)).Scan(&epoch)
 		if err != nil {
 			return err
 		}

@@ -369,9 +369,9 @@ func deflate(body []byte) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-func notNil(list []string) []string {
+func notNil[T any](list []T) []T {
 	if list == nil {
-		return []string{}
+		return []T{}
 	}
 	return list
 }

@@ -30,10 +30,16 @@ type Driver interface {
 	// Prepare makes everything that machines share (initrd, base disk), and finds out whether one can run: an error says
 	// why not. It may be called again, and is quick when there is nothing to do.
 	Prepare(ctx context.Context) error
-	// Boot is how long the machine took to boot with which Prepare found that out; 0: it booted none.
-	Boot() time.Duration
+	// Boot is what Prepare found out by booting a machine.
+	Boot() Boot
 	// Start clones the disk and boots. When ctx ends before it returns there is no machine; after that ctx means nothing.
 	Start(ctx context.Context, spec Spec) (Machine, error)
+}
+
+// Boot is the trial of a driver.
+type Boot struct {
+	Took time.Duration // until the guest's first word; 0: none was booted
+	Why  string        // why machines run the way that the driver's name says
 }
 
 // Machine is one running guest.

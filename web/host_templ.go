@@ -1594,7 +1594,7 @@ func hostNow(o visit, v hostView) templ.Component {
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		templ_7745c5c3_Err = fact("Machine", fmt.Sprintf("%s, %d vCPU, %s", v.Host.Facts.Arch, v.Host.Facts.VCPUs, ui.Bytes(int64(v.Host.Facts.MemoryMB)<<20))).Render(ctx, templ_7745c5c3_Buffer)
+		templ_7745c5c3_Err = fact("Machine", fmt.Sprintf("%s, %d vCPU, %s", v.Host.Facts.Arches(), v.Host.Facts.VCPUs, ui.Bytes(int64(v.Host.Facts.MemoryMB)<<20))).Render(ctx, templ_7745c5c3_Buffer)
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}

@@ -1,13 +1,20 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"runtime"
 
 	"github.com/spf13/cobra"
 
+	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/agent"
+	"github.com/millrace-ci/millrace/vm"
 	"github.com/millrace-ci/millrace/vm/qemu"
 )
 
@@ -15,36 +22,74 @@ func (o *options) doctor() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "doctor",
-		Short: "Look at what this machine needs to run jobs, and say what to do",
-		Long:  "Look at what this machine needs to run jobs, and say what to do. It changes nothing, and fails when jobs can't run.",
-		Args:  cobra.NoArgs,
+		Short: "Look at what this machine needs to run jobs, boot a VM, and say what to do",
+		Long: `Look at what this machine needs to run jobs, boot a VM, and say what to do. It changes nothing, and fails when jobs can't
+run. Commands that it gives are for root's shell on Debian and Ubuntu.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			found := agent.Examine(cmd.Context(), agent.ThisMachine(o.dir, qemu.DefaultGuest()))
-			out := cmd.OutOrStdout()
+			m := agent.ThisMachine(o.dir, qemu.DefaultGuest(millrace.Arch(runtime.GOARCH)), bootApart)
+			m.GitHub = o.github
+			found := agent.Examine(cmd.Context(), m)
 			if asJSON {
-				enc := json.NewEncoder(out)
+				enc := json.NewEncoder(cmd.OutOrStdout())
 				enc.SetIndent("", "  ")
+				enc.SetEscapeHTML(false) // of commands with > and &
 				if err := enc.Encode(map[string]any{"findings": found}); err != nil {
 					return err
 				}
+			} else {
+				printFindings(cmd.OutOrStdout(), found)
 			}
-			bad := false
 			for _, f := range found {
-				bad = bad || f.Health == agent.Bad
-				if asJSON {
-					continue
+				if f.Level == millrace.LevelFailure {
+					return errors.New("this machine can't run jobs yet")
 				}
-				fmt.Fprintf(out, "%-5s %-14s %s\n", f.Health, f.Check, f.Found)
-				if f.Do != "" {
-					fmt.Fprintf(out, "%20s → %s\n", "", f.Do)
-				}
-			}
-			if bad {
-				return errors.New("this machine can't run jobs yet")
 			}
 			return nil
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the findings as JSON")
+	o.githubFlag(cmd)
 	return cmd
+}
+
+func (o *options) githubFlag(cmd *cobra.Command) {
+	cmd.Flags().StringSliceVar(&o.github, "github", agent.GitHubHosts, "GitHub's hosts that jobs need, such as an Enterprise Server's")
+}
+
+func printFindings(w io.Writer, found []millrace.Finding) {
+	for _, f := range found {
+		fmt.Fprintf(w, "%-8s %-22s %s\n", f.Level, f.Check, f.Found)
+		if f.Do != "" {
+			fmt.Fprintf(w, "%31s → %s\n", "", f.Do)
+		}
+		if f.Command != "" {
+			fmt.Fprintf(w, "%31s $ %s\n", "", f.Command)
+		}
+	}
+}
+
+// bootApart boots a VM in a directory of its own, for the agent's may be in use, and leaves nothing of it.
+func bootApart(ctx context.Context) (name string, b vm.Boot, err error) {
+	dir, err := os.MkdirTemp("", "millrace-doctor-")
+	if err != nil {
+		return "", b, err
+	}
+	defer os.RemoveAll(dir)
+	d, err := newDriver(dir, qemu.AccelAuto, nil, nil, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return "", b, err
+	}
+	err = d.Prepare(ctx)
+	return d.Name(), d.Boot(), err
+}
+
+// examine looks at this machine, on which d boots VMs.
+func (o *options) examine(d vm.Driver) func(context.Context) []millrace.Finding {
+	m := agent.ThisMachine(o.dir, qemu.DefaultGuest(millrace.Arch(runtime.GOARCH)), func(ctx context.Context) (string, vm.Boot, error) {
+		err := d.Prepare(ctx) // it is prepared, or couldn't be
+		return d.Name(), d.Boot(), err
+	})
+	m.GitHub = o.github
+	return func(ctx context.Context) []millrace.Finding { return agent.Examine(ctx, m) }
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/agent"
 )
 
@@ -41,6 +42,7 @@ func start() int {
 // options are the flags that commands share.
 type options struct {
 	dir    string
+	github []string
 	name   string
 	offer  agent.Offer
 	stdin  io.Reader
@@ -80,5 +82,9 @@ func defaultDir(getenv func(string) string) string {
 func (o *options) offerFlags(cmd *cobra.Command) {
 	cmd.Flags().Float64Var(&o.offer.CPUOvercommit, "cpu-overcommit", 1, "vCPUs to offer for each one there is")
 	cmd.Flags().IntVar(&o.offer.MemoryReserveMB, "memory-reserve", 0, "MB of memory to keep for the host; 0 is 512")
+	cmd.Flags().Func("emulate", "an architecture that isn't this machine's, amd64 or arm64, to run VMs of by emulation: jobs take many times longer", func(arch string) error {
+		o.offer.Emulates = append(o.offer.Emulates, millrace.Arch(arch))
+		return nil
+	})
 	cmd.Flags().StringSliceVar(&o.offer.Labels, "label", nil, "extra labels that jobs may ask for")
 }

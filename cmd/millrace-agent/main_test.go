@@ -61,7 +61,6 @@ func TestMistakes(t *testing.T) {
 		"run --network bogus":                      "--network is",
 		"run --allow 10.0.0.1":                     "invalid argument",
 		"run --dir /nonexistent/dir":               "not enrolled",
-		"doctor --json":                            "can't run jobs yet",
 		"enroll --url http://x --cpu-overcommit x": "invalid argument",
 	} {
 		fields := strings.Fields(line)
@@ -91,13 +90,38 @@ func TestStopVMsBesideAnAgent(t *testing.T) {
 	}
 }
 
+func TestPrintFindings(t *testing.T) {
+	t.Parallel()
+	var out strings.Builder
+	printFindings(&out, []millrace.Finding{
+		{Check: "smt", Level: millrace.LevelOK, Found: "off"},
+		{Check: "ksm", Level: millrace.LevelWarning, Found: "It is on.", Do: "Switch it off.", Command: "echo 2 >/sys/kernel/mm/ksm/run"},
+	})
+	const want = `ok       smt                    off
+warning  ksm                    It is on.
+                                → Switch it off.
+                                $ echo 2 >/sys/kernel/mm/ksm/run
+`
+	if out.String() != want {
+		t.Errorf("%s", &out)
+	}
+}
+
 func TestDoctorsJSON(t *testing.T) {
 	t.Parallel()
-	out, _ := run(t, "", "", "doctor", "--json", "--dir", t.TempDir())
-	var got struct {
-		Findings []agent.Finding `json:"findings"`
+	out, err := run(t, "", "", "doctor", "--json", "--dir", t.TempDir(), "--github", "http://127.0.0.1:1")
+	if err == nil || !strings.Contains(err.Error(), "can't run jobs yet") { // it isn't enrolled
+		t.Errorf("the machine that tests run on: %v", err)
 	}
-	if err := json.Unmarshal([]byte(out), &got); err != nil || len(got.Findings) < 6 {
-		t.Errorf("%v: %s", err, out)
+	var got struct {
+		Findings []millrace.Finding `json:"findings"`
+	}
+	if err := json.Unmarshal([]byte(out), &got); err != nil || len(got.Findings) < 15 {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, f := range got.Findings {
+		if f.Level == millrace.LevelFailure && f.Check != "identity" && f.Check != "disk" || f.Check == "boot" && !strings.Contains(strings.ToLower(f.Found), "a vm booted") {
+			t.Errorf("%+v", f)
+		}
 	}
 }

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 
 	"github.com/spf13/cobra"
@@ -14,6 +16,7 @@ import (
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/agent"
 	"github.com/millrace-ci/millrace/guest"
+	"github.com/millrace-ci/millrace/vm"
 	"github.com/millrace-ci/millrace/vm/network"
 	"github.com/millrace-ci/millrace/vm/qemu"
 )
@@ -66,12 +69,13 @@ control plane, or run millrace-agent stop-vms once the agent is stopped.`,
 			if network != nil {
 				defer func() { err = errors.Join(err, network.Close()) }()
 			}
-			machines, err := newDriver(o.dir, accel, network, log)
+			machines, err := newDriver(o.dir, accel, network, facts.Emulates, log)
 			if err != nil {
 				return err
 			}
 			err = agent.Run(cmd.Context(), agent.Config{
 				Server: id.Client(), Host: id.HostID, SealKey: seal, Driver: machines, Dir: o.dir, Facts: facts, Log: log, Reboots: reboots,
+				Examine: o.examine(machines),
 			})
 			if errors.Is(err, agent.EndReboot) {
 				return reboot(cmd.Context())
@@ -80,6 +84,7 @@ control plane, or run millrace-agent stop-vms once the agent is stopped.`,
 		},
 	}
 	cmd.Flags().StringVar(&driver, "driver", "auto", "what runs VMs: auto (KVM if it works, else emulation), qemu/kvm or qemu/tcg")
+	o.githubFlag(cmd)
 	cmd.Flags().BoolVar(&reboots, "allow-reboot", false, "let the control plane reboot this machine, when no VM is left")
 	nets.flags(cmd.Flags())
 	o.offerFlags(cmd)
@@ -110,7 +115,13 @@ again, and does without them in any case.`,
 				return err
 			}
 			defer unlock()
-			machines, err := newDriver(o.dir, qemu.AccelAuto, nil, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
+			var emulated []millrace.Arch
+			for _, arch := range []millrace.Arch{millrace.AMD64, millrace.ARM64} {
+				if _, err := os.Stat(emulationDir(o.dir, arch)); err == nil {
+					emulated = append(emulated, arch)
+				}
+			}
+			machines, err := newDriver(o.dir, qemu.AccelAuto, nil, emulated, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
 			if err != nil {
 				return err
 			}
@@ -120,15 +131,33 @@ again, and does without them in any case.`,
 	}
 }
 
-func newDriver(dir string, accel qemu.Accel, n *network.Network, log *slog.Logger) (*qemu.Driver, error) {
-	arch := millrace.Arch(runtime.GOARCH)
-	pid1, err := guest.Binary(arch, "millrace-init")
-	if err != nil {
+// newDriver is this machine's driver, which also emulates machines of other architectures.
+func newDriver(dir string, accel qemu.Accel, n *network.Network, emulates []millrace.Arch, log *slog.Logger) (vm.Driver, error) {
+	own, err := newQEMU(qemu.Config{Dir: dir, Arch: millrace.Arch(runtime.GOARCH), Accel: accel, Trial: true, Network: n, Log: log})
+	if err != nil || len(emulates) == 0 {
+		return own, err
+	}
+	all := vm.Emulating{Driver: own, Others: map[millrace.Arch]vm.Driver{}}
+	for _, arch := range emulates {
+		all.Others[arch], err = newQEMU(qemu.Config{Dir: emulationDir(dir, arch), Arch: arch, Accel: qemu.AccelTCG, Trial: true, Network: n, Log: log.With("arch", arch)})
+		if err != nil {
+			return nil, fmt.Errorf("emulating %s: %w", arch, err)
+		}
+	}
+	return all, nil
+}
+
+// emulationDir is where an agent whose directory is dir keeps machines of an architecture that it emulates.
+func emulationDir(dir string, arch millrace.Arch) string {
+	return filepath.Join(dir, "emulated-"+string(arch))
+}
+
+func newQEMU(c qemu.Config) (_ *qemu.Driver, err error) {
+	if c.Init, err = guest.Binary(c.Arch, "millrace-init"); err != nil {
 		return nil, err
 	}
-	runner, err := guest.Binary(arch, "testrunner")
-	if err != nil {
+	if c.Runner, err = guest.Binary(c.Arch, "testrunner"); err != nil {
 		return nil, err
 	}
-	return qemu.New(qemu.Config{Dir: dir, Init: pid1, Runner: runner, Accel: accel, Trial: true, Network: n, Log: log})
+	return qemu.New(c)
 }

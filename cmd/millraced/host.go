@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/agent"
@@ -55,11 +56,12 @@ func chooseDriver(kind, dir string, log *slog.Logger) (machines, error) {
 }
 
 func newQEMU(dir string, log *slog.Logger) (vm.Driver, error) {
-	pid1, err := guest.Binary(millrace.AMD64, "millrace-init")
+	arch := millrace.Arch(runtime.GOARCH)
+	pid1, err := guest.Binary(arch, "millrace-init")
 	if err != nil {
 		return nil, err
 	}
-	runner, err := guest.Binary(millrace.AMD64, "testrunner")
+	runner, err := guest.Binary(arch, "testrunner")
 	if err != nil {
 		return nil, err
 	}

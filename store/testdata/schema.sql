@@ -190,6 +190,8 @@ CREATE TABLE hosts (
 	cloned_boot text NOT NULL DEFAULT ''::text,
 	cloned_at timestamp with time zone,
 	refuses text NOT NULL DEFAULT ''::text,
+	emulates text[] NOT NULL DEFAULT '{}'::text[],
+	findings jsonb NOT NULL DEFAULT '[]'::jsonb,
 	CONSTRAINT hosts_host_id_key UNIQUE (host_id),
 	CONSTRAINT hosts_sign_key_key UNIQUE (sign_key),
 	CONSTRAINT hosts_pkey PRIMARY KEY (org_id, host_id),
@@ -197,6 +199,7 @@ CREATE TABLE hosts (
 	CONSTRAINT hosts_admin_check CHECK ((admin = ANY (ARRAY['enabled'::text, 'draining'::text, 'disabled'::text]))),
 	CONSTRAINT hosts_arch_check CHECK ((arch = ANY (ARRAY['amd64'::text, 'arm64'::text]))),
 	CONSTRAINT hosts_facts_check CHECK (((vcpus > 0) AND (memory_mb > 0) AND (disk_mb >= 0) AND (offer_cpu >= 0) AND (offer_memory >= 0))),
+	CONSTRAINT hosts_findings_check CHECK (((jsonb_typeof(findings) = 'array'::text) AND (octet_length((findings)::text) < 1048576))),
 	CONSTRAINT hosts_keys_check CHECK (((length(sign_key) = 32) AND (length(seal_key) = 32)))
 );
 CREATE INDEX hosts_ephemeral_idx ON hosts USING btree (org_id, host_id) WHERE (ephemeral AND (removed_at IS NULL));

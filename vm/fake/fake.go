@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"time"
 
 	"github.com/millrace-ci/millrace/vm"
 )
@@ -29,8 +28,8 @@ func (Driver) Adopt(context.Context, []string) (map[string]vm.Machine, error) { 
 // Prepare has nothing to prepare.
 func (Driver) Prepare(context.Context) error { return nil }
 
-// Boot is 0: nothing boots.
-func (Driver) Boot() time.Duration { return 0 }
+// Boot is nothing: none is booted.
+func (Driver) Boot() vm.Boot { return vm.Boot{} }
 
 // Start starts a guest.
 func (d Driver) Start(ctx context.Context, spec vm.Spec) (vm.Machine, error) {

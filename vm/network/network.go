@@ -8,7 +8,7 @@
 //	                                             └──▶ internet, from the host's address
 //
 // All there is of a network is in the kernel, under names made of the VM's ID, and outlives the agent with its VM. A tap ends with
-// the monitor that holds it. The next agent's [Open] finds what is there, and [Network.Adopt] says what of it is wanted.
+// the monitor that holds it. The next agent's [Open] finds what is there.
 package network
 
 import (
@@ -16,7 +16,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -120,26 +119,12 @@ func (n *Network) Close() error {
 	return nil
 }
 
-// Adopt keeps the networks of the VMs with these IDs that an earlier agent made, and removes its other ones.
-func (n *Network) Adopt(ids []string) (map[string]*Link, error) {
-	adopted, kept := map[string]*Link{}, map[string]bool{}
+// Adopt is the network that an earlier agent made of the VM with this ID; nil: there is none.
+func (n *Network) Adopt(id string) *Link {
+	name, _, _ := identity(id)
 	n.mu.Lock()
-	links := maps.Clone(n.links)
-	n.mu.Unlock()
-	for _, id := range ids {
-		name, _, _ := identity(id)
-		if l := links[name]; l != nil {
-			adopted[id], kept[name] = l, true
-		}
-	}
-	for name := range links {
-		if !kept[name] {
-			if err := n.remove(name); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return adopted, nil
+	defer n.mu.Unlock()
+	return n.links[name]
 }
 
 func (c Config) complete() (Config, error) {

@@ -28,24 +28,15 @@ func (d *Driver) Adopt(ctx context.Context, ids []string) (map[string]vm.Machine
 	if err != nil {
 		return nil, err
 	}
-	// Networks first: a machine that ends takes its own down, and one that isn't adopted is no machine any more.
-	links := map[string]*network.Link{}
-	if d.cfg.Network != nil {
-		var run []string
-		for _, p := range found {
-			if id := filepath.Base(p.dir); slices.Contains(ids, id) {
-				run = append(run, id)
-			}
-		}
-		if links, err = d.cfg.Network.Adopt(run); err != nil {
-			return nil, err
-		}
-	}
 	adopted := map[string]vm.Machine{}
 	for _, p := range found {
 		id := filepath.Base(p.dir)
+		var link *network.Link
+		if d.cfg.Network != nil {
+			link = d.cfg.Network.Adopt(id)
+		}
 		if slices.Contains(ids, id) && adopted[id] == nil {
-			m, err := d.attach(p.dir, p, links[id])
+			m, err := d.attach(p.dir, p, link)
 			if err == nil {
 				d.cfg.Log.Info("took over a VM that an earlier process started", "dir", p.dir, "pid", p.pid)
 				adopted[id] = m
@@ -61,7 +52,7 @@ func (d *Driver) Adopt(ctx context.Context, ids []string) (map[string]vm.Machine
 			return nil, err
 		}
 		if adopted[id] == nil {
-			if err := d.detach(links[id]); err != nil {
+			if err := d.detach(link); err != nil {
 				return nil, err
 			}
 		}

@@ -54,6 +54,9 @@ func (d *Driver) Start(ctx context.Context, spec vm.Spec) (vm.Machine, error) {
 	if !safeID.MatchString(spec.ID) {
 		return nil, fmt.Errorf("%q is no machine's ID", spec.ID)
 	}
+	if spec.Arch != d.cfg.Arch {
+		return nil, fmt.Errorf("the driver's machines are %s, not %q", d.cfg.Arch, spec.Arch)
+	}
 	dir := filepath.Join(d.cfg.Dir, "vms", spec.ID)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err

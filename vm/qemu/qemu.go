@@ -1,5 +1,6 @@
-// Package qemu runs machines with QEMU's microvm board: KVM where it really boots a guest, QEMU's own emulation (TCG)
-// elsewhere, which is slower and the same in every other way.
+// Package qemu runs machines with QEMU's smallest boards (amd64: microvm, arm64: virt): KVM where it really boots a guest,
+// QEMU's own emulation (TCG) elsewhere, which is slower and the same in every other way. Machines of another architecture
+// than the host's are always emulated.
 //
 // A machine boots a kernel with an initrd that holds millrace-init and the modules it needs, on a copy-on-write clone of
 // one root disk. A virtio-serial port is the channel to the guest.
@@ -15,12 +16,12 @@ package qemu
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -42,9 +43,10 @@ const (
 
 // Config is what a driver needs.
 type Config struct {
-	Dir   string // state of machines, and what they share
-	Guest string // kernel, modules and busybox, as scripts/guest.sh lays them out; "" is DefaultGuest
-	Init  []byte // PID 1
+	Dir   string        // state of machines, and what they share
+	Arch  millrace.Arch // of the machines; "" is this host's
+	Guest string        // kernel, modules and busybox, as scripts/guest.sh lays them out; "" is DefaultGuest
+	Init  []byte        // PID 1
 	// Runner is the program that runs a job, put where PID 1 looks for it.
 	Runner  []byte
 	Accel   Accel
@@ -53,8 +55,9 @@ type Config struct {
 	Log     *slog.Logger
 }
 
-// DefaultGuest is where make deps puts the guest's kernel: $MILLRACE_GUEST_DIR, else below the user's cache directory.
-func DefaultGuest() string {
+// DefaultGuest is where make deps puts the kernel of guests of an architecture: below $MILLRACE_GUEST_DIR, else below the
+// user's cache directory.
+func DefaultGuest(arch millrace.Arch) string {
 	base := os.Getenv("MILLRACE_GUEST_DIR")
 	if base == "" {
 		cache, err := os.UserCacheDir()
@@ -63,16 +66,17 @@ func DefaultGuest() string {
 		}
 		base = filepath.Join(cache, "millrace", "guest")
 	}
-	return filepath.Join(base, string(millrace.AMD64))
+	return filepath.Join(base, string(arch))
 }
 
 // Driver starts machines. It is a [vm.Driver].
 type Driver struct {
 	cfg    Config
+	board  board
 	qemu   string // path of the monitor
 	accel  Accel
 	probed bool // accel is what works
-	boot   time.Duration
+	boot   vm.Boot
 	initrd string
 	disk   string
 }
@@ -81,15 +85,28 @@ var _ vm.Driver = (*Driver)(nil)
 
 // New makes a driver. The error says what is missing on this machine and what to do.
 func New(cfg Config) (*Driver, error) {
+	if cfg.Arch == "" {
+		cfg.Arch = hostArch
+	}
 	if cfg.Guest == "" {
-		cfg.Guest = DefaultGuest()
+		cfg.Guest = DefaultGuest(cfg.Arch)
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	path, err := exec.LookPath("qemu-system-x86_64")
+	board, ok := boards[cfg.Arch]
+	if !ok {
+		return nil, fmt.Errorf("there are no machines of the architecture %q", cfg.Arch)
+	}
+	if cfg.Arch != hostArch {
+		if cfg.Accel == AccelKVM {
+			return nil, fmt.Errorf("%s machines can only be emulated on this %s host", cfg.Arch, hostArch)
+		}
+		cfg.Accel = AccelTCG
+	}
+	path, err := exec.LookPath(board.qemu)
 	if err != nil {
-		return nil, errors.New("no qemu-system-x86_64 on this machine; install qemu-system-x86, or run make deps")
+		return nil, fmt.Errorf("no %s on this machine; install %s, or run make deps", board.qemu, board.pkg)
 	}
 	for _, tool := range []string{"qemu-img", "mke2fs"} {
 		if _, err := lookTool(tool); err != nil {
@@ -104,8 +121,11 @@ func New(cfg Config) (*Driver, error) {
 		return nil, err
 	}
 	cfg.Dir = dir
-	return &Driver{cfg: cfg, qemu: path, accel: cfg.Accel}, nil
+	return &Driver{cfg: cfg, board: board, qemu: path, accel: cfg.Accel}, nil
 }
+
+// hostArch is this host's architecture.
+const hostArch = millrace.Arch(runtime.GOARCH)
 
 // lookTool finds a program that may be root's alone.
 func lookTool(name string) (string, error) {
@@ -128,8 +148,11 @@ func isFile(path string) bool {
 // Name says the monitor and the acceleration; before [Driver.Prepare] it says "auto" where it probes.
 func (d *Driver) Name() string { return "qemu/" + string(d.accel) }
 
-// Boot is how long the machine took that [Driver.Prepare] booted last, now or when it last had to; 0: it booted none.
-func (d *Driver) Boot() time.Duration { return d.boot }
+// Arch is the architecture of the machines.
+func (d *Driver) Arch() millrace.Arch { return d.cfg.Arch }
+
+// Boot is what [Driver.Prepare] found out last, now or when it last had to.
+func (d *Driver) Boot() vm.Boot { return d.boot }
 
 // Prepare makes the initrd and the root disk when they are missing or stale, and finds out by booting a machine whether KVM
 // works where it is to be used.
@@ -147,28 +170,24 @@ func (d *Driver) Prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.accel, d.probed, d.boot = works.Accel, true, time.Duration(works.BootMS)*time.Millisecond
-	d.cfg.Log.Info("chose how VMs run", "accel", d.accel, "because", works.Why, "boot", d.boot)
+	d.accel, d.probed, d.boot = works.Accel, true, vm.Boot{Took: time.Duration(works.BootMS) * time.Millisecond, Why: works.Why}
+	d.cfg.Log.Info("chose how VMs run", "accel", d.accel, "because", d.boot.Why, "boot", d.boot.Took)
 	return nil
 }
 
-// commandLine is QEMU's for a machine. Each flag that isn't plain has its reason here; research on such machines found
-// them (100 boots each).
+// commandLine is QEMU's for a machine.
 func (d *Driver) commandLine(accel Accel, spec vm.Spec, kernelArgs string, disk disk, link *network.Link) []string {
-	board := "microvm,pit=off,pic=off" // with ACPI and a legacy timer some QEMU versions hang right after interrupts are on
-	cpu, kernel := "host", "console=ttyS0 quiet panic=-1 reboot=t random.trust_cpu=on "+kernelArgs
+	cpu, kernel := "host", d.board.kernel+" quiet panic=-1 random.trust_cpu=on "+kernelArgs
 	netdev, nic := "user,id=net,ipv6=off", "virtio-net-device,netdev=net"
 	if link != nil {
 		kernel += " " + link.KernelArgs()
 		netdev, nic = "tap,id=net,fd=4", nic+",mac="+link.MAC.String()
 	}
 	if accel == AccelTCG {
-		cpu = "max,-cx16" // QEMU 7.2 emulates cmpxchg16b wrongly: one boot in ten panics
-		// Emulated time is too jittery to calibrate against: a busy host would hang the boot.
-		kernel += " tsc_early_khz=2600000 tsc=reliable lpj=26000000 no_timer_check"
+		cpu, kernel = d.board.emulatedCPU, kernel+" "+d.board.emulatedKernel
 	}
 	args := []string{
-		"-M", board, "-accel", string(accel), "-cpu", cpu, "-smp", strconv.Itoa(spec.VCPUs), "-m", strconv.Itoa(spec.MemoryMB),
+		"-M", d.board.machine, "-accel", string(accel), "-cpu", cpu, "-smp", strconv.Itoa(spec.VCPUs), "-m", strconv.Itoa(spec.MemoryMB),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 		"-kernel", filepath.Join(d.cfg.Guest, "vmlinuz"), "-initrd", d.initrd, "-append", strings.TrimSpace(kernel),

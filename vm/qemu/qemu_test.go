@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -28,15 +29,20 @@ func prepare(t testing.TB, dir string) *qemu.Driver { return prepareOn(t, dir, n
 
 func prepareOn(t testing.TB, dir string, n *network.Network) *qemu.Driver {
 	t.Helper()
-	init, err := guest.Binary(millrace.AMD64, "millrace-init")
+	return prepareArch(t, dir, millrace.Arch(runtime.GOARCH), n)
+}
+
+func prepareArch(t testing.TB, dir string, arch millrace.Arch, n *network.Network) *qemu.Driver {
+	t.Helper()
+	init, err := guest.Binary(arch, "millrace-init")
 	if err != nil {
 		t.Fatal(err)
 	}
-	runner, err := guest.Binary(millrace.AMD64, "testrunner")
+	runner, err := guest.Binary(arch, "testrunner")
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := qemu.New(qemu.Config{Dir: dir, Init: init, Runner: runner, Accel: qemu.AccelAuto, Network: n})
+	d, err := qemu.New(qemu.Config{Dir: dir, Arch: arch, Init: init, Runner: runner, Accel: qemu.AccelAuto, Network: n})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +117,7 @@ type said struct {
 // start starts a machine, which is killed if it outlives the test.
 func start(t testing.TB, d *qemu.Driver, id string) vm.Machine {
 	t.Helper()
-	m, err := d.Start(t.Context(), vm.Spec{ID: id, Arch: millrace.AMD64, VCPUs: 1, MemoryMB: 256})
+	m, err := d.Start(t.Context(), vm.Spec{ID: id, Arch: d.Arch(), VCPUs: 1, MemoryMB: 256})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +139,7 @@ func resume(t testing.TB, m vm.Machine, console int64) *guest.Host {
 func boot(t testing.TB, d *qemu.Driver, id string, c guest.Config) *said {
 	t.Helper()
 	m := start(t, d, id)
-	defer time.AfterFunc(60*time.Second, m.Kill).Stop()
+	defer time.AfterFunc(4*time.Minute, m.Kill).Stop() // emulated, and beside others, it takes its time
 	host := resume(t, m, 0)
 	if err := host.Configure(c); err != nil { // is there when the guest looks for it
 		t.Fatal(err)
@@ -170,12 +176,22 @@ func (s *said) listen(host *guest.Host, enough func() bool) {
 	}
 }
 
+// A VM is the same on every architecture, the host's own and one that is emulated.
 func TestBootRunsAJob(t *testing.T) {
 	t.Parallel()
+	for arch, machine := range map[millrace.Arch]string{millrace.AMD64: "x86_64", millrace.ARM64: "aarch64"} {
+		t.Run(string(arch), func(t *testing.T) {
+			t.Parallel()
+			bootRunsAJob(t, arch, machine)
+		})
+	}
+}
+
+func bootRunsAJob(t *testing.T, arch millrace.Arch, machine string) {
 	dir := t.TempDir()
-	d := prepare(t, dir)
+	d := prepareArch(t, dir, arch, nil)
 	t.Logf("VMs by %s", d.Name())
-	b := newBroker(`id -u; hostname; uname -r; cat /proc/sys/kernel/random/boot_id; date +%Y; dd if=/dev/zero of=work bs=64k count=16 2>/dev/null; sync
+	b := newBroker(`id -u; hostname; uname -r; cat /proc/sys/kernel/random/boot_id; date +%Y; uname -m; dd if=/dev/zero of=work bs=64k count=16 2>/dev/null; sync
 cat /proc/cmdline; tr '\0' '\n' </proc/1/environ; env; exit 3`)
 	began := time.Now()
 	s := boot(t, d, "one", guest.Config{Hostname: "vm-one", JIT: jit(serve(t, b)), Now: time.Date(2031, 5, 1, 0, 0, 0, 0, time.UTC)})
@@ -191,7 +207,7 @@ cat /proc/cmdline; tr '\0' '\n' </proc/1/environ; env; exit 3`)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	lines := strings.Split(b.log.String(), "\n")
-	if len(lines) < 6 || lines[1] != "1000" || lines[2] != "vm-one" || lines[3] != s.hello.Kernel || lines[4] != s.hello.BootID || lines[5] != "2031" {
+	if len(lines) < 7 || lines[1] != "1000" || lines[2] != "vm-one" || lines[3] != s.hello.Kernel || lines[4] != s.hello.BootID || lines[5] != "2031" || lines[6] != machine {
 		t.Errorf("the job's log:\n%s", b.log.String())
 	}
 	if strings.Contains(b.log.String(), "JITCONFIG") || strings.Contains(b.log.String(), "sekrit") || strings.Contains(s.console.String(), "sekrit") {
@@ -208,6 +224,23 @@ cat /proc/cmdline; tr '\0' '\n' </proc/1/environ; env; exit 3`)
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "vms", "*")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestOtherArchIsEmulated(t *testing.T) {
+	t.Parallel()
+	other := millrace.ARM64
+	if runtime.GOARCH == "arm64" {
+		other = millrace.AMD64
+	}
+	if d, err := qemu.New(qemu.Config{Dir: t.TempDir(), Arch: other, Accel: qemu.AccelAuto}); err != nil || d.Name() != "qemu/tcg" {
+		t.Errorf("%v, %v", d, err)
+	}
+	if _, err := qemu.New(qemu.Config{Dir: t.TempDir(), Arch: other, Accel: qemu.AccelKVM}); err == nil {
+		t.Errorf("%s by KVM on %s", other, runtime.GOARCH)
+	}
+	if _, err := qemu.New(qemu.Config{Dir: t.TempDir(), Arch: millrace.ArchAny}); err == nil {
+		t.Error("machines of any architecture")
 	}
 }
 
@@ -247,7 +280,7 @@ func TestKill(t *testing.T) {
 	if dirs, _ := filepath.Glob(filepath.Join(dir, "vms", "*")); len(dirs) > 0 {
 		t.Errorf("left behind: %v", dirs)
 	}
-	if _, err := d.Start(t.Context(), vm.Spec{ID: "../../etc"}); err == nil {
+	if _, err := d.Start(t.Context(), vm.Spec{ID: "../../etc", Arch: d.Arch()}); err == nil {
 		t.Error("a path passed for an ID")
 	}
 }
