@@ -57,8 +57,9 @@ fmt: ## Format Go and templ
 	$(LINT) fmt ./...
 	go tool templ fmt web
 
-build: deps ## Build the three programs into bin/
+build: deps ## Build the three programs into bin/, and the agent for hosts of both architectures
 	go build -o bin/ ./cmd/millraced ./cmd/millrace-agent ./cmd/millrace
+	for arch in amd64 arm64; do CGO_ENABLED=0 GOOS=linux GOARCH=$$arch go build -trimpath -ldflags "-s -w" -o bin/millrace-agent-linux-$$arch ./cmd/millrace-agent; done
 
 clean: ## Remove what dev and build left here
 	rm -rf bin .data
