@@ -110,7 +110,7 @@ type said struct {
 // boot boots one machine with a config and collects what it says to its end.
 func boot(t testing.TB, d *qemu.Driver, id string, c guest.Config) *said {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute) // a machine that is busy takes its time
 	defer cancel()
 	m, err := d.Start(ctx, vm.Spec{ID: id, Arch: millrace.AMD64, VCPUs: 1, MemoryMB: 256})
 	if err != nil {
