@@ -30,6 +30,7 @@ var mayImport = map[string]struct {
 	"workers":    {[]string{"", "store", "scheduler"}, "workers reach GitHub and Stripe through ports that cmd passes in"},
 	"api":        {[]string{"", "store", "scheduler", "client"}, "the API reaches GitHub and Stripe through ports that cmd passes in"},
 	"web":        {[]string{"", "store"}, "pages show use cases of store; what two layers need is a rule (root) or a use case (store)"},
+	"release":    {[]string{""}, "a release is files"},
 	"agent":      {[]string{"", "client", "vm", "guest"}, "the agent runs on customers' hosts; it knows the server only through client"},
 	"cli":        {[]string{"", "client", "workflow"}, "the CLI knows the server only through client"},
 	"workflow":   {nil, "reading workflow files needs nothing of ours"},

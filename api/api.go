@@ -21,7 +21,6 @@ import (
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/client"
-	"github.com/millrace-ci/millrace/release"
 	"github.com/millrace-ci/millrace/store"
 )
 
@@ -30,8 +29,8 @@ type Config struct {
 	Store    *store.Store
 	Webhooks millrace.WebhookSource
 	Runners  millrace.Runners
-	URL      string                           // where people reach this server, without a trailing slash
-	Bundles  map[millrace.Arch]release.Bundle // what hosts install
+	URL      string                   // where people reach this server, without a trailing slash
+	Bundles  map[millrace.Arch][]byte // what hosts install: gzipped tar archives, see package release
 	Log      *slog.Logger
 	Now      func() time.Time // nil: time.Now; what agents' signatures are checked against
 }
@@ -42,7 +41,7 @@ type Server struct {
 	webhooks millrace.WebhookSource
 	runners  millrace.Runners
 	url      string
-	bundles  map[millrace.Arch]release.Bundle
+	bundles  map[millrace.Arch]bundle
 	log      *slog.Logger
 	now      func() time.Time
 	jits     singleflight.Group
@@ -54,7 +53,7 @@ type Server struct {
 // New is the API's handler. It serves whole paths: mount it at the root.
 func New(cfg Config) http.Handler {
 	s := &Server{
-		store: cfg.Store, webhooks: cfg.Webhooks, runners: cfg.Runners, url: strings.TrimSuffix(cfg.URL, "/"), bundles: cfg.Bundles, log: cfg.Log, now: cfg.Now, windows: map[millrace.HostID]*windows{},
+		store: cfg.Store, webhooks: cfg.Webhooks, runners: cfg.Runners, url: strings.TrimSuffix(cfg.URL, "/"), bundles: digested(cfg.Bundles), log: cfg.Log, now: cfg.Now, windows: map[millrace.HostID]*windows{},
 	}
 	if s.now == nil {
 		s.now = time.Now
@@ -79,7 +78,7 @@ func New(cfg Config) http.Handler {
 	})
 	r.Get("/readyz", s.handle(s.ready))
 	r.Get("/install.sh", s.handle(s.install))
-	r.Get("/agent/v1/bundles/linux-{arch}.tar.gz", s.handle(s.bundle))
+	r.Get("/agent/v1/bundles/linux-{arch}.tar.gz", s.handle(s.sendBundle))
 	r.Post("/webhooks/github", s.handle(s.githubWebhook))
 	r.Post("/agent/v1/enroll", s.handle(s.enroll))
 	r.Post("/agent/v1/start", s.handle(s.start))

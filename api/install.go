@@ -1,7 +1,9 @@
 package api
 
 import (
+	"crypto/sha256"
 	_ "embed"
+	"encoding/hex"
 	"net/http"
 	"strconv"
 	"strings"
@@ -21,21 +23,36 @@ var installTemplate = template.Must(template.New("install.sh").Parse(installText
 func (s *Server) install(w http.ResponseWriter, _ *http.Request) error {
 	w.Header().Set("Content-Type", "text/x-shellscript; charset=utf-8")
 	return installTemplate.Execute(w, map[string]string{
-		"URL": quoted(s.url), "AMD64": quoted(s.bundles[millrace.AMD64].SHA256), "ARM64": quoted(s.bundles[millrace.ARM64].SHA256),
+		"URL": quoted(s.url), "AMD64": quoted(s.bundles[millrace.AMD64].digest), "ARM64": quoted(s.bundles[millrace.ARM64].digest),
 	})
+}
+
+// bundle is what a host of one architecture installs, and its SHA-256 in hexadecimal digits.
+type bundle struct {
+	content []byte
+	digest  string
+}
+
+func digested(contents map[millrace.Arch][]byte) map[millrace.Arch]bundle {
+	bundles := map[millrace.Arch]bundle{}
+	for arch, content := range contents {
+		sum := sha256.Sum256(content)
+		bundles[arch] = bundle{content, hex.EncodeToString(sum[:])}
+	}
+	return bundles
 }
 
 // quoted is s as a word of a shell.
 func quoted(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
-// bundle is what a host of one architecture installs.
-func (s *Server) bundle(w http.ResponseWriter, r *http.Request) error {
+// sendBundle sends what a host of one architecture installs.
+func (s *Server) sendBundle(w http.ResponseWriter, r *http.Request) error {
 	b, ok := s.bundles[millrace.Arch(chi.URLParam(r, "arch"))]
 	if !ok {
 		return millrace.Errorf(millrace.NotFound, "This server has no agent for that architecture.")
 	}
 	w.Header().Set("Content-Type", "application/gzip")
-	w.Header().Set("Content-Length", strconv.Itoa(len(b.Content)))
-	_, _ = w.Write(b.Content) // the peer is gone
+	w.Header().Set("Content-Length", strconv.Itoa(len(b.content)))
+	_, _ = w.Write(b.content) // the peer is gone
 	return nil
 }

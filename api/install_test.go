@@ -4,8 +4,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
-	"crypto/sha256"
-	"encoding/hex"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -17,7 +15,6 @@ import (
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/api"
-	"github.com/millrace-ci/millrace/release"
 )
 
 // installer is a server with a bundle, and a machine that has nothing but what stubs say.
@@ -40,10 +37,9 @@ func newInstaller(t *testing.T) *installer {
 		"millrace-agent":         "#!/bin/sh\necho agent \"$@\" >>" + i.root + "/calls\n[ \"$1\" != enroll ] || cat >" + i.root + "/secret\n",
 		"millrace-agent.service": "[Service]\n", "guest/amd64/version": "1\n",
 	})
-	sum := sha256.Sum256(i.bundle)
 	server := httptest.NewUnstartedServer(nil)
 	i.url = "http://" + server.Listener.Addr().String()
-	bundles := map[millrace.Arch]release.Bundle{millrace.AMD64: {Content: i.bundle, SHA256: hex.EncodeToString(sum[:])}}
+	bundles := map[millrace.Arch][]byte{millrace.AMD64: i.bundle}
 	server.Config.Handler = api.New(api.Config{URL: i.url + "/", Bundles: bundles, Log: slog.New(slog.DiscardHandler)})
 	server.Start()
 	t.Cleanup(server.Close)

@@ -3,11 +3,8 @@
 package release
 
 import (
-	"crypto/sha256"
 	"embed"
-	"encoding/hex"
 	"fmt"
-	"sync"
 
 	"github.com/millrace-ci/millrace"
 )
@@ -15,22 +12,14 @@ import (
 //go:embed all:dist
 var files embed.FS
 
-// Bundle is a gzipped tar archive for hosts of one architecture.
-type Bundle struct {
-	Content []byte
-	SHA256  string // in hexadecimal digits
-}
-
-// Bundles are those that this program was built with; without make deps there is none.
-var Bundles = sync.OnceValue(func() map[millrace.Arch]Bundle {
-	bundles := map[millrace.Arch]Bundle{}
+// Bundles are the gzipped tar archives that this program was built with, for hosts of each architecture; without make deps
+// there is none.
+func Bundles() map[millrace.Arch][]byte {
+	bundles := map[millrace.Arch][]byte{}
 	for _, arch := range []millrace.Arch{millrace.AMD64, millrace.ARM64} {
-		content, err := files.ReadFile(fmt.Sprintf("dist/linux-%s.tar.gz", arch))
-		if err != nil {
-			continue
+		if content, err := files.ReadFile(fmt.Sprintf("dist/linux-%s.tar.gz", arch)); err == nil {
+			bundles[arch] = content
 		}
-		sum := sha256.Sum256(content)
-		bundles[arch] = Bundle{content, hex.EncodeToString(sum[:])}
 	}
 	return bundles
-})
+}
