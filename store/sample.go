@@ -74,6 +74,30 @@ func (o Org) Samples(ctx context.Context, vm millrace.VMID) (s millrace.Series, 
 	return s, err
 }
 
+// HostLoads are what was committed and used of a host in n spans of time that end now. A VM that lived no longer than a span
+// is taken as even. One whose runner never came online is left out: it was there for seconds, and no index finds it.
+func (o Org) HostLoads(ctx context.Context, host millrace.HostID, span time.Duration, n int) (loads []millrace.Load, from time.Time, err error) {
+	err = o.tx(ctx, func(tx *Tx) error {
+		from = tx.now.Add(-time.Duration(n) * span)
+		stays, err := many(ctx, tx, func(row pgx.CollectableRow) (s millrace.Stay, err error) {
+			var p packed
+			targets := []any{&s.From, &s.To, &s.Size.MilliCPU, &s.Size.MemoryMB, &s.Usage.CPUMillis, &s.Usage.PeakMemory}
+			err = row.Scan(append(targets, p.targets()...)...)
+			s.Samples = p.series()
+			return s, err
+		}, `
+			SELECT coalesce(v.booting_at, v.placed_at), coalesce(v.gone_at, $3), v.cpu, v.memory, v.cpu_ms, v.peak_memory, `+packedColumns+`
+			FROM vms v LEFT JOIN vm_samples s ON (s.org_id, s.vm_id, s.placed_at) = (v.org_id, v.vm_id, v.placed_at)
+				AND coalesce(v.gone_at, $3) - v.placed_at > $6
+			WHERE (v.org_id, v.host_id) = ($1, $2) AND v.online_at IS NOT NULL
+				AND v.placed_at > $5 AND coalesce(v.gone_at, 'infinity') > $4`,
+			o.id, host, tx.now, from, from.Add(-millrace.MaxJobTime), span)
+		loads = millrace.Loads(stays, from, span, n)
+		return err
+	})
+	return loads, from, err
+}
+
 // packed is a series as its row has it.
 type packed [8][]int32
 

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"math"
 	"testing"
 	"time"
 
@@ -69,6 +70,36 @@ func TestSamples(t *testing.T) {
 	send(millrace.Series{{UptimeMS: 2_000_000, CPUMillis: 1 << 50, DiskRead: 1 << 50, DiskWrite: 1 << 50, NetRx: 1 << 50, NetTx: 1 << 50, Memory: 1 << 50, PeakCPU: 1 << 50}})
 	if s, err := w.org.Samples(t.Context(), vm); err != nil || s.Last().UptimeMS != 2_000_000 || s.Last().DiskRead < 1<<40 {
 		t.Errorf("%+v, %v", s.Last(), err)
+	}
+}
+
+// A host's load is that of its VMs: as their samples say, or where they lived for a short while, as a whole.
+func TestHostLoads(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	vm := w.place(w.queue(1))
+	w.register(vm, 1)
+	w.observe(millrace.VMOnline, vm)
+	w.clock.advance(20 * time.Minute)
+	if err := w.org.AppendSamples(t.Context(), w.host.ID, vm, 1, steady(1, 1200)); err != nil {
+		t.Fatal(err)
+	}
+	loads, from, err := w.org.HostLoads(t.Context(), w.host.ID, 10*time.Minute, 3)
+	if err != nil || len(loads) != 3 || !from.Equal(w.now().Add(-30*time.Minute)) {
+		t.Fatalf("%v from %v, %v", loads, from, err)
+	}
+	size := w.vm(vm).Size
+	if l := loads[0]; l != (millrace.Load{}) {
+		t.Errorf("before: %+v", l)
+	}
+	for _, l := range loads[1:] {
+		if math.Abs(l.UsedCPU-0.9) > 0.01 || math.Abs(l.CPU-float64(size.MilliCPU)/1000) > 0.01 || l.UsedMemory < 103<<20 || l.UsedMemory > 107<<20 {
+			t.Errorf("while it ran: %+v", l)
+		}
+	}
+	loads, _, err = w.org.HostLoads(t.Context(), w.host.ID, time.Hour, 1)
+	if err != nil || math.Abs(loads[0].CPU-float64(size.MilliCPU)/3000) > 0.01 || loads[0].UsedCPU != 0 {
+		t.Errorf("as a whole, which nobody reported: %+v, %v", loads, err)
 	}
 }
 

@@ -63,7 +63,7 @@ func (u use) advice() string {
 	if live {
 		text = "So far it used at most "
 	}
-	text += decimal(float64(peak.PeakCPU)/1000) + " of " + cpus(u.VM.Size.MilliCPU) + " vCPUs and " + ui.Bytes(peak.Memory) + " of " + ui.Bytes(u.memory())
+	text += decimal(float64(peak.PeakCPU)/1000) + " of " + cpus(u.VM.Size.MilliCPU) + " "+vcpuWord(u.VM.Size.MilliCPU)+" and " + ui.Bytes(peak.Memory) + " of " + ui.Bytes(u.memory())
 	if enough := u.Enough(u.VM.Size); !live && enough != u.VM.Size {
 		return text + ": a smaller size would do, " + enough.String() + "."
 	}
@@ -137,6 +137,13 @@ func byteUnit(n int64) (unit float64, name string) {
 		unit, name = unit*1024, larger
 	}
 	return unit, name
+}
+
+func vcpuWord(milli int) string {
+	if milli == 1000 {
+		return "vCPU"
+	}
+	return "vCPUs"
 }
 
 func plainNumber(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }
