@@ -31,7 +31,7 @@ func printsForAMinute(ctx context.Context, g *guest.Guest) {
 			return
 		}
 	}
-	_ = g.Say(guest.Event{Usage: &millrace.Metering{CPUMillis: 60_000}})
+	_ = g.Say(guest.Event{Usage: &guest.Usage{Metering: millrace.Metering{CPUMillis: 60_000}, UptimeMS: 61_000}})
 	_ = g.Say(guest.Event{Exit: &guest.Exit{Code: 3}})
 }
 
@@ -64,6 +64,9 @@ func TestAdopt(t *testing.T) {
 				}
 				if got := string(c.consoles[vmID(1)]); got != strings.Repeat("a line\n", 60) {
 					t.Errorf("the console has %d bytes", len(got))
+				}
+				if got := c.samples[vmID(1)].Last(); got.CPUMillis != 60_000 {
+					t.Errorf("the last sample is %+v", got)
 				}
 				if d.started != 1 || c.starts != 2 || d.count() != 0 {
 					t.Errorf("%d machines and %d agents were started, %d run on", d.started, c.starts, d.count())

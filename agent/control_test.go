@@ -24,6 +24,7 @@ type control struct {
 	orders   []client.VMOrder
 	reports  map[millrace.VMID]client.VMReport // the last of each
 	consoles map[millrace.VMID][]byte
+	samples  map[millrace.VMID]millrace.Series
 	away     bool // it can't be reached
 	starts   int
 	facts    millrace.HostFacts // of the last start
@@ -41,7 +42,7 @@ func newControl(t *testing.T) *control {
 	}
 	return &control{
 		t: t, host: millrace.HostID{15: 1}, key: key, changed: make(chan struct{}),
-		reports: map[millrace.VMID]client.VMReport{}, consoles: map[millrace.VMID][]byte{},
+		reports: map[millrace.VMID]client.VMReport{}, consoles: map[millrace.VMID][]byte{}, samples: map[millrace.VMID]millrace.Series{},
 	}
 }
 
@@ -163,6 +164,16 @@ func (c *control) AppendConsole(_ context.Context, id millrace.VMID, offset int6
 		c.t.Errorf("VM %s: the console has %d bytes and goes on at %d", id, len(c.consoles[id]), offset)
 	}
 	c.consoles[id] = append(c.consoles[id], data...)
+	return nil
+}
+
+func (c *control) AppendSamples(_ context.Context, id millrace.VMID, in client.SamplesRequest) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.away {
+		return errAway
+	}
+	c.samples[id] = c.samples[id].Join(in.Samples...)
 	return nil
 }
 

@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/client"
 	"github.com/millrace-ci/millrace/guest"
 	"github.com/millrace-ci/millrace/vm"
 )
@@ -44,13 +46,12 @@ func (r *runner) manage(ref Ref, console int64, start func(context.Context) (vm.
 
 // attend is the host of a machine, whose console goes on at byte from.
 func (r *runner) attend(ref Ref, m vm.Machine, hold *machine, from int64) {
-	printed := newConsole(from)
+	printed, used := newConsole(from), newMeter()
 	channel := m.Channel()
 	host := guest.NewHost(channel)
 	uploads, giveUp := context.WithCancel(r.base)
 	uploaded := make(chan struct{})
 	r.work.Go(func() {
-		defer giveUp()
 		defer close(uploaded)
 		printed.upload(uploads, func(ctx context.Context, offset int64, chunk []byte) error {
 			err := r.Server.AppendConsole(ctx, ref.ID, offset, chunk)
@@ -60,6 +61,13 @@ func (r *runner) attend(ref Ref, m vm.Machine, hold *machine, from int64) {
 			return err
 		})
 	})
+	r.work.Go(func() {
+		defer giveUp()
+		defer func() { <-uploaded }()
+		used.upload(uploads, func(ctx context.Context, samples millrace.Series) error {
+			return r.Server.AppendSamples(ctx, ref.ID, client.SamplesRequest{Epoch: ref.Epoch, Samples: samples})
+		})
+	})
 	said := make(chan struct{})
 	go func() {
 		defer close(said)
@@ -67,7 +75,7 @@ func (r *runner) attend(ref Ref, m vm.Machine, hold *machine, from int64) {
 			r.tell(VMExit{Ref: ref, Reason: "The VM cannot be spoken with: " + err.Error()})
 			return
 		}
-		r.listen(ref, m, host, printed)
+		r.listen(ref, m, host, printed, used)
 	}()
 	r.work.Go(func() { r.speak(ref, m, hold, host, uploaded) })
 
@@ -85,6 +93,7 @@ func (r *runner) attend(ref Ref, m vm.Machine, hold *machine, from int64) {
 	_ = channel.Close()
 	<-said
 	printed.close()
+	used.close()
 	time.AfterFunc(uploadsWithin, giveUp)
 	reason := ""
 	if err := m.Err(); err != nil {
@@ -137,7 +146,7 @@ func (r *runner) speak(ref Ref, m vm.Machine, hold *machine, host *guest.Host, u
 }
 
 // listen tells the loop what a guest says, until it says nothing more.
-func (r *runner) listen(ref Ref, m vm.Machine, host *guest.Host, printed *console) {
+func (r *runner) listen(ref Ref, m vm.Machine, host *guest.Host, printed *console, used *meter) {
 	for {
 		ev, err := host.Next()
 		switch {
@@ -150,9 +159,11 @@ func (r *runner) listen(ref Ref, m vm.Machine, host *guest.Host, printed *consol
 		case ev.State != "":
 			r.tell(VMReached{Ref: ref, State: ev.State})
 		case ev.Usage != nil:
-			r.tell(VMUsage{Ref: ref, Usage: *ev.Usage})
+			used.read(*ev.Usage)
+			r.tell(VMUsage{Ref: ref, Usage: ev.Usage.Metering})
 		case ev.Exit != nil:
 			printed.close() // its last word
+			used.close()
 			exit := VMExit{Ref: ref, Reason: ev.Exit.Reason}
 			if ev.Exit.Code >= 0 { // negative: there was no runner to end
 				exit.Code = &ev.Exit.Code

@@ -27,6 +27,7 @@ type Server interface {
 	Sync(ctx context.Context, in client.SyncRequest) (client.SyncResponse, error)
 	JIT(ctx context.Context, vm millrace.VMID, epoch int64) (client.JITResponse, error)
 	AppendConsole(ctx context.Context, vm millrace.VMID, offset int64, data []byte) error
+	AppendSamples(ctx context.Context, vm millrace.VMID, in client.SamplesRequest) error
 }
 
 // Config is what an agent runs with.

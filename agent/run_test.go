@@ -129,7 +129,7 @@ func runsAJob(ctx context.Context, g *guest.Guest) {
 	case <-time.After(time.Minute):
 	case <-ctx.Done():
 	}
-	_ = g.Say(guest.Event{Usage: &millrace.Metering{CPUMillis: 60_000}})
+	_ = g.Say(guest.Event{Usage: &guest.Usage{Metering: millrace.Metering{CPUMillis: 60_000}, UptimeMS: 61_000}})
 	_ = g.Say(guest.Event{Exit: &guest.Exit{Code: 0}})
 }
 

@@ -22,6 +22,7 @@ import (
 const (
 	maxAgentBody = 4 << 20
 	maxConsole   = 256 << 10
+	maxSamples   = 256 << 10
 	maxHostName  = 63
 	maxReports   = 10_000
 	maxBootID    = 64
@@ -299,6 +300,29 @@ func (s *Server) appendConsole(w http.ResponseWriter, r *http.Request) error {
 		return millrace.Errorf(millrace.Invalid, "offset says where the bytes belong; it is a number from 0.")
 	}
 	if err := s.store.Org(host.OrgID).AppendConsole(r.Context(), host.HostID, vm, offset, body); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (s *Server) appendSamples(w http.ResponseWriter, r *http.Request) error {
+	host, body, err := s.signed(w, r, maxSamples)
+	if err != nil {
+		return err
+	}
+	vm, err := millrace.ParseVMID(chi.URLParam(r, "vm"))
+	if err != nil {
+		return err
+	}
+	var in client.SamplesRequest
+	if err := decode(body, &in); err != nil {
+		return err
+	}
+	if len(in.Samples) > millrace.MaxSamples {
+		return millrace.Errorf(millrace.TooLarge, "There are at most %d samples in a request.", millrace.MaxSamples)
+	}
+	if err := s.store.Org(host.OrgID).AppendSamples(r.Context(), host.HostID, vm, in.Epoch, in.Samples); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)

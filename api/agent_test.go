@@ -298,6 +298,36 @@ func TestConsole(t *testing.T) {
 	}
 }
 
+func TestSamples(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	h, other := w.enroll(w.calm, "rack-1"), w.enroll(w.rival, "rack-1")
+	vm := w.place(w.calm, h, 1)
+	send := func(h host, n int) error {
+		in := client.SamplesRequest{Epoch: 1}
+		for i := range n {
+			in.Samples = append(in.Samples, millrace.Sample{UptimeMS: int64(i+1) * 1000, CPUMillis: int64(i) * 500, PeakCPU: 500, Memory: 1 << 20})
+		}
+		return h.AppendSamples(t.Context(), vm.ID, in)
+	}
+	for range 2 {
+		if err := send(h, 20); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := send(other, 20); millrace.CodeOf(err) != millrace.NotFound {
+		t.Errorf("another's host: %v", err)
+	}
+	if err := send(h, millrace.MaxSamples+1); millrace.CodeOf(err) != millrace.TooLarge {
+		t.Errorf("too many at once: %v", err)
+	}
+	var list client.List[millrace.Sample]
+	a := w.get("/api/v1/orgs/calm/vms/"+vm.ID.String()+"/samples", storetest.MustCreateToken(t, w.st, w.calm))
+	if err := json.Unmarshal(a.body, &list); err != nil || len(list.Data) != 20 || list.Data[19] != (millrace.Sample{UptimeMS: 20_000, CPUMillis: 9500, PeakCPU: 500, Memory: 1 << 20}) {
+		t.Errorf("%v: %s", err, a.body)
+	}
+}
+
 func TestJIT(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -93,6 +93,7 @@ func TestREST(t *testing.T) {
 		"/jobs/" + vm.ForJob.String():         "/jobs/" + millrace.NewJobID(&ids, now).String(),
 		"/vms/" + vm.ID.String():              "/vms/" + millrace.NewVMID(&ids, now).String(),
 		"/vms/" + vm.ID.String() + "/console": "/vms/" + millrace.NewVMID(&ids, now).String() + "/console",
+		"/vms/" + vm.ID.String() + "/samples": "/vms/" + millrace.NewVMID(&ids, now).String() + "/samples",
 		"/hosts/" + h.Host.String():           "/hosts/" + millrace.NewHostID(&ids, now).String(),
 	}
 	all := lists

@@ -59,6 +59,23 @@ func (s *Server) vmRoutes(api huma.API) {
 			return &out[client.VM]{client.NewVM(row.VM, row.HostName)}, nil
 		})
 
+	register(s, api, millrace.JobsRead, huma.Operation{
+		OperationID: "list-vm-samples", Method: http.MethodGet, Path: "/vms/{vm}/samples", Summary: "Show what a VM used over time", Tags: []string{"vms"},
+		Description: "In order of time: every second of a VM's first ten minutes, then every two seconds of twenty, and so on; at most 600. " +
+			"A rate is the difference of two samples' counters over that of their times. They are kept for 90 days.",
+	},
+		func(ctx context.Context, org tenant, in *one) (*out[client.List[millrace.Sample]], error) {
+			row, err := find(ctx, org, in.VM)
+			if err != nil {
+				return nil, err
+			}
+			samples, err := org.Samples(ctx, row.ID)
+			if err != nil {
+				return nil, err
+			}
+			return &out[client.List[millrace.Sample]]{client.NewList([]millrace.Sample(samples), "")}, nil
+		})
+
 	type console struct {
 		ContentType string `header:"Content-Type"`
 		Body        []byte

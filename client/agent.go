@@ -13,6 +13,7 @@ import (
 //	POST /agent/v1/sync                   SyncRequest   → SyncResponse        for ever: observation out, orders in
 //	POST /agent/v1/vms/{vm}/jit           JITRequest    → JITResponse         while the VM's kernel boots
 //	POST /agent/v1/vms/{vm}/console?offset=N   raw bytes → 204                what the VM printed, from byte N on
+//	POST /agent/v1/vms/{vm}/samples       SamplesRequest → 204                what the VM used, now and then while it runs
 //
 // All but enroll are signed, see [SignatureHeader] and [Verify].
 
@@ -111,6 +112,13 @@ func NewVMOrder(v millrace.VM) VMOrder {
 // JITRequest asks for the VM's sealed registration.
 type JITRequest struct {
 	Epoch int64 `json:"epoch"`
+}
+
+// SamplesRequest is what a VM has used since the last of them, in order of time; at most [millrace.MaxSamples]. Samples that
+// aren't later than those that the server has change nothing, so that a repeat doesn't.
+type SamplesRequest struct {
+	Epoch   int64           `json:"epoch"`
+	Samples millrace.Series `json:"samples"`
 }
 
 // JITResponse is the runner's JIT config, sealed to the host's X25519 key, the host's ID, the VM's ID and

@@ -84,6 +84,11 @@ func (a *Agent) AppendConsole(ctx context.Context, vm millrace.VMID, offset int6
 	return a.send(ctx, agentTimeout, path, "application/octet-stream", data, nil)
 }
 
+// AppendSamples sends what a VM has used. A repeat changes nothing.
+func (a *Agent) AppendSamples(ctx context.Context, vm millrace.VMID, in SamplesRequest) error {
+	return a.post(ctx, agentTimeout, "/agent/v1/vms/"+vm.String()+"/samples", in, nil)
+}
+
 func (a *Agent) post(ctx context.Context, timeout time.Duration, path string, in, out any) error {
 	body, err := json.Marshal(in)
 	if err != nil {

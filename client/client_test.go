@@ -106,6 +106,7 @@ func TestRESTAsksForWhatItWasAsked(t *testing.T) {
 		},
 		func() error { _, err := c.Job(ctx, millrace.JobID{15: 1}); return err },
 		func() error { _, err := c.VMs(ctx, client.VMQuery{Live: true}); return err },
+		func() error { _, err := c.Samples(ctx, millrace.VMID{15: 1}); return err },
 		func() error {
 			_, err := c.Usage(ctx, client.UsageQuery{By: millrace.ByUser, From: signedAt})
 			return err
@@ -120,6 +121,7 @@ func TestRESTAsksForWhatItWasAsked(t *testing.T) {
 		org + "/jobs?limit=5&repository=a%2Fb&status=queued%2Cin_progress",
 		org + "/jobs/job_00000000000000000000000001",
 		org + "/vms?live=true",
+		org + "/vms/vm_00000000000000000000000001/samples",
 		org + "/usage?by=user&from=2026-11-24T12%3A00%3A00Z",
 	}
 	if d := cmp.Diff(want, asked); d != "" {

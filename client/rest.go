@@ -50,6 +50,11 @@ func (c REST) Job(ctx context.Context, id millrace.JobID) (Job, error) {
 	return get[Job](ctx, c, "jobs/"+id.String(), nil)
 }
 
+// Samples are what a VM used over time.
+func (c REST) Samples(ctx context.Context, id millrace.VMID) (List[millrace.Sample], error) {
+	return get[List[millrace.Sample]](ctx, c, "vms/"+id.String()+"/samples", nil)
+}
+
 // VMQuery narrows a list of VMs.
 type VMQuery struct {
 	Live   bool // not gone

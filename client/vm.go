@@ -10,6 +10,7 @@ import (
 //
 //	GET /api/v1/orgs/{org}/vms?live=true&host={host}&limit=50&cursor=…   → List[VM]
 //	GET /api/v1/orgs/{org}/vms/{vm}                                      → VM
+//	GET /api/v1/orgs/{org}/vms/{vm}/samples                              → List[millrace.Sample]
 type VM struct {
 	ID         millrace.VMID     `json:"id"`
 	Host       string            `json:"host"` // its name

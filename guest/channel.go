@@ -35,8 +35,15 @@ type Event struct {
 	State   millrace.VMState // online or busy
 	Console []byte
 	Offset  int64 // of Console's first byte in all that was printed
-	Usage   *millrace.Metering
+	Usage   *Usage
 	Exit    *Exit
+}
+
+// Usage is what the machine has used until now.
+type Usage struct {
+	millrace.Metering
+	UptimeMS int64 `json:"uptime_ms"`    // since its kernel started; 0: a guest that doesn't say
+	Memory   int64 `json:"memory_bytes"` // the most that was in use at once since the last word on it
 }
 
 // What a guest says are frames: a kind (one byte), a length (four bytes, big-endian) and so many bytes. They are JSON, or

@@ -47,6 +47,8 @@ func hear(t *testing.T, h *guest.Host) guest.Event {
 	return e
 }
 
+func used(cpu int64) *guest.Usage { return &guest.Usage{Metering: millrace.Metering{CPUMillis: cpu}} }
+
 var config = guest.Config{Hostname: "vm-1", JIT: "secret", Now: time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC)}
 
 func TestChannel(t *testing.T) {
@@ -70,7 +72,7 @@ func TestChannel(t *testing.T) {
 		{Hello: &guest.Hello{Kernel: "6.1", BootID: "b", Configured: true}},
 		{State: millrace.VMOnline},
 		{Console: []byte("hello\n")},
-		{Usage: &millrace.Metering{PeakMemory: 1, CPUMillis: 2, DiskRead: 3, DiskWrite: 4, NetRx: 5, NetTx: 6}},
+		{Usage: &guest.Usage{Metering: millrace.Metering{PeakMemory: 1, CPUMillis: 2, DiskRead: 3, DiskWrite: 4, NetRx: 5, NetTx: 6}, UptimeMS: 7, Memory: 8}},
 		{Console: []byte("again\n"), Offset: 6},
 		{State: millrace.VMBusy},
 	} {
@@ -124,8 +126,8 @@ func TestChannelResumes(t *testing.T) {
 		leave()
 		time.Sleep(time.Second)
 		say(guest.Event{State: millrace.VMBusy})
-		say(guest.Event{Usage: &millrace.Metering{CPUMillis: 1}})
-		say(guest.Event{Usage: &millrace.Metering{CPUMillis: 2}})
+		say(guest.Event{Usage: used(1)})
+		say(guest.Event{Usage: used(2)})
 		say(guest.Event{Console: []byte("two")})
 		go say(guest.Event{Exit: &guest.Exit{Code: 7}})
 		time.Sleep(time.Minute)
@@ -139,7 +141,7 @@ func TestChannelResumes(t *testing.T) {
 				{Hello: &guest.Hello{Kernel: "6.1", Configured: true}},
 				{State: millrace.VMOnline},
 				{State: millrace.VMBusy},
-				{Usage: &millrace.Metering{CPUMillis: 2}},
+				{Usage: used(2)},
 				{Console: []byte("one two")[min(7, console):], Offset: console},
 				{Exit: &guest.Exit{Code: 7}},
 			}
@@ -272,7 +274,7 @@ func TestChannelWhateverHappens(t *testing.T) {
 					rt.Fatal(err)
 				}
 				usage++
-				if err := g.Say(guest.Event{Usage: &millrace.Metering{CPUMillis: usage}}); err != nil {
+				if err := g.Say(guest.Event{Usage: used(usage)}); err != nil {
 					rt.Fatal(err)
 				}
 			}

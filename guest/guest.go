@@ -45,7 +45,7 @@ type Guest struct {
 	configured bool
 
 	states  []millrace.VMState
-	usage   *millrace.Metering
+	usage   *Usage
 	console []byte // the last of what was printed
 	from    int64  // offset of its first byte
 	exit    *Exit

@@ -91,7 +91,7 @@ func (h *Host) Next() (e Event, err error) {
 			return h.Next()
 		}
 	case kindUsage:
-		e.Usage = new(millrace.Metering)
+		e.Usage = new(Usage)
 		err = json.Unmarshal(payload, e.Usage)
 	case kindExit:
 		e.Exit = new(Exit)

@@ -217,9 +217,11 @@ type row struct {
 		Code, Text string
 	} `json:"wait"`
 	VM *struct {
-		ID    string `json:"id"`
-		State string `json:"state"`
-		Usage struct {
+		ID     string    `json:"id"`
+		State  string    `json:"state"`
+		BusyAt time.Time `json:"busy_at"`
+		GoneAt time.Time `json:"gone_at"`
+		Usage  struct {
 			PeakMemory int64 `json:"peak_memory_bytes"`
 			CPUMillis  int64 `json:"cpu_ms"`
 			DiskWrite  int64 `json:"disk_write_bytes"`

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/millrace-ci/millrace"
 )
 
 // where prints what proves where a step ran.
@@ -94,6 +96,16 @@ func fiveJobs(t *testing.T, s *system) {
 		}
 		if u := r.VM.Usage; u.PeakMemory == 0 || u.CPUMillis == 0 || u.DiskWrite == 0 || u.NetRx == 0 {
 			t.Errorf("the VM's metering is empty: %+v", u)
+		}
+		var samples struct{ Data []millrace.Sample }
+		within(t, 10*time.Second, "the VM's last samples are kept", func() bool {
+			call(t, http.MethodGet, s.URL+"/api/v1/orgs/"+s.Org+"/vms/"+r.VM.ID+"/samples", s.APIToken, nil, &samples)
+			n := len(samples.Data)
+			return n > 0 && samples.Data[n-1].CPUMillis == r.VM.Usage.CPUMillis
+		})
+		seconds := (r.VM.GoneAt.Sub(r.VM.BusyAt)).Seconds()
+		if n := float64(len(samples.Data)); n < seconds*0.8-2 || millrace.Series(samples.Data).Peak().Memory == 0 {
+			t.Errorf("a job of %.1f s has the samples %+v", seconds, samples.Data)
 		}
 	}
 }

@@ -71,6 +71,9 @@ func leavers(t *testing.T) (w *world, a, b leaver) {
 		if err := l.org.AppendConsole(t.Context(), l.host.ID, l.done, 0, []byte(slug+" printed this")); err != nil {
 			t.Fatal(err)
 		}
+		if err := l.org.AppendSamples(t.Context(), l.host.ID, l.done, 1, millrace.Series{{UptimeMS: 1000, CPUMillis: 600}}); err != nil {
+			t.Fatal(err)
+		}
 		l.idle = place(base + 1)
 		w.register(l.idle, base+1)
 		if err := w.st.CloseJob(t.Context(), l.ID, w.jobID(base)); err != nil {
@@ -83,8 +86,6 @@ func leavers(t *testing.T) (w *world, a, b leaver) {
 		for _, sql := range []string{
 			`INSERT INTO zone_rules (org_id, zone, allowed, host_labels, egress, max_cpu, max_memory) VALUES ($1, 'public', $2 > '2020-01-01'::timestamptz, '{}', 'none', 0, 0)`,
 			`INSERT INTO org_flags (org_id, flag, created_at) VALUES ($1, 'early', $2)`,
-			`INSERT INTO vm_samples (org_id, at, vm_id, memory, cpu_ms, disk_read, disk_write, net_rx, net_tx)
-				SELECT org_id, $2, vm_id, 1, 2, 3, 4, 5, 6 FROM vms WHERE org_id = $1`,
 			`INSERT INTO job_durations (org_id, repository_id, workflow, name, n, p50, p90) VALUES ($1, 1, 'w', 'n', 1, extract(epoch FROM $2::timestamptz), 1) ON CONFLICT DO NOTHING`,
 		} {
 			if _, err := w.root.Exec(t.Context(), sql, l.ID, w.now()); err != nil {
@@ -119,8 +120,8 @@ func TestExport(t *testing.T) {
 	actor := millrace.Actor{Kind: millrace.ActorUser, ID: a.Owner.ID.String()}
 	// More than a page of one table.
 	_, err := w.root.Exec(t.Context(), `
-		INSERT INTO vm_samples (org_id, at, vm_id, memory, cpu_ms, disk_read, disk_write, net_rx, net_tx)
-		SELECT org_id, $2::timestamptz + n * interval '1 millisecond', vm_id, n, 2, 3, 4, 5, 6 FROM vms, generate_series(1, 800) AS n WHERE org_id = $1`, a.ID, w.now())
+		INSERT INTO audit (org_id, at, audit_id, actor_kind, actor_id, action, subject)
+		SELECT org_id, $2::timestamptz + n * interval '1 millisecond', gen_random_uuid(), 'system', '', 'tested', '' FROM orgs, generate_series(1, 800) AS n WHERE org_id = $1`, a.ID, w.now())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -213,6 +213,10 @@ func TestForeignRowsAreNotFound(t *testing.T) {
 	same("jit", foreign, missing)
 	same("saved jit", org.SaveJIT(ctx, vm, 1, 5, nil), org.SaveJIT(ctx, millrace.NewVMID(&ids, w.now()), 1, 5, nil))
 	same("console", org.AppendConsole(ctx, w.host.ID, vm, 0, []byte("x")), org.AppendConsole(ctx, w.host.ID, millrace.NewVMID(&ids, w.now()), 0, []byte("x")))
+	same("samples", org.AppendSamples(ctx, w.host.ID, vm, 1, millrace.Series{{UptimeMS: 1}}), org.AppendSamples(ctx, w.host.ID, millrace.NewVMID(&ids, w.now()), 1, millrace.Series{{UptimeMS: 1}}))
+	if s, err := org.Samples(ctx, vm); err != nil || len(s) != 0 {
+		t.Errorf("samples of another's VM: %v, %v", s, err)
+	}
 	_, _, err := org.Observe(ctx, w.host.ID, w.host.Epoch, "", nil)
 	code(t, err, millrace.NotFound)
 	if _, _, err := org.Desired(ctx, w.host.ID); millrace.CodeOf(err) != millrace.NotFound {

@@ -197,6 +197,7 @@ type hostView struct {
 	Path    string
 	Host    store.HostRow
 	VMs     []store.VMRow // those that live first, then the last that ended
+	Load    hostLoad      // for who may see jobs
 	History *auditView    // nil for who may not see the audit log
 	MayAct  bool
 	MayJobs bool
@@ -228,6 +229,10 @@ func (s *server) host(w http.ResponseWriter, r *http.Request, v visit) error {
 			return err
 		}
 		view.VMs = page.VMs
+		view.Load.Offer = view.Host.Facts.Offer
+		if view.Load.Spans, view.Load.From, err = org.HostLoads(r.Context(), id, loadSpan, loadSpans); err != nil {
+			return err
+		}
 	}
 	if v.By.May(millrace.AuditRead) {
 		page, err := org.Audit(r.Context(), store.AuditFilter{Subject: id.String(), Limit: newestChanges})

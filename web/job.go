@@ -159,6 +159,7 @@ func noEstimate(w millrace.WaitReason) string {
 type jobView struct {
 	Path string
 	Row  store.JobRow
+	Used millrace.Series
 	Log  string
 	Cut  bool // the log's beginning is left out
 	Now  time.Time
@@ -186,6 +187,9 @@ func (s *server) job(w http.ResponseWriter, r *http.Request, v visit) error {
 		}
 		view.Cut = total > int64(len(console))
 		view.Log = plain(console, view.Cut)
+		if view.Used, err = org.Samples(r.Context(), vm.ID); err != nil {
+			return err
+		}
 	}
 	f, err := s.frame(r, v, view.Row.Name, "jobs")
 	if err != nil {

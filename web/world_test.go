@@ -280,6 +280,9 @@ func (w *world) run(host millrace.Host, id int64, until millrace.Stage, length t
 	w.observe(host, vm, millrace.VMGone, millrace.Metering{
 		CPUMillis: length.Milliseconds() * 7 / 10, PeakMemory: 388 << 20, DiskRead: 41 << 20, DiskWrite: 212 << 20, NetRx: 88 << 20, NetTx: 1 << 20,
 	})
+	if err := org.AppendSamples(ctx, host.ID, vm.ID, vm.Epoch, measured(length)); err != nil {
+		w.t.Fatal(err)
+	}
 	page, err := org.Jobs(ctx, store.JobFilter{Limit: 1})
 	if err != nil || len(page.Jobs) != 1 {
 		w.t.Fatalf("jobs: %v", err)
@@ -288,6 +291,26 @@ func (w *world) run(host millrace.Host, id int64, until millrace.Stage, length t
 		w.t.Fatal(err)
 	}
 	return vm
+}
+
+// measured is what a VM used that downloads, builds on most of a vCPU, and uploads.
+func measured(length time.Duration) (s millrace.Series) {
+	x := millrace.Sample{Memory: 90 << 20}
+	seconds := max(2, int64(length.Seconds()))
+	for n := range seconds {
+		x.UptimeMS, x.PeakCPU = (n+1)*1000, 500+n*37%500
+		switch third := 3 * n / seconds; third {
+		case 0:
+			x.NetRx, x.DiskWrite, x.PeakCPU = x.NetRx+(20+n*7%9)*(1<<20), x.DiskWrite+(18+n*5%7)*(1<<20), 150
+		case 1:
+			x.DiskRead, x.Memory = x.DiskRead+(n%5)*(1<<20), min(x.Memory+(3<<20), 388<<20)
+		case 2:
+			x.NetTx, x.Memory = x.NetTx+(1<<20), 310<<20
+		}
+		x.CPUMillis += x.PeakCPU
+		s = append(s, x)
+	}
+	return s
 }
 
 // named gives a job its names.

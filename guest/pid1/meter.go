@@ -10,34 +10,36 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/guest"
 )
 
-// meter reads what the machine uses, every half second, and tells the host.
+// meter tells the host what the machine uses as each second of its uptime begins. At memory, which may come and go, it
+// looks twice as often.
 type meter struct {
-	guest *guest.Guest
-	quit  chan struct{}
-	ended chan struct{}
-	peak  int64
+	guest  *guest.Guest
+	quit   chan struct{}
+	ended  chan struct{}
+	peak   int64
+	recent int64 // the most memory since the host was told
 }
 
 func startMeter(g *guest.Guest) *meter {
 	m := &meter{guest: g, quit: make(chan struct{}), ended: make(chan struct{})}
 	go func() {
 		defer close(m.ended)
-		tick := time.NewTicker(500 * time.Millisecond)
-		defer tick.Stop()
-		for n := 0; ; n++ {
-			usage := m.read()
-			if n%2 == 0 {
-				_ = m.guest.Say(guest.Event{Usage: &usage}) // figures ride along; a lost one is followed by the next
+		for said := time.Duration(-1); ; {
+			m.look()
+			if second := uptime().Truncate(time.Second); second != said {
+				m.say()
+				said = second
 			}
 			select {
-			case <-tick.C:
+			case <-time.After(untilNext(time.Second / 2)):
 			case <-m.quit:
-				usage := m.read()
-				_ = m.guest.Say(guest.Event{Usage: &usage})
+				m.say()
 				return
 			}
 		}
@@ -50,10 +52,33 @@ func (m *meter) stop() {
 	<-m.ended
 }
 
-func (m *meter) read() millrace.Metering {
+// untilNext is how long it is until the machine will have run for a whole number of d.
+func untilNext(d time.Duration) time.Duration { return d - uptime()%d }
+
+// uptime is how long ago the kernel started.
+func uptime() time.Duration {
+	var t unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &t) // fails for no clock that there is
+	return time.Duration(t.Nano())
+}
+
+// say tells the host. Figures ride along: a lost word is followed by the next.
+func (m *meter) say() {
+	usage := m.read()
+	m.recent = 0
+	_ = m.guest.Say(guest.Event{Usage: &usage})
+}
+
+// look notes how much memory is in use.
+func (m *meter) look() {
 	total, available := memory()
-	m.peak = max(m.peak, total-available)
-	u := millrace.Metering{PeakMemory: m.peak, CPUMillis: cpuMillis()}
+	m.recent = max(m.recent, total-available)
+	m.peak = max(m.peak, m.recent)
+}
+
+func (m *meter) read() guest.Usage {
+	m.look()
+	u := guest.Usage{Metering: millrace.Metering{PeakMemory: m.peak, CPUMillis: cpuMillis()}, UptimeMS: uptime().Milliseconds(), Memory: m.recent}
 	// /sys/block/…/stat: sectors of 512 bytes (kernel documentation, block/stat).
 	if f := fields("/sys/block/vda/stat"); len(f) > 6 {
 		u.DiskRead, u.DiskWrite = number(f[2])*512, number(f[6])*512

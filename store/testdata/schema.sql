@@ -589,23 +589,28 @@ GRANT INSERT, SELECT, UPDATE ON users TO millrace_system;
 
 CREATE TABLE vm_samples (
 	org_id bigint NOT NULL,
-	at timestamp with time zone NOT NULL,
+	placed_at timestamp with time zone NOT NULL,
 	vm_id uuid NOT NULL,
-	memory bigint NOT NULL,
-	cpu_ms bigint NOT NULL,
-	disk_read bigint NOT NULL,
-	disk_write bigint NOT NULL,
-	net_rx bigint NOT NULL,
-	net_tx bigint NOT NULL,
-	CONSTRAINT vm_samples_pkey PRIMARY KEY (org_id, vm_id, at)
-) PARTITION BY RANGE (at);
+	epoch bigint NOT NULL,
+	time_ms integer[] NOT NULL,
+	memory_mb integer[] NOT NULL,
+	peak_cpu integer[] NOT NULL,
+	cpu_ms integer[] NOT NULL,
+	disk_read_kb integer[] NOT NULL,
+	disk_write_kb integer[] NOT NULL,
+	net_rx_kb integer[] NOT NULL,
+	net_tx_kb integer[] NOT NULL,
+	CONSTRAINT vm_samples_pkey PRIMARY KEY (org_id, vm_id, placed_at),
+	CONSTRAINT vm_samples_vm_fkey FOREIGN KEY (org_id, vm_id) REFERENCES vms(org_id, vm_id) ON DELETE CASCADE,
+	CONSTRAINT vm_samples_length_check CHECK (((cardinality(time_ms) <= 600) AND (ARRAY[cardinality(memory_mb), cardinality(peak_cpu), cardinality(cpu_ms), cardinality(disk_read_kb), cardinality(disk_write_kb), cardinality(net_rx_kb), cardinality(net_tx_kb)] = array_fill(cardinality(time_ms), ARRAY[7]))))
+) PARTITION BY RANGE (placed_at);
 ALTER TABLE vm_samples ENABLE ROW LEVEL SECURITY;
 ALTER TABLE vm_samples FORCE ROW LEVEL SECURITY;
 CREATE POLICY owner ON vm_samples TO millrace_migrate USING true WITH CHECK true;
 CREATE POLICY system ON vm_samples TO millrace_system USING true WITH CHECK true;
 CREATE POLICY tenant ON vm_samples TO millrace_app USING (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) WITH CHECK (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint);
-GRANT INSERT, SELECT ON vm_samples TO millrace_app;
-GRANT INSERT, SELECT ON vm_samples TO millrace_system;
+GRANT INSERT, SELECT, UPDATE ON vm_samples TO millrace_app;
+GRANT SELECT ON vm_samples TO millrace_system;
 
 CREATE TABLE vms (
 	org_id bigint NOT NULL,

@@ -69,3 +69,29 @@ func TestProportions(t *testing.T) {
 		{Took: time.Minute, Fill: chart.Fill(4), Text: "ran: 60,000 ms"},
 	}))
 }
+
+func TestSteps(t *testing.T) {
+	t.Parallel()
+	write := func(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }
+	golden(t, "steps.html", chart.Steps("vCPUs", chart.Graph{
+		End: 95, Ticks: chart.Elapsed(95 * time.Second), Limit: 4, LimitName: "size", Y: write,
+		Curves: []chart.Curve{{Name: "used", Text: "<b>used</b>", Steps: []chart.Step{{10, 1}, {20, 3.5}, {95, 0}}}},
+	}))
+	golden(t, "steps-two.html", chart.Steps("Disk", chart.Graph{
+		End: 7200, Ticks: chart.Elapsed(2 * time.Hour), Y: write,
+		Curves: []chart.Curve{{Name: "read", Steps: []chart.Step{{7200, 12}}}, {Name: "written", Gap: 3600, Steps: []chart.Step{{7200, 100}}}},
+	}))
+	golden(t, "steps-empty.html", chart.Steps("Nothing", chart.Graph{Y: write}))
+}
+
+func TestElapsed(t *testing.T) {
+	t.Parallel()
+	for end, want := range map[time.Duration]string{
+		0: "0 s", 3 * time.Second: "3 s", 50 * time.Second: "50 s", 4 * time.Minute: "4 min", time.Hour: "60 min", 26 * time.Hour: "24 h", 120 * time.Hour: "120 h",
+	} {
+		ticks := chart.Elapsed(end)
+		if last := ticks[len(ticks)-1].Text; last != want || len(ticks) > 7 {
+			t.Errorf("%s: %v, want the last %s", end, ticks, want)
+		}
+	}
+}
