@@ -166,7 +166,7 @@ func (s *said) listen(host *guest.Host, enough func() bool) {
 		case e.State != "":
 			s.states = append(s.states, e.State)
 		case e.Usage != nil:
-			s.usage = *e.Usage
+			s.usage = e.Usage.Metering
 		case e.Exit != nil:
 			s.exit = e.Exit
 			_ = host.Heard() // or the machine's end ends this
