@@ -42,8 +42,8 @@ has happened, and stops nothing. ` + "`make generate`" + ` makes this from the c
 ## How an estimate is made
 
 Jobs that wait for the same stand in a line, in the order in which placement takes them: the repositories in turn, the one
-with the fewest VMs for its priority first, each one's oldest job first. The line is played through 17 times, one of more
-than 2,000 jobs 9 times. In each play every job that
+with the fewest VMs for its priority first, each one's oldest job first. The line is played through 17 times, one of
+thousands of jobs less often, but 5 times at least. In each play every job that
 runs, and every job in line, takes as long as one of its past runs may: run times are taken as log-normal with the median
 and the nine-in-ten of the job's last 50 successful runs, given how long it has run already, and less certain the fewer
 runs there were. Jobs that never ran count as the org's typical one. The range is from the earliest to the latest start of

@@ -76,11 +76,12 @@ func (p *placing) candidates(queue turns) (list []candidate) {
 				continue
 			}
 			seen[s] = true
-			if j.ReceivedAt.After(repo.late) {
+			had := j.Wait.Code == millrace.WaitHostKept
+			if !had && j.ReceivedAt.After(repo.late) {
 				p.young = append(p.young, j)
 				continue
 			}
-			list = append(list, candidate{j, repo, j.Wait.Code == millrace.WaitHostKept})
+			list = append(list, candidate{j, repo, had})
 		}
 	}
 	slices.SortFunc(list, func(a, b candidate) int {

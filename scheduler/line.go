@@ -109,8 +109,8 @@ func about(n int) string {
 // three …: they end so close to each other that it makes no difference.
 const maxEnds = 256
 
-// longLine is from how many jobs on a line is played through half as often: over so many, what differs between one play and
-// the next is small, and nearly all of a pass's time would go there.
+// longLine is from how many jobs on a line is played through half as often, from two and three times as many on a third and
+// a quarter: over so many, what differs between one play and the next is small, and nearly all of a pass's time would go there.
 const longLine = 2_000
 
 // starts plays the line through a number of times, each time with another run time of each job out of what its past runs
@@ -135,10 +135,7 @@ func (l *line) starts(p *placing) (starts []start, vms int) {
 		starts[i].from = math.MaxInt64
 	}
 	play := newPlay(l, queue, ends, p.turns)
-	step := 1
-	if len(queue) > longLine {
-		step = 2
-	}
+	step := min(4, 1+len(queue)/longLine)
 	for path := 0; path < paths; path += step {
 		play.run(path, boot, starts)
 	}

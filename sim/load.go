@@ -139,7 +139,7 @@ func (l *load) queue(o *org, repo string, jobs int) {
 		if s.cfg.Quiet || sizes[size].arch == millrace.ARM64 && o != s.orgs[0] { // only the first org has such a host
 			size = 0
 		}
-		name, label, public := fmt.Sprintf("test (%d)", n), sizes[size].label, repo == "repo-1"
+		name, label, public := fmt.Sprintf("test (%d)", n), sizes[size].label, s.public(repo)
 		if public && strings.HasPrefix(label, "millrace") {
 			// GitHub picks runners by their labels: with the same ones private repositories' runners would be given these jobs,
 			// and be ended.
@@ -160,6 +160,9 @@ func (l *load) queue(o *org, repo string, jobs int) {
 		l.add(r)
 	}
 }
+
+// public reports whether a repository is public: the second of each org, unless the day is about one thing alone.
+func (s *Sim) public(repo string) bool { return repo == "repo-1" && !s.cfg.Quiet }
 
 func (l *load) add(r *request) {
 	s := l.sim

@@ -297,7 +297,7 @@ func (s *Sim) addOrg(setup *store.Store, n int) error {
 	for r := range s.cfg.Repos {
 		o.repos = append(o.repos, fmt.Sprintf("repo-%d", r))
 		if s.cfg.Quiet || r%4 != 3 { // the others are made during the day
-			s.github.AddRepository(o.login, o.repos[r], r == 1)
+			s.github.AddRepository(o.login, o.repos[r], s.public(o.repos[r]))
 		}
 	}
 	var err error
@@ -305,10 +305,10 @@ func (s *Sim) addOrg(setup *store.Store, n int) error {
 		Slug: o.login, Name: o.login, Concurrency: s.cfg.Slots, DefaultSize: millrace.Size{MilliCPU: 2000, MemoryMB: 4096},
 		Owner: millrace.User{GitHubID: o.owner.SenderID, Login: o.login}, Installations: []millrace.Installation{o.owner.Installation},
 	})
-	if err != nil {
+	s.orgs = append(s.orgs, o)
+	if err != nil || !slices.ContainsFunc(o.repos, s.public) {
 		return err
 	}
-	s.orgs = append(s.orgs, o)
 	by := millrace.Caller{Actor: millrace.Actor{Kind: millrace.ActorSystem}, Role: millrace.RoleOwner}
 	_, err = setup.Org(o.ID).ChangePlacement(s.ctx, by, millrace.PlacementChange{Zones: []millrace.ZoneChange{{Zone: millrace.ZonePublic, Allowed: new(true)}}})
 	return err
