@@ -30,13 +30,23 @@ func job() client.Job {
 	}
 }
 
+// ran is a job that has had a VM.
+func ran() client.Job {
+	j := job()
+	j.ID, j.Wait, j.Status, j.Conclusion, j.Timeline = millrace.JobID{15: 2}, nil, millrace.JobCompleted, "success", nil
+	j.VM = &client.VM{ID: millrace.VMID{15: 2}, Host: "h1", State: millrace.VMGone, Size: millrace.Size{MilliCPU: 4000, MemoryMB: 16384}}
+	return j
+}
+
 // server is an API with one of each.
 func server(t *testing.T) string {
 	t.Helper()
 	const org = "/api/v1/orgs/calm/"
 	answers := map[string]any{
 		org + "jobs": client.NewList([]client.Job{job()}, "opaque"),
-		org + "jobs/job_00000000000000000000000001": job(),
+		org + "jobs/job_00000000000000000000000001":       job(),
+		org + "jobs/job_00000000000000000000000002":       ran(),
+		org + "vms/vm_00000000000000000000000002/samples": client.NewList([]millrace.Sample{{UptimeMS: 1000, PeakCPU: 1340}, {UptimeMS: 2000, PeakCPU: 900}}, ""),
 		org + "hosts": client.NewList([]client.Host{{
 			ID: millrace.HostID{15: 1}, Name: "h1", Status: millrace.StatusOnline,
 			Facts: millrace.HostFacts{Arch: millrace.AMD64, Offer: millrace.Size{MilliCPU: 4000, MemoryMB: 8192}}, SeenAt: client.Time(at),
@@ -117,6 +127,10 @@ func TestOutput(t *testing.T) {
 			"job\tjob_00000000000000000000000001\nstatus\tqueued\nrepository\tcalm/app\nname\tCI[2J2J / build all \n" +
 			"branch\t-\ncommit\t-\nactor\t-\nlabels\tmillrace\nurl\t\nwaits\tno_host_matching_labels: No host has the label gpu.\nremedy\tAdd one.[2J2J\n" +
 			"queued\t2026-11-24 12:00:00Z  +0s\nplaced\t2026-11-24 12:00:01Z  +1s\n"},
+		{"jobs show job_00000000000000000000000002", false, "field\tvalue\n" +
+			"job\tjob_00000000000000000000000002\nstatus\tsuccess\nrepository\tcalm/app\nname\tCI[2J2J / build all \n" +
+			"branch\t-\ncommit\t-\nactor\t-\nlabels\tmillrace\nurl\t\nvm\tvm_00000000000000000000000002 (gone) on h1\n" +
+			"size\t4 vCPU, 16 GB\npeak memory\t0 MiB\ncpu time\t0s\npeak cpu\t1.3 of 4 vCPU\n"},
 		{"hosts list", false, "host\tname\tstatus\tarch\tvms\tcommitted\toffer\tseen\n" +
 			"host_00000000000000000000000001\th1\tonline\tamd64\t0\t0 vCPU, 0 MB\t4 vCPU, 8 GB\t2026-11-24 12:00:00Z\n"},
 		{"incident list --open", false, "incident\tcode\tconcerns\tsince\tuntil\twhat to do\tgithub said\n" +

@@ -80,7 +80,15 @@ func (c *cli) showJob() *cobra.Command {
 			if c.json {
 				return c.printJSON(j)
 			}
-			return c.table([]string{"field", "value"}, jobRows(j, time.Now()))
+			rows := jobRows(j, time.Now())
+			if j.VM != nil {
+				samples, err := api.Samples(cmd.Context(), j.VM.ID)
+				if err != nil && millrace.CodeOf(err) != millrace.NotFound { // an older server has none
+					return err
+				}
+				rows = append(rows, peakRows(millrace.Series(samples.Data), j.VM.Size)...)
+			}
+			return c.table([]string{"field", "value"}, rows)
 		},
 	}
 }
@@ -118,6 +126,14 @@ func jobRows(j client.Job, now time.Time) [][]string {
 		}
 	}
 	return rows
+}
+
+// peakRows are what a VM needed at its busiest.
+func peakRows(samples millrace.Series, size millrace.Size) [][]string {
+	if len(samples) == 0 {
+		return nil
+	}
+	return [][]string{{"peak cpu", fmt.Sprintf("%.1f of %.4g vCPU", float64(samples.Peak().PeakCPU)/1000, float64(size.MilliCPU)/1000)}}
 }
 
 // waits is what a job waits for, in short, and how long; "-" when it does not wait.

@@ -103,7 +103,7 @@ func fiveJobs(t *testing.T, s *system) {
 			n := len(samples.Data)
 			return n > 0 && samples.Data[n-1].CPUMillis == r.VM.Usage.CPUMillis
 		})
-		seconds := (r.VM.GoneAt.Sub(r.VM.BusyAt)).Seconds()
+		seconds := r.VM.GoneAt.Sub(r.VM.BusyAt).Seconds()
 		if n := float64(len(samples.Data)); n < seconds*0.8-2 || millrace.Series(samples.Data).Peak().Memory == 0 {
 			t.Errorf("a job of %.1f s has the samples %+v", seconds, samples.Data)
 		}

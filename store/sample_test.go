@@ -25,7 +25,7 @@ func TestSamples(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	vm := w.place(w.queue(1))
-	w.clock.advance(time.Hour)
+	w.advance(time.Hour)
 	send := func(s millrace.Series) {
 		t.Helper()
 		if err := w.org.AppendSamples(t.Context(), w.host.ID, vm, 1, s); err != nil {
@@ -80,7 +80,7 @@ func TestHostLoads(t *testing.T) {
 	vm := w.place(w.queue(1))
 	w.register(vm, 1)
 	w.observe(millrace.VMOnline, vm)
-	w.clock.advance(20 * time.Minute)
+	w.advance(20 * time.Minute)
 	if err := w.org.AppendSamples(t.Context(), w.host.ID, vm, 1, steady(1, 1200)); err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +108,7 @@ func TestSamplesOfAnotherEpoch(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	vm := w.place(w.queue(1))
-	w.clock.advance(time.Hour)
+	w.advance(time.Hour)
 	for epoch := range int64(2) {
 		if _, err := w.root.Exec(t.Context(), `UPDATE vms SET epoch = $1`, epoch+1); err != nil {
 			t.Fatal(err)

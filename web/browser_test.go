@@ -124,6 +124,7 @@ func TestPagesInABrowser(t *testing.T) {
 	visit("job-done", full.URL+"/o/calm/jobs/"+done.Jobs[0].ID.String())
 	visit("job-queued", full.URL+"/o/calm/jobs/"+queued.Jobs[0].ID.String())
 	visit("hosts", full.URL+"/o/calm/hosts")
+	visit("host-busy", full.URL+"/o/calm/hosts/"+done.Jobs[0].VM.HostID.String())
 	visit("incidents-none", full.URL+"/o/calm/incidents")
 	full.incident(millrace.WaitGitHubDown, 0, "", "503 Service Unavailable")
 	full.over(millrace.WaitGitHubDown, 0)

@@ -31,6 +31,9 @@ func (l hostLoad) most() (m millrace.Load) {
 	return m
 }
 
+// idle reports whether nothing of it could be seen in a chart.
+func (l hostLoad) idle() bool { return l.most().CPU < 0.05 }
+
 // advice says what a large gap between what is committed and what is used means; "" when there is none.
 func (l hostLoad) advice() string {
 	var sum millrace.Load

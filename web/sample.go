@@ -63,7 +63,7 @@ func (u use) advice() string {
 	if live {
 		text = "So far it used at most "
 	}
-	text += decimal(float64(peak.PeakCPU)/1000) + " of " + cpus(u.VM.Size.MilliCPU) + " "+vcpuWord(u.VM.Size.MilliCPU)+" and " + ui.Bytes(peak.Memory) + " of " + ui.Bytes(u.memory())
+	text += decimal(float64(peak.PeakCPU)/1000) + " of " + cpus(u.VM.Size.MilliCPU) + " " + vcpuWord(u.VM.Size.MilliCPU) + " and " + ui.Bytes(peak.Memory) + " of " + ui.Bytes(u.memory())
 	if enough := u.Enough(u.VM.Size); !live && enough != u.VM.Size {
 		return text + ": a smaller size would do, " + enough.String() + "."
 	}
