@@ -9,6 +9,7 @@ import (
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/store"
+	"github.com/millrace-ci/millrace/web/ui"
 )
 
 // hostsView is what the hosts page shows.
@@ -202,6 +203,25 @@ type hostView struct {
 	MayAct  bool
 	MayJobs bool
 	Now     time.Time
+}
+
+// toDo are the findings that want something done, failures first.
+func toDo(list []millrace.Finding) (amiss []millrace.Finding) {
+	for _, level := range []millrace.Level{millrace.LevelFailure, millrace.LevelWarning} {
+		for _, f := range list {
+			if f.Level == level {
+				amiss = append(amiss, f)
+			}
+		}
+	}
+	return amiss
+}
+
+func findingState(f millrace.Finding) ui.State {
+	if f.Level == millrace.LevelFailure {
+		return ui.State{Text: "Failure", Tone: ui.Bad, Icon: ui.IconCross}
+	}
+	return ui.State{Text: "Warning", Tone: ui.Warn, Icon: ui.IconAlert}
 }
 
 // cloneShown is how long a host's page tells of a machine that has its key, too.

@@ -132,6 +132,11 @@ func TestHostsInABrowser(t *testing.T) {
 	}
 	seen("Token used")
 	facts.BootMS, facts.Driver = 512, "qemu/kvm"
+	facts.Findings = []millrace.Finding{
+		{Check: "boot", Level: millrace.LevelOK, Found: "a VM booted in 512ms with qemu/kvm"},
+		{Check: "swap", Level: millrace.LevelWarning, Found: "2 GB of swap are on: what VMs keep in memory gets onto the disk.", Do: "Switch it off.", Command: "swapoff -a"},
+		{Check: "guest kernel", Level: millrace.LevelFailure, Found: "There is no <kernel> in /usr/local/lib/millrace/guest.", Do: "Run install.sh again."},
+	}
 	epoch, err := w.Store.Org(w.Org.ID).StartHost(t.Context(), host.ID, "", facts)
 	if err != nil {
 		t.Fatal(err)
@@ -140,5 +145,8 @@ func TestHostsInABrowser(t *testing.T) {
 	look(t, ctx, "hosts-enrolling", "", 1280, 320)
 	host.Epoch = epoch
 	w.run(host, w.queue(), millrace.StageRunning, 0, "")
+	_, page := w.get(w.member(), "/o/calm/hosts/"+host.ID.String())
+	contains(t, page, "There is no &lt;kernel&gt;")
+	contains(t, text(page), "Failure guest kernel There is no", "Warning swap", "Switch it off. swapoff -a", "1 that are all right")
 	look(t, ctx, "host", w.URL+"/o/calm/hosts/"+host.ID.String(), 1280, 320)
 }
