@@ -30,19 +30,14 @@ prepare() (
 	if [ -z "$package" ]; then # Ubuntu's small kernel
 		package=$(apt-cache "${apt[@]}" depends linux-image-virtual 2>/dev/null | awk '/Depends: linux-image-[0-9]/ {print $2; exit}' || true)
 	fi
-	if [ -z "$package" ] || ! get "$package"; then
-		cat "$work/log" 2>/dev/null >&2 || true
-		echo "Could not fetch a guest kernel (${package:-none found; try apt-get update}); $arch VMs can't boot on this machine." >&2
+	if [ -z "$package" ] || ! get "$package" || ! get busybox-static; then
+		[ ! -f "$work/log" ] || tail -n 5 "$work/log" >&2
+		echo "Could not fetch a guest kernel and busybox (${package:-none found; try apt-get update}); $arch VMs can't boot on this machine." >&2
 		return 0
 	fi
 	version=$(basename "$work"/root/boot/vmlinuz-* | sed 's/^vmlinuz-//')
 	if [ ! -d "$work/root/lib/modules" ] && [ ! -d "$work/root/usr/lib/modules" ]; then # Ubuntu's are a package of their own
 		get "linux-modules-$version" || mkdir -p "$work/root/lib/modules/$version"
-	fi
-	busybox=$(command -v busybox || true)
-	if [ "$arch" != "$native" ]; then
-		get busybox-static || { echo "Could not fetch busybox; $arch VMs can't boot on this machine." >&2 && return 0; }
-		busybox=$(find "$work/root" -path '*/bin/busybox' -type f)
 	fi
 	modules=$work/root/lib/modules
 	[ -d "$modules" ] || modules=$work/root/usr/lib/modules
@@ -53,7 +48,7 @@ prepare() (
 	cp "$work/root/boot/vmlinuz-$version" "$out/vmlinuz"
 	for m in virtio_mmio virtio_console; do take early $m; done
 	for m in virtio_blk virtio_net; do take late $m; done
-	cp "$busybox" "$out/busybox"
+	cp "$(find "$work/root" -path '*/bin/busybox' -type f)" "$out/busybox"
 	echo "$version" >"$out/version"
 	touch "$out/complete"
 	echo "The $arch guest's kernel $version is in $out."
