@@ -106,7 +106,8 @@ func TestTwoServers(t *testing.T) {
 		}
 		facts := storetest.Facts()
 		facts.Offer.MilliCPU = 3000 // of six slots each host holds three
-		id, err := agent.Enroll(t.Context(), agent.EnrollConfig{URL: server.URL, Token: token, Name: fmt.Sprintf("rack-%d", i), Dir: t.TempDir(), Facts: facts})
+		dir := t.TempDir()
+		id, err := agent.Enroll(t.Context(), agent.EnrollConfig{URL: server.URL, Token: token, Name: fmt.Sprintf("rack-%d", i), Dir: dir, Facts: facts})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -115,7 +116,7 @@ func TestTwoServers(t *testing.T) {
 			t.Fatal(err)
 		}
 		running.Go(func() {
-			err := agent.Run(ctx, agent.Config{Server: id.Client(), Host: id.HostID, SealKey: seal, Driver: fake.Driver{Guest: echo}, Facts: facts, Log: log})
+			err := agent.Run(ctx, agent.Config{Server: id.Client(), Host: id.HostID, SealKey: seal, Driver: fake.Driver{Guest: echo}, Dir: dir, EndVMs: true, Facts: facts, Log: log})
 			if err != nil {
 				t.Errorf("agent %d: %v", i, err)
 			}
