@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -35,6 +36,15 @@ func TestAgentKilledUnderVMs(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.jobs = append(w.jobs, queuedJob{id: id})
+	}
+	// The first agent finds out how VMs run before it runs one, which takes longer than it lives below.
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		if _, err := os.Stat(filepath.Join(w.dir, "agent", "probe.json")); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the agent tried no VM within two minutes")
+		}
 	}
 	kills := 0
 	for deadline := time.Now().Add(3 * time.Minute); ; kills++ {
