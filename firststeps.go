@@ -28,7 +28,7 @@ const SomeRepositories = 8
 // one ended well.
 func (f FirstSteps) Done() int {
 	n := 0
-	for _, done := range []bool{f.Installations > 0, f.Hosts > 0, f.HostsOnline > 0 || f.FirstJob != nil, f.FirstJob != nil, f.FirstGreen != nil} {
+	for _, done := range [AllSteps]bool{f.Installations > 0, f.Hosts > 0, f.HostsOnline > 0 || f.FirstJob != nil, f.FirstJob != nil, f.FirstGreen != nil} {
 		if !done {
 			break
 		}

@@ -111,7 +111,7 @@ func CheckScopes(scopes []Permission) error {
 	}
 	for _, p := range scopes {
 		if !slices.Contains(Scopes(), p) {
-			return Errorf(Unprocessable, "%q is no scope; the scopes are %s.", p, list(Scopes()))
+			return Errorf(Unprocessable, "%q is no scope; the scopes are %s.", p, JoinScopes(Scopes(), ", "))
 		}
 	}
 	return nil
@@ -126,13 +126,21 @@ func CheckName(name string) error {
 	return nil
 }
 
-// list is permissions in words.
-func list(permissions []Permission) string {
-	words := make([]string, len(permissions))
-	for i, p := range permissions {
+// JoinScopes are scopes as one text, with separator between; OAuth's is a space (RFC 6749 §3.3).
+func JoinScopes(scopes []Permission, separator string) string {
+	words := make([]string, len(scopes))
+	for i, p := range scopes {
 		words[i] = string(p)
 	}
-	return strings.Join(words, ", ")
+	return strings.Join(words, separator)
+}
+
+// ParseScopes are the words of a text with spaces between; [CheckScopes] says whether they are scopes.
+func ParseScopes(text string) (scopes []Permission) {
+	for _, word := range strings.Fields(text) {
+		scopes = append(scopes, Permission(word))
+	}
+	return scopes
 }
 
 // EnrollmentToken turns a machine into a host of one org.

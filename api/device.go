@@ -77,11 +77,7 @@ func (s *Server) form(fields []string, do func(*http.Request, url.Values) (any, 
 }
 
 func (s *Server) deviceCode(r *http.Request, form url.Values) (any, error) {
-	var scopes []millrace.Permission
-	for _, word := range strings.Fields(form.Get("scope")) {
-		scopes = append(scopes, millrace.Permission(word))
-	}
-	d, secret, err := s.store.CreateDeviceAuthorization(r.Context(), form.Get("client_id"), scopes, peer(r))
+	d, secret, err := s.store.CreateDeviceAuthorization(r.Context(), form.Get("client_id"), millrace.ParseScopes(form.Get("scope")), peer(r))
 	if err != nil {
 		return nil, err
 	}
@@ -100,13 +96,9 @@ func (s *Server) deviceToken(r *http.Request, form url.Values) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	words := make([]string, len(token.Scopes))
-	for i, p := range token.Scopes {
-		words[i] = string(p)
-	}
 	return client.DeviceToken{
 		AccessToken: secret.Reveal(), TokenType: "bearer", ExpiresIn: int(token.ExpiresAt.Sub(token.CreatedAt) / time.Second),
-		Scope: strings.Join(words, " "), Org: org.Slug, Login: token.Login,
+		Scope: millrace.JoinScopes(token.Scopes, " "), Org: org.Slug, Login: token.Login,
 	}, nil
 }
 

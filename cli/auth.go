@@ -42,7 +42,7 @@ func (c *cli) login() *cobra.Command {
 which org. What you get is an API token of yours, listed there, kept in a file that only you can read, and ended by auth logout.
 
 It may read by default. To change something too, ask for more, such as --scopes ` + strings.Join(append(loginScopes()[:2], string(millrace.HostsWrite)), ",") + `;
-the scopes are ` + joined(millrace.Scopes()) + `.`,
+the scopes are ` + millrace.JoinScopes(millrace.Scopes(), " ") + `.`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			saved, err := c.readSignIns()
@@ -62,12 +62,8 @@ the scopes are ` + joined(millrace.Scopes()) + `.`,
 			if u, err := url.Parse(c.url); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
 				return usageError{fmt.Errorf("%q is no server's address, which begins with https://", c.url)}
 			}
-			var asked []millrace.Permission
-			for _, s := range scopes {
-				asked = append(asked, millrace.Permission(s))
-			}
 			server := client.Server{URL: trimmed(c.url), HTTP: client.NewHTTP()}
-			begun, err := server.BeginSignIn(cmd.Context(), clientName(), asked)
+			begun, err := server.BeginSignIn(cmd.Context(), clientName(), millrace.ParseScopes(strings.Join(scopes, " ")))
 			if err != nil {
 				return err
 			}
@@ -78,11 +74,8 @@ the scopes are ` + joined(millrace.Scopes()) + `.`,
 				return err
 			}
 			in := signIn{
-				URL: server.URL, Org: token.Org, Login: token.Login, Token: millrace.Secret(token.AccessToken),
+				URL: server.URL, Org: token.Org, Login: token.Login, Token: millrace.Secret(token.AccessToken), Scopes: millrace.ParseScopes(token.Scope),
 				ExpiresAt: time.Now().Add(time.Duration(token.ExpiresIn) * time.Second).UTC().Truncate(time.Second),
-			}
-			for _, s := range strings.Fields(token.Scope) {
-				in.Scopes = append(in.Scopes, millrace.Permission(s))
 			}
 			before, had := saved.find(in.URL, in.Org)
 			if err := saved.put(in); err != nil {
@@ -178,7 +171,7 @@ func (c *cli) authStatus() *cobra.Command {
 			}
 			var rows [][]string
 			for _, s := range states {
-				rows = append(rows, []string{s.URL, s.Org, s.Login, clock(&s.ExpiresAt), joined(s.Scopes), or(s.Problem)})
+				rows = append(rows, []string{s.URL, s.Org, s.Login, clock(&s.ExpiresAt), millrace.JoinScopes(s.Scopes, " "), or(s.Problem)})
 			}
 			if err := c.table([]string{"server", "org", "as", "until", "scopes", "problem"}, rows); err != nil {
 				return err
@@ -213,13 +206,4 @@ func (c *cli) logout() *cobra.Command {
 			return nil
 		},
 	}
-}
-
-// joined is permissions in words.
-func joined(permissions []millrace.Permission) string {
-	words := make([]string, len(permissions))
-	for i, p := range permissions {
-		words[i] = string(p)
-	}
-	return strings.Join(words, " ")
 }

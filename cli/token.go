@@ -41,7 +41,7 @@ func (c *cli) listTokens() *cobra.Command {
 				if t.UserID != nil {
 					of = t.UserID.String()
 				}
-				rows = append(rows, []string{t.ID.String(), t.Name, t.Hint + "…", of, joined(t.Scopes), clock(t.LastUsedAt), clock(&t.ExpiresAt), clock(t.RevokedAt)})
+				rows = append(rows, []string{t.ID.String(), t.Name, t.Hint + "…", of, millrace.JoinScopes(t.Scopes, " "), clock(t.LastUsedAt), clock(&t.ExpiresAt), clock(t.RevokedAt)})
 			}
 			return c.table([]string{"token", "name", "secret", "of", "scopes", "last used", "expires", "revoked"}, rows)
 		},
@@ -60,9 +60,7 @@ func (c *cli) createToken() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			for _, s := range scopes {
-				n.Scopes = append(n.Scopes, millrace.Permission(s))
-			}
+			n.Scopes = millrace.ParseScopes(strings.Join(scopes, " "))
 			t, err := api.CreateToken(cmd.Context(), n)
 			if err != nil {
 				return err
@@ -71,7 +69,7 @@ func (c *cli) createToken() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&n.Name, "name", "", "what it is for")
-	cmd.Flags().StringSliceVar(&scopes, "scopes", nil, "what it may do: "+joined(millrace.Scopes()))
+	cmd.Flags().StringSliceVar(&scopes, "scopes", nil, "what it may do: "+millrace.JoinScopes(millrace.Scopes(), " "))
 	cmd.Flags().IntVar(&n.Days, "days", millrace.DefaultTokenDays, "until it expires")
 	cmd.Flags().BoolVar(&n.OfOrg, "of-org", false, "the org's own: it stays when you leave")
 	return cmd

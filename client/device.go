@@ -63,12 +63,8 @@ type SignIn struct {
 
 // BeginSignIn begins a sign-in; client is what the program calls itself. LimitReached: too many wait.
 func (s Server) BeginSignIn(ctx context.Context, client string, scopes []millrace.Permission) (in SignIn, err error) {
-	words := make([]string, len(scopes))
-	for i, p := range scopes {
-		words[i] = string(p)
-	}
 	in = SignIn{server: s, client: client}
-	return in, s.form(ctx, "code", url.Values{"client_id": {client}, "scope": {strings.Join(words, " ")}}, &in.DeviceCode)
+	return in, s.form(ctx, "code", url.Values{"client_id": {client}, "scope": {millrace.JoinScopes(scopes, " ")}}, &in.DeviceCode)
 }
 
 // Wait asks until the person has decided. Forbidden: they refused. Gone: the code has expired.

@@ -155,7 +155,7 @@ func (o Org) Cloned(ctx context.Context, id millrace.HostID, epoch int64) error 
 			return err
 		}
 		tx.announceOrg(o.id)
-		return tx.audit(ctx, o.id, millrace.Actor{Kind: millrace.ActorSystem}, "host.cloned", id.String(), millrace.Change{Field: "name", Before: name, After: name})
+		return tx.audit(ctx, o.id, millrace.Actor{Kind: millrace.ActorSystem}, "host.cloned", id.String(), millrace.Change{Field: "name", After: name})
 	})
 }
 

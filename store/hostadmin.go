@@ -24,8 +24,7 @@ func (o Org) SetHostAdmin(ctx context.Context, by millrace.Caller, id millrace.H
 			return err
 		}
 		tx.announceDemand(o.id)
-		return tx.audit(ctx, o.id, by.Actor, "host.changed", id.String(), millrace.Change{Field: "name", Before: h.Name, After: h.Name},
-			millrace.Change{Field: "admin", Before: string(h.Admin), After: string(admin)})
+		return tx.audit(ctx, o.id, by.Actor, "host.changed", id.String(), millrace.Change{Field: "name", After: h.Name}, millrace.Change{Field: "admin", Before: string(h.Admin), After: string(admin)})
 	})
 }
 
@@ -38,7 +37,7 @@ func (o Org) RestartAgent(ctx context.Context, by millrace.Caller, id millrace.H
 		if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 			return err
 		}
-		return tx.audit(ctx, o.id, by.Actor, "host.restarted", id.String(), millrace.Change{Field: "name", Before: h.Name, After: h.Name})
+		return tx.audit(ctx, o.id, by.Actor, "host.restarted", id.String(), millrace.Change{Field: "name", After: h.Name})
 	})
 }
 
@@ -53,7 +52,7 @@ func (o Org) RebootHost(ctx context.Context, by millrace.Caller, id millrace.Hos
 			return err
 		}
 		tx.announceDemand(o.id)
-		return tx.audit(ctx, o.id, by.Actor, "host.rebooted", id.String(), millrace.Change{Field: "name", Before: h.Name, After: h.Name})
+		return tx.audit(ctx, o.id, by.Actor, "host.rebooted", id.String(), millrace.Change{Field: "name", After: h.Name})
 	})
 }
 

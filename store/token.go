@@ -63,12 +63,8 @@ func (tx *Tx) insertToken(ctx context.Context, org millrace.OrgID, by millrace.C
 	if err != nil {
 		return t, "", err
 	}
-	scopes := make([]string, len(n.Scopes))
-	for i, p := range n.Scopes {
-		scopes[i] = string(p)
-	}
 	return t, secret, tx.audit(ctx, org, by.Actor, "api_token.created", t.ID.String(),
-		millrace.Change{Field: "name", After: t.Name}, millrace.Change{Field: "scopes", After: strings.Join(scopes, ", ")},
+		millrace.Change{Field: "name", After: t.Name}, millrace.Change{Field: "scopes", After: millrace.JoinScopes(n.Scopes, ", ")},
 		millrace.Change{Field: "expires_at", After: t.ExpiresAt.UTC().Format(time.RFC3339)}, millrace.Change{Field: "of_org", After: yesNo(n.OfOrg)})
 }
 

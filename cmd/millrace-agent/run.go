@@ -62,14 +62,14 @@ control plane, or run millrace-agent stop-vms once the agent is stopped.`,
 			if err != nil {
 				return err
 			}
-			network, err := nets.open(log)
+			taps, err := nets.open(log)
 			if err != nil {
 				return err
 			}
-			if network != nil {
-				defer func() { err = errors.Join(err, network.Close()) }()
+			if taps != nil {
+				defer func() { err = errors.Join(err, taps.Close()) }()
 			}
-			machines, err := newDriver(o.dir, accel, network, facts.Emulates, log)
+			machines, err := newDriver(o.dir, accel, taps, facts.Emulates, log)
 			if err != nil {
 				return err
 			}

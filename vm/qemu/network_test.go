@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -128,7 +129,10 @@ done`)
 
 	var wg sync.WaitGroup
 	for id := range brokers {
-		wg.Go(func() { boot(t, d, id, guest.Config{Hostname: id, JIT: jit("http://198.51.100.7/" + id)}) })
+		wg.Go(func() {
+			// Each tries a hundred connections, of which half get no answer.
+			boot(t, d, id, guest.Config{Hostname: id, JIT: jit("http://198.51.100.7/" + id)}, 2*time.Minute)
+		})
 	}
 	wg.Wait()
 	for i, id := range []string{"left", "right"} {

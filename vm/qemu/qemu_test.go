@@ -135,11 +135,11 @@ func resume(t testing.TB, m vm.Machine, console int64) *guest.Host {
 	return host
 }
 
-// boot boots one machine with a config and collects what it says to its end.
-func boot(t testing.TB, d *qemu.Driver, id string, c guest.Config) *said {
+// boot boots one machine with a config and collects what it says to its end, which must come within a while.
+func boot(t testing.TB, d *qemu.Driver, id string, c guest.Config, within time.Duration) *said {
 	t.Helper()
 	m := start(t, d, id)
-	defer time.AfterFunc(4*time.Minute, m.Kill).Stop() // emulated, and beside others, it takes its time
+	defer time.AfterFunc(within, m.Kill).Stop()
 	host := resume(t, m, 0)
 	if err := host.Configure(c); err != nil { // is there when the guest looks for it
 		t.Fatal(err)
@@ -205,7 +205,7 @@ func bootRunsAJob(t *testing.T, arch millrace.Arch, machine string) {
 	b := newBroker(`id -u; hostname; uname -r; cat /proc/sys/kernel/random/boot_id; date +%Y; uname -m; dd if=/dev/zero of=work bs=64k count=16 2>/dev/null; sync
 cat /proc/cmdline; tr '\0' '\n' </proc/1/environ; env; exit 3`)
 	began := time.Now()
-	s := boot(t, d, "one", guest.Config{Hostname: "vm-one", JIT: jit(serve(t, b)), Now: time.Date(2031, 5, 1, 0, 0, 0, 0, time.UTC)})
+	s := boot(t, d, "one", guest.Config{Hostname: "vm-one", JIT: jit(serve(t, b)), Now: time.Date(2031, 5, 1, 0, 0, 0, 0, time.UTC)}, time.Minute)
 	t.Logf("the whole VM took %v", time.Since(began))
 
 	hostBoot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
@@ -267,7 +267,7 @@ func TestGuestsAreApart(t *testing.T) {
 			b := newBroker(`mkdir www; echo ` + id + ` >www/name
 (while true; do { printf 'HTTP/1.0 200 OK\r\n\r\n'; cat www/name; } | nc -l -p 8099 >/dev/null; done) &
 for n in 1 2 3; do for a in 10.0.2.15 10.0.2.2 10.0.2.16 10.0.2.255; do echo "$a: $(timeout 1 wget -q -O - http://$a:8099/name 2>&1)"; done; done`)
-			boot(t, d, id, guest.Config{Hostname: id, JIT: jit(serve(t, b))})
+			boot(t, d, id, guest.Config{Hostname: id, JIT: jit(serve(t, b))}, time.Minute)
 			other := map[string]string{"left": "right", "right": "left"}[id]
 			b.mu.Lock()
 			defer b.mu.Unlock()
