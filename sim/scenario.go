@@ -107,7 +107,7 @@ func Scenarios() []Scenario { //nolint:funlen // a table
 			return nil
 		}, ""},
 		{"11 the runner dies with its job", quiet(time.Hour, 80, faults(githubtest.Faults{CrashAfterAssign: 0.2})), starts(5 * time.Minute), ""},
-		{"12 the runner succeeds at once without a job", with(quiet(time.Hour, 80, Faults{}), func(c *Config) { c.Faults.QuitsIdle = 0.3 }), starts(3 * time.Minute), ""},
+		{"12 the runner succeeds at once without a job", with(quiet(time.Hour, 80, Faults{}), func(c *Config) { c.Faults.QuitsIdle = 0.2 }), starts(5 * time.Minute), ""},
 		{"13, 14 a runner is online and is never given a job", quiet(time.Hour, 80, faults(githubtest.Faults{NeverAssign: 0.2})), starts(20 * time.Minute), "vms.watch"},
 		{"15 secondary rate limits", day(time.Hour, 80, faults(githubtest.Faults{SecondaryLimit: 0.02, RetryAfterS: retryAfter})), starts(30 * time.Minute), ""},
 		{"16 a host dies for good with its VMs", with(day(time.Hour, 60, Faults{}), func(c *Config) {
