@@ -46,10 +46,25 @@ func ThisMachine(dir, guestDir string, boot func(context.Context) (string, vm.Bo
 // Examine looks at everything that a host needs. It changes nothing but what Boot keeps. What isn't found out when ctx ends
 // is a warning.
 func Examine(ctx context.Context, m Machine) []millrace.Finding {
-	var boot millrace.Finding
+	var here, beyond []millrace.Finding
+	var slow sync.WaitGroup
+	slow.Go(func() { here = ExamineMachine(ctx, m) })
+	slow.Go(func() { beyond = ExamineConnections(ctx, m) })
+	slow.Wait()
+	return append(here, beyond...)
+}
+
+// ExamineMachine is [Examine] of the machine itself.
+func ExamineMachine(ctx context.Context, m Machine) []millrace.Finding {
+	return []millrace.Finding{
+		m.boot(ctx), m.kvm(), m.nested(), m.qemu(), m.guestKernel(), m.kernel(), m.networks(), m.smt(), m.ksm(), m.swap(), m.vulnerabilities(), m.memory(), m.disk(),
+	}
+}
+
+// ExamineConnections is [Examine] of what the machine is to the control plane, and of what answers it there and at GitHub.
+func ExamineConnections(ctx context.Context, m Machine) []millrace.Finding {
 	var server, github []millrace.Finding
 	var slow sync.WaitGroup
-	slow.Go(func() { boot = m.boot(ctx) })
 	slow.Go(func() { github = m.github(ctx) })
 	id, err := LoadIdentity(m.Dir)
 	identity := fine("identity", "%s of org %s at %s", id.HostID, id.Org, id.URL)
@@ -59,10 +74,7 @@ func Examine(ctx context.Context, m Machine) []millrace.Finding {
 		slow.Go(func() { server = m.server(ctx, id.URL) })
 	}
 	slow.Wait()
-	found := []millrace.Finding{
-		boot, m.kvm(), m.nested(), m.qemu(), m.guestKernel(), m.kernel(), m.networks(), m.smt(), m.ksm(), m.swap(), m.vulnerabilities(), m.memory(), m.disk(), identity,
-	}
-	return append(append(found, server...), github...)
+	return append(append([]millrace.Finding{identity}, server...), github...)
 }
 
 func fine(check, format string, args ...any) millrace.Finding {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -23,7 +24,7 @@ func (r *runner) refuses(ctx context.Context) string {
 		return "its VM driver does not work: " + err.Error()
 	}
 	var disk unix.Statfs_t
-	if err := unix.Statfs(r.Dir, &disk); err != nil {
+	if err := unix.Statfs(cmp.Or(r.Disk, r.Dir), &disk); err != nil {
 		return "its disk can't be looked at: " + err.Error()
 	}
 	return nearlyFull(disk.Bavail*uint64(disk.Bsize), disk.Blocks*uint64(disk.Bsize))

@@ -36,7 +36,8 @@ type Config struct {
 	Host    millrace.HostID
 	SealKey *ecdh.PrivateKey
 	Driver  vm.Driver
-	Dir     string // where the journal is, on the disk that VMs live on; locked by the caller, see [Lock]
+	Dir     string // where the journal is; locked by the caller, see [Lock]
+	Disk    string // a directory on the disk that VMs live on; "" is Dir
 	Facts   millrace.HostFacts
 	Log     *slog.Logger
 	// EndVMs has the agent kill its VMs at its end, and tell the server. Otherwise they run on, for the next one to adopt.

@@ -201,6 +201,7 @@ func (st *step) begin(o client.VMOrder) {
 		ID:       v.ref().machine(),
 		Arch:     o.Arch,
 		VCPUs:    millrace.Size{MilliCPU: o.MilliCPU}.VCPUs(),
+		MilliCPU: o.MilliCPU,
 		MemoryMB: o.MemoryMB,
 	}})
 	st.do(FetchJIT{Ref: v.ref()})

@@ -78,7 +78,7 @@ main() {
 	*) fail "A host is amd64 or arm64, and this is $(uname -m)." ;;
 	esac
 	[ -n "$sum" ] || fail "The server has no agent for $arch. Whoever runs it can build it with one: make deps, then build again."
-	for tool in tar gzip sha256sum systemctl; do
+	for tool in tar gzip sha256sum useradd systemctl; do
 		has "$tool" || fail "There is no $tool here, and it is needed."
 	done
 	has curl || has wget || fail "There is neither curl nor wget here, and one is needed."
@@ -94,21 +94,24 @@ main() {
 	mkdir "$work/bundle.d"
 	tar -xzf "$work/bundle" -C "$work/bundle.d"
 
+	id millrace >/dev/null 2>&1 || useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin millrace ||
+		fail "Could not make the user millrace, which the agent runs as."
 	mkdir -p "$parts/guest" /usr/local/bin /etc/systemd/system
 	replace "$work/bundle.d/guest/$arch" "$parts/guest/$arch" # a guest that this machine emulates stays
 	cp "$work/bundle.d/millrace-agent" /usr/local/bin/.millrace-agent.new
 	chmod 755 /usr/local/bin/.millrace-agent.new
 	mv -f /usr/local/bin/.millrace-agent.new /usr/local/bin/millrace-agent
-	cp "$work/bundle.d/millrace-agent.service" /etc/systemd/system/millrace-agent.service
+	cp "$work/bundle.d/millrace-agent.service" "$work/bundle.d/millrace-launcher.service" /etc/systemd/system/
 
 	if [ -n "$token" ]; then
 		printf '%s\n' "$token" | MILLRACE_GUEST_DIR=$parts/guest millrace-agent enroll --if-needed --url "$url" || fail "This machine could not be enrolled; the agent is installed, and the command can be run again."
 	fi
+	chown -R millrace: "$state"
 	systemctl daemon-reload
-	systemctl enable -q millrace-agent
-	systemctl restart millrace-agent
+	systemctl enable -q millrace-launcher millrace-agent
+	systemctl restart millrace-launcher millrace-agent
 	say "The agent runs. What it found of this machine:"
-	MILLRACE_GUEST_DIR=$parts/guest millrace-agent doctor || say "Something keeps this machine from running jobs; what to do is above. Then run: systemctl restart millrace-agent"
+	MILLRACE_GUEST_DIR=$parts/guest millrace-agent doctor || say "Something keeps this machine from running jobs; what to do is above. Then run: systemctl restart millrace-launcher millrace-agent"
 }
 
 main "$@"

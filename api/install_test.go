@@ -35,7 +35,7 @@ func newInstaller(t *testing.T) *installer {
 	i := &installer{t: t, root: t.TempDir()}
 	i.bundle = archive(t, map[string]string{
 		"millrace-agent":         "#!/bin/sh\necho agent \"$@\" >>" + i.root + "/calls\n[ \"$1\" != enroll ] || cat >" + i.root + "/secret\n",
-		"millrace-agent.service": "[Service]\n", "guest/amd64/version": "1\n",
+		"millrace-agent.service": "[Service]\n", "millrace-launcher.service": "[Service]\n", "guest/amd64/version": "1\n",
 	})
 	server := httptest.NewUnstartedServer(nil)
 	i.url = "http://" + server.Listener.Addr().String()
@@ -54,9 +54,9 @@ func newInstaller(t *testing.T) *installer {
 	}
 	paths := strings.NewReplacer("/usr/local", i.root+"/usr/local", "/etc/systemd", i.root+"/etc/systemd", "/var/lib/", i.root+"/var/lib/")
 	i.script = paths.Replace(script.String())
-	i.stub("id", "echo 0")
+	i.stub("id", `[ "$1" = millrace ] && exit 1; echo 0`)
 	i.stub("uname", `[ "$1" = -m ] && echo x86_64 || echo Linux`)
-	for _, name := range []string{"systemctl", "apt-get", "qemu-system-x86_64", "qemu-img", "mke2fs"} {
+	for _, name := range []string{"systemctl", "useradd", "chown", "apt-get", "qemu-system-x86_64", "qemu-img", "mke2fs"} {
 		i.stub(name, "")
 	}
 	for _, name := range []string{"sh", "cat", "cp", "mv", "rm", "mkdir", "mktemp", "chmod", "tar", "gzip", "sha256sum", "tail", "curl"} {
@@ -130,7 +130,8 @@ func TestInstall(t *testing.T) {
 	}
 	calls := i.read("calls")
 	for _, want := range []string{
-		"agent enroll --if-needed --url " + i.url + "\n", "systemctl daemon-reload\n", "systemctl enable -q millrace-agent\n", "systemctl restart millrace-agent\n", "agent doctor\n",
+		"agent enroll --if-needed --url " + i.url + "\n", "systemctl daemon-reload\n", "systemctl enable -q millrace-launcher millrace-agent\n",
+		"systemctl restart millrace-launcher millrace-agent\n", "agent doctor\n", "useradd --system --user-group ", "chown -R millrace: " + i.root + "/var/lib/millrace-agent\n",
 	} {
 		if !strings.Contains(calls, want) {
 			t.Errorf("not done: %s", want)
@@ -142,7 +143,7 @@ func TestInstall(t *testing.T) {
 	if got := i.read("secret"); got != enrollSecret+"\n" {
 		t.Errorf("the agent read %q", got)
 	}
-	for _, path := range []string{"usr/local/bin/millrace-agent", "usr/local/lib/millrace/guest/amd64/version", "etc/systemd/system/millrace-agent.service"} {
+	for _, path := range []string{"usr/local/bin/millrace-agent", "usr/local/lib/millrace/guest/amd64/version", "etc/systemd/system/millrace-agent.service", "etc/systemd/system/millrace-launcher.service"} {
 		if i.read(path) == "" {
 			t.Errorf("there is no %s", path)
 		}
@@ -156,7 +157,7 @@ func TestInstall(t *testing.T) {
 	if err := os.Remove(filepath.Join(i.root, "calls")); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := i.run(i.script); err != nil || strings.Contains(i.read("calls"), "agent enroll") || !strings.Contains(i.read("calls"), "systemctl restart millrace-agent") {
+	if out, err := i.run(i.script); err != nil || strings.Contains(i.read("calls"), "agent enroll") || !strings.Contains(i.read("calls"), "systemctl restart millrace-launcher millrace-agent") {
 		t.Errorf("again: %v\n%s\n%s", err, out, i.read("calls"))
 	}
 }
@@ -175,6 +176,7 @@ func TestInstallRefuses(t *testing.T) {
 		"no agent for it":   {func(i *installer) { i.stub("uname", `[ "$1" = -m ] && echo aarch64 || echo Linux`) }, enrollSecret, "no agent for arm64"},
 		"no token":          {func(*installer) {}, "", "no enrollment token"},
 		"no systemd":        {func(i *installer) { _ = os.Remove(filepath.Join(i.root, "bin/systemctl")) }, enrollSecret, "There is no systemctl"},
+		"no user for it":    {func(i *installer) { i.stub("useradd", "exit 1") }, enrollSecret, "Could not make the user"},
 		"another bundle":    {func(i *installer) { i.stub("sha256sum", "exit 1") }, enrollSecret, "Nothing was installed"},
 		"no server":         {func(i *installer) { i.stub("curl", "exit 7") }, enrollSecret, "Could not fetch"},
 		"no qemu to be had": {func(i *installer) {

@@ -1,5 +1,5 @@
 // Package release holds what a host installs: for each architecture the agent, the guest's kernel and userland, and the
-// systemd unit, in one archive. The control plane serves it, so that a host gets the agent that fits its server.
+// systemd units, in one archive. The control plane serves it, so that a host gets the agent that fits its server.
 package release
 
 import (

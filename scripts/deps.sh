@@ -21,6 +21,7 @@ need curl command -v curl
 need kmod test -x /sbin/depmod -o -x /usr/sbin/depmod
 grep -qs '^ID=ubuntu' /etc/os-release && need zstd command -v zstd # its kernel modules are packed with it
 need chromium command -v chromium
+need systemd command -v systemd-analyze # looks at the units; nothing is started
 
 [ ${#missing[@]} -eq 0 ] && exit 0
 

@@ -14,7 +14,7 @@ for arch in amd64 arm64; do
 	trap 'rm -rf "$work"' EXIT
 	mkdir -p "$work/guest"
 	CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -trimpath -buildvcs=false -ldflags "-s -w" -o "$work/millrace-agent" ./cmd/millrace-agent
-	cp release/millrace-agent.service "$work/"
+	cp release/*.service "$work/"
 	cp -R "$guests/$arch" "$work/guest/$arch"
 	parts=$(cd "$work" && find . -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum)
 	if [ ! -f "$bundle" ] || [ "$(cat "$bundle.parts" 2>/dev/null)" != "$parts" ]; then

@@ -13,26 +13,30 @@ import (
 	"github.com/millrace-ci/millrace/client"
 )
 
-// The machine of TestInstall: this one, with empty directories where the script writes, and no systemd. Its systemctl does what the
-// unit says.
+// The machine of TestInstall: this one, with directories of its own where the script writes, and no systemd. Its systemctl does what
+// the units say: the agent's is a user without privileges.
 const (
 	machine = `
 		set -e
-		for dir in /usr/local /etc/systemd /var/lib; do mount -t tmpfs none $dir; done
+		for dir in /usr/local /var/lib /run /mnt; do mount -t tmpfs none $dir; done
+		cp -a /etc /mnt/ && mount --bind /mnt/etc /etc && mkdir -p /etc/systemd
 		export PATH=%[1]s:/usr/local/bin:$PATH
 		%[2]s`
 	systemctl = `#!/bin/sh
-		unit=/etc/systemd/system/millrace-agent.service
-		case "$*" in
-		"restart millrace-agent")
-			mkdir -m 700 /var/lib/millrace-agent 2>/dev/null
+		said() { sed -n "s/^$1=//p" /etc/systemd/system/$unit.service; }
+		[ "$1" = restart ] && shift || exit 0
+		for unit; do
+			user=$(said User)
+			for dir in /var/lib/$(said StateDirectory) /run/$(said RuntimeDirectory); do
+				mkdir -p -m 750 $dir && chown ${user:-root}:$(said Group) $dir
+			done
 			(
-				export $(sed -n 's/^Environment=//p' $unit)
-				setsid $(sed -n 's/^ExecStart=\([^$]*\).*/\1/p' $unit) >%[1]s/agent.log 2>&1 </dev/null
-				echo $? >%[1]s/exit
+				export $(said Environment)
+				setsid setpriv --reuid ${user:-root} --regid $(said Group) --clear-groups --no-new-privs --inh-caps=-all --bounding-set=-all$(said CapabilityBoundingSet | sed 's/CAP_/,+/' | tr A-Z a-z) \
+					$(said ExecStart | sed 's/ [$].*//') >%[1]s/$unit.log 2>&1 </dev/null
+				echo $? >%[1]s/$unit.exit
 			) >/dev/null 2>&1 &
-			;;
-		esac
+		done
 		`
 )
 
@@ -57,13 +61,11 @@ func TestInstall(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := os.MkdirAll("/etc/systemd", 0o755); err != nil {
-		t.Fatal(err)
-	}
 	pasted := fmt.Sprintf("{ echo MILLRACE_ENROLL_TOKEN=%s; curl -fsSL %s/install.sh; } | sudo sh", token.Secret, system.URL)
 	agentLog := func() string {
-		text, _ := os.ReadFile(filepath.Join(log, "agent.log")) // "" before it runs
-		return string(text)
+		agent, _ := os.ReadFile(filepath.Join(log, "millrace-agent.log")) // "" before it runs
+		launcher, _ := os.ReadFile(filepath.Join(log, "millrace-launcher.log"))
+		return string(agent) + "\nand the launcher's:\n" + string(launcher)
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -106,12 +108,14 @@ func TestInstall(t *testing.T) {
 	if err := api.RemoveHost(t.Context(), host.ID, false); err != nil {
 		t.Fatal(err)
 	}
-	exit := until(t, "the agent to end", func() (string, bool) {
-		code, err := os.ReadFile(filepath.Join(log, "exit"))
-		return strings.TrimSpace(string(code)), err == nil && len(code) > 0
-	})
-	if exit != "78" { // RestartPreventExitStatus of the unit
-		t.Errorf("the agent ended with %s", exit)
+	for unit, want := range map[string]string{"millrace-agent": "78", "millrace-launcher": "0"} { // 78: RestartPreventExitStatus of the unit
+		exit := until(t, unit+" to end", func() (string, bool) {
+			code, err := os.ReadFile(filepath.Join(log, unit+".exit"))
+			return strings.TrimSpace(string(code)), err == nil && len(code) > 0
+		})
+		if exit != want {
+			t.Errorf("%s ended with %s", unit, exit)
+		}
 	}
 }
 

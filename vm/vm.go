@@ -16,6 +16,7 @@ type Spec struct {
 	ID       string // safe as a file name: letters, digits, '_' and '-'
 	Arch     millrace.Arch
 	VCPUs    int
+	MilliCPU int // of them, what the machine has a claim to
 	MemoryMB int
 }
 

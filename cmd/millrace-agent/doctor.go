@@ -27,9 +27,7 @@ func (o *options) doctor() *cobra.Command {
 run. Commands that it gives are for root's shell on Debian and Ubuntu.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			m := agent.ThisMachine(o.dir, qemu.DefaultGuest(millrace.Arch(runtime.GOARCH)), bootApart)
-			m.GitHub = o.github
-			found := agent.Examine(cmd.Context(), m)
+			found := agent.Examine(cmd.Context(), o.machine(o.dir, bootApart))
 			if asJSON {
 				enc := json.NewEncoder(cmd.OutOrStdout())
 				enc.SetIndent("", "  ")
@@ -84,12 +82,17 @@ func bootApart(ctx context.Context) (name string, b vm.Boot, err error) {
 	return d.Name(), d.Boot(), err
 }
 
-// examine looks at this machine, on which d boots VMs.
-func (o *options) examine(d vm.Driver) func(context.Context) []millrace.Finding {
-	m := agent.ThisMachine(o.dir, qemu.DefaultGuest(millrace.Arch(runtime.GOARCH)), func(ctx context.Context) (string, vm.Boot, error) {
+// prepared tells of the VM that d booted.
+func prepared(d vm.Driver) func(context.Context) (string, vm.Boot, error) {
+	return func(ctx context.Context) (string, vm.Boot, error) {
 		err := d.Prepare(ctx) // it is prepared, or couldn't be
 		return d.Name(), d.Boot(), err
-	})
+	}
+}
+
+// machine is this machine, for the agent or the launcher whose directory is dir.
+func (o *options) machine(dir string, boot func(context.Context) (string, vm.Boot, error)) agent.Machine {
+	m := agent.ThisMachine(dir, qemu.DefaultGuest(millrace.Arch(runtime.GOARCH)), boot)
 	m.GitHub = o.github
-	return func(ctx context.Context) []millrace.Finding { return agent.Examine(ctx, m) }
+	return m
 }

@@ -59,7 +59,7 @@ func command(stdin io.Reader, getenv func(string) string) *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.PersistentFlags().StringVar(&o.dir, "dir", defaultDir(getenv), "where identity, disks and sockets are kept")
-	root.AddCommand(o.enroll(), o.run(), o.stopVMs(), o.doctor())
+	root.AddCommand(o.enroll(), o.run(), o.launch(), o.stopVMs(), o.doctor())
 	return root
 }
 

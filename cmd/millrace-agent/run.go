@@ -12,6 +12,7 @@ import (
 	"runtime"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/agent"
@@ -24,24 +25,62 @@ import (
 // drivers are what --driver may say.
 var drivers = map[string]qemu.Accel{"auto": qemu.AccelAuto, "qemu": qemu.AccelAuto, "qemu/kvm": qemu.AccelKVM, "qemu/tcg": qemu.AccelTCG}
 
+// machine is what a host's owner says of this machine.
+type machine struct {
+	driver  string
+	reboots bool
+	nets    networks
+}
+
+func (m *machine) flags(o *options, cmd *cobra.Command) {
+	cmd.Flags().StringVar(&m.driver, "driver", "auto", "what runs VMs: auto (KVM if it works, else emulation), qemu/kvm or qemu/tcg")
+	cmd.Flags().BoolVar(&m.reboots, "allow-reboot", false, "let the control plane reboot this machine, when no VM is left")
+	m.nets.flags(cmd.Flags())
+	o.offerFlags(cmd)
+}
+
+func (m *machine) check() error {
+	if _, ok := drivers[m.driver]; !ok {
+		return fmt.Errorf("--driver is auto, qemu, qemu/kvm or qemu/tcg, not %q", m.driver)
+	}
+	return m.nets.check()
+}
+
+// open is the machine's driver, with VMs in dir, and its facts.
+func (m *machine) open(o *options, dir string, log *slog.Logger) (d vm.Driver, facts millrace.HostFacts, done func() error, err error) {
+	if facts, err = agent.Facts(dir, o.offer); err != nil {
+		return nil, facts, nil, err
+	}
+	taps, err := m.nets.open(log)
+	if err != nil {
+		return nil, facts, nil, err
+	}
+	done = func() error { return nil }
+	if taps != nil {
+		done = taps.Close
+	}
+	if d, err = newDriver(dir, drivers[m.driver], taps, facts.Emulates, log); err != nil {
+		return nil, facts, nil, errors.Join(err, done())
+	}
+	return d, facts, done, nil
+}
+
 func (o *options) run() *cobra.Command {
-	var driver string
-	var reboots bool
-	var nets networks
+	var m machine
+	var socket string
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Run VMs as the control plane orders them, until stopped",
 		Long: `Run VMs as the control plane orders them, until stopped.
 
 VMs don't end with the agent, whatever ends it: the next one goes on with them. To empty a host, drain it in the
-control plane, or run millrace-agent stop-vms once the agent is stopped.`,
+control plane, or run millrace-agent stop-vms once the agent is stopped.
+
+With --launcher another process starts the VMs, millrace-agent launch, and is told there what it may: this one needs no
+privileges then.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			accel, ok := drivers[driver]
-			if !ok {
-				return fmt.Errorf("--driver is auto, qemu, qemu/kvm or qemu/tcg, not %q", driver)
-			}
-			if err := nets.check(); err != nil {
+			if err := m.check(); err != nil {
 				return err
 			}
 			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
@@ -58,36 +97,30 @@ control plane, or run millrace-agent stop-vms once the agent is stopped.`,
 			if err != nil {
 				return err
 			}
-			facts, err := agent.Facts(o.dir, o.offer)
-			if err != nil {
+			c := agent.Config{Server: id.Client(), Host: id.HostID, SealKey: seal, Dir: o.dir, Log: log}
+			if socket != "" {
+				return o.runLaunched(cmd.Context(), c, socket)
+			}
+			var done func() error
+			if c.Driver, c.Facts, done, err = m.open(o, o.dir, log); err != nil {
 				return err
 			}
-			taps, err := nets.open(log)
-			if err != nil {
-				return err
-			}
-			if taps != nil {
-				defer func() { err = errors.Join(err, taps.Close()) }()
-			}
-			machines, err := newDriver(o.dir, accel, taps, facts.Emulates, log)
-			if err != nil {
-				return err
-			}
-			err = agent.Run(cmd.Context(), agent.Config{
-				Server: id.Client(), Host: id.HostID, SealKey: seal, Driver: machines, Dir: o.dir, Facts: facts, Log: log, Reboots: reboots,
-				Examine: o.examine(machines),
-			})
+			defer func() { err = errors.Join(err, done()) }()
+			c.Reboots = m.reboots
+			seen := o.machine(o.dir, prepared(c.Driver))
+			c.Examine = func(ctx context.Context) []millrace.Finding { return agent.Examine(ctx, seen) }
+			err = agent.Run(cmd.Context(), c)
 			if errors.Is(err, agent.EndReboot) {
 				return reboot(cmd.Context())
 			}
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&driver, "driver", "auto", "what runs VMs: auto (KVM if it works, else emulation), qemu/kvm or qemu/tcg")
+	m.flags(o, cmd)
+	own := cmd.LocalFlags()
+	cmd.Flags().StringVar(&socket, "launcher", "", "the socket of a launcher that starts VMs, see millrace-agent launch")
+	own.VisitAll(func(f *pflag.Flag) { cmd.MarkFlagsMutuallyExclusive("launcher", f.Name) })
 	o.githubFlag(cmd)
-	cmd.Flags().BoolVar(&reboots, "allow-reboot", false, "let the control plane reboot this machine, when no VM is left")
-	nets.flags(cmd.Flags())
-	o.offerFlags(cmd)
 	return cmd
 }
 
@@ -105,7 +138,8 @@ func (o *options) stopVMs() *cobra.Command {
 		Use:   "stop-vms",
 		Short: "End the VMs that a stopped agent left, and the jobs in them",
 		Long: `End the VMs that a stopped agent left, and the jobs in them. The control plane hears of it when the agent is started
-again, and does without them in any case.`,
+again, and does without them in any case. Where a launcher starts the VMs, --dir is the launcher's:
+/var/lib/millrace-launcher, where install.sh installed it.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			unlock, err := agent.Lock(o.dir)

@@ -57,6 +57,8 @@ func (d *Driver) Start(ctx context.Context, spec vm.Spec) (vm.Machine, error) {
 	if spec.Arch != d.cfg.Arch {
 		return nil, fmt.Errorf("the driver's machines are %s, not %q", d.cfg.Arch, spec.Arch)
 	}
+	d.mu.RLock()
+	defer d.mu.RUnlock()
 	dir := filepath.Join(d.cfg.Dir, "vms", spec.ID)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err

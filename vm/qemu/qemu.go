@@ -24,6 +24,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/millrace-ci/millrace"
@@ -71,9 +72,11 @@ func DefaultGuest(arch millrace.Arch) string {
 
 // Driver starts machines. It is a [vm.Driver].
 type Driver struct {
-	cfg    Config
-	board  board
-	qemu   string // path of the monitor
+	cfg   Config
+	board board
+	qemu  string // path of the monitor
+
+	mu     sync.RWMutex // what Prepare finds is not to change under a start
 	accel  Accel
 	probed bool // accel is what works
 	boot   vm.Boot
@@ -146,17 +149,27 @@ func isFile(path string) bool {
 }
 
 // Name says the monitor and the acceleration; before [Driver.Prepare] it says "auto" where it probes.
-func (d *Driver) Name() string { return "qemu/" + string(d.accel) }
+func (d *Driver) Name() string {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return "qemu/" + string(d.accel)
+}
 
 // Arch is the architecture of the machines.
 func (d *Driver) Arch() millrace.Arch { return d.cfg.Arch }
 
 // Boot is what [Driver.Prepare] found out last, now or when it last had to.
-func (d *Driver) Boot() vm.Boot { return d.boot }
+func (d *Driver) Boot() vm.Boot {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.boot
+}
 
 // Prepare makes the initrd and the root disk when they are missing or stale, and finds out by booting a machine whether KVM
 // works where it is to be used.
 func (d *Driver) Prepare(ctx context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if err := os.MkdirAll(filepath.Join(d.cfg.Dir, "vms"), 0o700); err != nil {
 		return err
 	}
