@@ -14,6 +14,8 @@
 // everything while the disk is nearly full or the driver doesn't work. An agent that can't reach the control plane leaves
 // its VMs alone.
 //
+// What has the privileges that VMs need may be another process: then Driver is vm/launcher's.
+//
 // VMs outlive the agent's process. What a later one must know of them is in a journal, which is written before what it
 // tells of is done: a VM's machine is started, or a guest that ended is let go, only then. What a guest can say again is
 // not in it.
