@@ -12,8 +12,8 @@ import (
 	"github.com/millrace-ci/millrace/store"
 )
 
-// TestAgentKilledUnderVMs kills the agent, a real process, again and again while jobs run in real VMs. Each job ends well,
-// with its whole log, on the one VM that there ever was of it, and with all that it printed on its console.
+// TestAgentKilledUnderVMs kills the agent and its launcher, real processes, by turns, while jobs run in real VMs. Each job ends
+// well, with its whole log, on the one VM that there ever was of it, and with all that it printed on its console.
 func TestAgentKilledUnderVMs(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
@@ -39,7 +39,7 @@ func TestAgentKilledUnderVMs(t *testing.T) {
 	}
 	// The first agent finds out how VMs run before it runs one, which takes longer than it lives below.
 	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
-		if _, err := os.Stat(filepath.Join(w.dir, "agent", "probe.json")); err == nil {
+		if _, err := os.Stat(filepath.Join(w.launcherDir(), "probe.json")); err == nil {
 			break
 		}
 		if time.Now().After(deadline) {
@@ -61,7 +61,7 @@ func TestAgentKilledUnderVMs(t *testing.T) {
 			t.Fatalf("%d jobs are not done after 3 min and %d kills", running, kills)
 		}
 		time.Sleep(2500 * time.Millisecond) // booting, running, ending: whatever they are at
-		w.agent.kill()
+		[]*process{w.agent, w.launcher}[kills%2].kill()
 	}
 	t.Logf("%d kills", kills)
 	if _, open, err := w.balance(ctx); err != nil || len(open) > 0 {

@@ -20,7 +20,7 @@
 //
 // The stand-in takes a job from a silent runner after -loses-job-after rather than GitHub's ten minutes: it bounds the run.
 // The agent is the product's, with the fake driver: it boots no VMs, and its guests die with it. With -driver qemu it is
-// `millrace-agent run`.
+// `millrace-agent run`, whose VMs `millrace-agent launch` starts.
 package main
 
 import (

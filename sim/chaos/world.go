@@ -39,6 +39,7 @@ type world struct {
 	servers  [2]*process
 	urls     [2]string
 	agent    *process
+	launcher *process        // of real VMs; nil: there are none
 	orgs     [2]millrace.Org // of the jobs that run, and of the load
 	owners   [2]githubtest.Owner
 	figures  figures
@@ -97,12 +98,15 @@ func start(ctx context.Context, dir string, o options) (*world, error) {
 	}
 	if w.o.driver == "qemu" {
 		w.stops = append(w.stops, func() error { // after the agent, whose VMs outlive it
-			out, err := exec.Command(filepath.Join(w.dir, "millrace-agent"), "stop-vms", "--dir", filepath.Join(w.dir, "agent")).CombinedOutput()
+			out, err := exec.Command(filepath.Join(w.dir, "millrace-agent"), "stop-vms", "--dir", w.launcherDir()).CombinedOutput()
 			if err != nil {
 				return fmt.Errorf("stop-vms: %w\n%s", err, out)
 			}
 			return nil
 		})
+		if w.launcher, err = w.supervise("launcher", w.runLauncher); err != nil {
+			return w, err
+		}
 	}
 	w.agent, err = w.supervise("agent", w.runAgent)
 	return w, err
@@ -162,8 +166,8 @@ func (w *world) serve(address, metrics string) *exec.Cmd {
 // runAgent is the host's agent.
 func (w *world) runAgent() *exec.Cmd {
 	dir := filepath.Join(w.dir, "agent")
-	if w.o.driver == "qemu" { // the stand-in is on this machine's loopback, which VMs reach by the user-mode network alone
-		return exec.Command(filepath.Join(w.dir, "millrace-agent"), "run", "--driver", "qemu", "--network", "user", "--dir", dir, "--cpu-overcommit", "4")
+	if w.o.driver == "qemu" {
+		return exec.Command(filepath.Join(w.dir, "millrace-agent"), "run", "--dir", dir, "--launcher", w.launcherSocket())
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -173,6 +177,16 @@ func (w *world) runAgent() *exec.Cmd {
 	cmd.Env = append(os.Environ(), agentDir+"="+dir)
 	return cmd
 }
+
+// runLauncher is what starts the agent's real VMs. The stand-in is on this machine's loopback, which they reach by the user-mode
+// network alone.
+func (w *world) runLauncher() *exec.Cmd {
+	return exec.Command(filepath.Join(w.dir, "millrace-agent"), "launch", "--socket", w.launcherSocket(), "--dir", w.launcherDir(),
+		"--driver", "qemu", "--network", "user", "--cpu-overcommit", "4")
+}
+
+func (w *world) launcherDir() string    { return filepath.Join(w.dir, "launcher") }
+func (w *world) launcherSocket() string { return filepath.Join(w.dir, "launcher.sock") }
 
 // seed makes the two tenants, and enrolls the host of the first.
 func (w *world) seed(ctx context.Context) error {
