@@ -49,7 +49,7 @@ type Egress string
 // The policies.
 const (
 	EgressInternet Egress = "internet" // what its host reaches
-	EgressNone     Egress = "none"     // nothing but what its runner needs of GitHub
+	EgressNone     Egress = "none"     // what its host's owner opened to VMs, and nothing else
 )
 
 // Egresses are all of them.

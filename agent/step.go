@@ -203,6 +203,7 @@ func (st *step) begin(o client.VMOrder) {
 		VCPUs:    millrace.Size{MilliCPU: o.MilliCPU}.VCPUs(),
 		MilliCPU: o.MilliCPU,
 		MemoryMB: o.MemoryMB,
+		Egress:   o.Egress,
 	}})
 	st.do(FetchJIT{Ref: v.ref()})
 }
@@ -226,8 +227,8 @@ func (st *step) refuse(o client.VMOrder) string {
 		return "The host refused an order that makes no sense."
 	case !st.Facts.Runs(o.Arch):
 		return fmt.Sprintf("The host is %s and cannot run %q.", st.Facts.Arch, o.Arch)
-	case o.Egress != "" && o.Egress != millrace.EgressInternet:
-		return "The host can't keep a VM from the internet, as the rules for this repository want it."
+	case o.Egress != "" && !slices.Contains(millrace.Egresses, o.Egress):
+		return fmt.Sprintf("The host doesn't know what a VM may reach whose egress is %q.", o.Egress)
 	case o.MilliCPU > left.MilliCPU || o.MemoryMB > left.MemoryMB:
 		return fmt.Sprintf("The host refused %s: of its offer (%s) that is more than is left.", size, st.Facts.Offer)
 	default:

@@ -18,6 +18,7 @@ type Spec struct {
 	VCPUs    int
 	MilliCPU int // of them, what the machine has a claim to
 	MemoryMB int
+	Egress   millrace.Egress // what it may reach, at the most; "" is the internet
 }
 
 // Driver starts machines of one kind on this host. Machines outlive the process that started them: it may be killed at any

@@ -145,7 +145,7 @@ var strategies = map[millrace.Strategy]string{
 // egresses are what the policies are, in words.
 var egresses = map[millrace.Egress]string{
 	millrace.EgressInternet: "The internet, as its host does",
-	millrace.EgressNone:     "Nothing but GitHub. No host can keep that yet: these jobs wait",
+	millrace.EgressNone:     "Only what their hosts' owners open to VMs",
 }
 
 // zoneNotes say what is to be known before a zone is allowed.

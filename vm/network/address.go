@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/millrace-ci/millrace"
 )
 
 var (
@@ -40,14 +42,19 @@ func prefixes(list ...string) []netip.Prefix {
 // gatewayMAC is every tap's own address: a guest has one neighbour.
 var gatewayMAC = net.HardwareAddr{0x02, 'm', 'r', 0, 0, 1}
 
-// prefix begins the names of our taps.
-const prefix = "mr-"
+// prefix begins the names of our taps, and closedPrefix those of VMs that are kept from the internet: so the kernel knows it, and
+// an agent that finds the tap.
+const prefix, closedPrefix = "mr-", "mr-n"
 
-// identity is what follows from a VM's ID: its tap's name, at most 15 characters, its MAC address, locally administered,
-// and where in the pools to look for addresses first.
-func identity(id string) (name string, mac net.HardwareAddr, slot uint32) {
+// identity is what follows from a VM's ID and what it may reach: its tap's name, at most 15 characters, its MAC address, locally
+// administered, and where in the pools to look for addresses first.
+func identity(id string, egress millrace.Egress) (name string, mac net.HardwareAddr, slot uint32) {
 	sum := sha256.Sum256([]byte(id))
-	return prefix + hex.EncodeToString(sum[:6]), append(net.HardwareAddr{0x02}, sum[6:11]...), binary.BigEndian.Uint32(sum[12:])
+	name = prefix + hex.EncodeToString(sum[:6])
+	if egress == millrace.EgressNone {
+		name = closedPrefix + name[len(closedPrefix):]
+	}
+	return name, append(net.HardwareAddr{0x02}, sum[6:11]...), binary.BigEndian.Uint32(sum[12:])
 }
 
 // slots is how many pairs of addresses a pool has.

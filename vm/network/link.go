@@ -11,6 +11,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/millrace-ci/millrace"
 )
 
 // Link is one VM's network.
@@ -37,14 +39,18 @@ func (l *Link) KernelArgs() string {
 	return fmt.Sprintf("millrace.address=%s millrace.gateway=%s millrace.dns=%s", strings.Join(addresses, ","), gatewayMAC, strings.Join(resolvers, ","))
 }
 
-// Attach makes the network of the VM with this ID. What an earlier Attach of the same ID made goes.
-func (n *Network) Attach(id string) (*Link, error) {
+// Attach makes the network of the VM with this ID, which reaches what egress says; "" is the internet. What an earlier Attach of
+// the same ID made goes.
+func (n *Network) Attach(id string, egress millrace.Egress) (*Link, error) {
+	for _, other := range millrace.Egresses {
+		name, _, _ := identity(id, other)
+		if err := n.remove(name); err != nil {
+			return nil, err
+		}
+	}
 	l := &Link{resolvers: n.cfg.Resolvers}
 	var slot uint32
-	l.Name, l.MAC, slot = identity(id)
-	if err := n.remove(l.Name); err != nil {
-		return nil, err
-	}
+	l.Name, l.MAC, slot = identity(id, egress)
 	var err error
 	if l.Tap, err = openTap(l.Name); err != nil {
 		return nil, fmt.Errorf("making tap %s: %w", l.Name, err)

@@ -1,7 +1,8 @@
 // Package network gives each VM of a host a network of its own: a tap that leads to the host and nowhere else. There is
 // no bridge, so that guests are not neighbours, and what the host passes on is decided by nftables rules. A guest
 // reaches the internet and the services that the host's owner opened; everything that is private, the host's or another
-// guest's is closed to it, in IPv4 and IPv6 alike. Nobody opens a connection to a guest from outside.
+// guest's is closed to it, in IPv4 and IPv6 alike. Nobody opens a connection to a guest from outside. A guest that is to be kept
+// from the internet reaches the services that were opened, and nothing else.
 //
 //	guest 198.18.0.7 ── tap mr-… 198.18.0.6 ── host: netdev millrace, who may send what  (one chain for each tap)
 //	                                             │     inet millrace, what goes where     (the same for all)
@@ -24,6 +25,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/millrace-ci/millrace"
 )
 
 // Config is what a host's owner decides about the networks of its VMs. The zero value is a good one.
@@ -121,10 +124,15 @@ func (n *Network) Close() error {
 
 // Adopt is the network that an earlier agent made of the VM with this ID; nil: there is none.
 func (n *Network) Adopt(id string) *Link {
-	name, _, _ := identity(id)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.links[name]
+	for _, egress := range millrace.Egresses {
+		name, _, _ := identity(id, egress)
+		if l := n.links[name]; l != nil {
+			return l
+		}
+	}
+	return nil
 }
 
 func (c Config) complete() (Config, error) {

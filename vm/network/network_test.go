@@ -18,6 +18,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/vm/network"
 	"github.com/millrace-ci/millrace/vm/network/networktest"
 )
@@ -38,7 +39,7 @@ func openNetwork(t *testing.T, c network.Config) *network.Network {
 
 func attach(t *testing.T, n *network.Network, id string) *network.Link {
 	t.Helper()
-	l, err := n.Attach(id)
+	l, err := n.Attach(id, millrace.EgressInternet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,6 +158,50 @@ func TestGuestsAreNotReached(t *testing.T) {
 	}
 }
 
+// A guest that is kept from the internet reaches what was opened to guests, also once a later agent found it.
+func TestEgress(t *testing.T) {
+	t.Parallel()
+	if !networktest.Enter(t) {
+		return
+	}
+	networktest.Build(t)
+	config := network.Config{Services: []netip.AddrPort{netip.AddrPortFrom(networktest.Internet, 8080), netip.AddrPortFrom(networktest.Internet6, 8080)}}
+	n := openNetwork(t, config)
+	links := map[millrace.Egress]*network.Link{}
+	for _, egress := range millrace.Egresses {
+		l, err := n.Attach("vm-"+string(egress), egress)
+		if err != nil {
+			t.Fatal(err)
+		}
+		links[egress] = l
+	}
+	out := watchOut(t)
+	check := func(when string, links map[millrace.Egress]*network.Link) {
+		t.Helper()
+		for egress, l := range links {
+			for i, to := range []netip.Addr{networktest.Internet, networktest.Internet6} {
+				kind := [2]uint16{unix.ETH_P_IP, unix.ETH_P_IPV6}[i]
+				for port, want := range map[uint16]int{8080: 1, 53: map[millrace.Egress]int{millrace.EgressInternet: 1}[egress]} {
+					if send(t, l, ethernet(l.MAC, kind, ip(l.Guest[i], to, unix.IPPROTO_UDP, udp(1, port)))); out() != want {
+						t.Errorf("%s: with egress %q, not %d packets to %s port %d", when, egress, want, to, port)
+					}
+				}
+			}
+		}
+	}
+	check("at first", links)
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	n = openNetwork(t, config)
+	for egress, l := range links {
+		if found := n.Adopt("vm-" + string(egress)); found == nil || found.Name != l.Name {
+			t.Errorf("%s is not found: %+v", l.Name, found)
+		}
+	}
+	check("found again", links)
+}
+
 // A guest has so many new connections in a second, and so many in all; what one uses up, another has still.
 func TestLimitsOfConnections(t *testing.T) {
 	t.Parallel()
@@ -208,7 +253,7 @@ func TestAttachAndDetach(t *testing.T) {
 	for i := range links {
 		wg.Go(func() {
 			var err error
-			if links[i], err = n.Attach(fmt.Sprint("vm_", i)); err != nil {
+			if links[i], err = n.Attach(fmt.Sprint("vm_", i), ""); err != nil {
 				t.Error(err)
 			}
 		})
@@ -376,7 +421,7 @@ func watch(t *testing.T, tap string) (passed func() int) {
 func watchOut(t *testing.T) (passed func() int) {
 	t.Helper()
 	return counter(t, &nftables.Chain{
-		Table: &nftables.Table{Family: nftables.TableFamilyIPv4, Name: "test"}, Name: "watch",
+		Table: &nftables.Table{Family: nftables.TableFamilyINet, Name: "test"}, Name: "watch",
 		Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityRef(300),
 	}, &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, // the answers that nobody is there are none of the guest's
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_UDP}})

@@ -60,9 +60,10 @@ var (
 	// A guest that is told so need not wait to find out.
 	reject = rule{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED}}
 
-	fromGuest = ifname(expr.MetaKeyIIFNAME, expr.CmpOpEq)
-	toGuest   = ifname(expr.MetaKeyOIFNAME, expr.CmpOpEq)
-	toOther   = ifname(expr.MetaKeyOIFNAME, expr.CmpOpNeq)
+	fromGuest  = ifname(expr.MetaKeyIIFNAME, expr.CmpOpEq, prefix)
+	fromClosed = ifname(expr.MetaKeyIIFNAME, expr.CmpOpEq, closedPrefix)
+	toGuest    = ifname(expr.MetaKeyOIFNAME, expr.CmpOpEq, prefix)
+	toOther    = ifname(expr.MetaKeyOIFNAME, expr.CmpOpNeq, prefix)
 
 	answer  = state(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED)
 	invalid = state(expr.CtStateBitINVALID)
@@ -72,8 +73,8 @@ func verdict(kind expr.VerdictKind, chain string) rule {
 	return rule{&expr.Verdict{Kind: kind, Chain: chain}}
 }
 
-func ifname(key expr.MetaKey, op expr.CmpOp) rule {
-	return rule{&expr.Meta{Key: key, Register: 1}, &expr.Cmp{Op: op, Register: 1, Data: []byte(prefix)}}
+func ifname(key expr.MetaKey, op expr.CmpOp, begins string) rule {
+	return rule{&expr.Meta{Key: key, Register: 1}, &expr.Cmp{Op: op, Register: 1, Data: []byte(begins)}}
 }
 
 func state(bits uint32) rule {
@@ -134,6 +135,7 @@ func destination(a netip.Addr) *expr.Payload {
 //	chain forward {
 //		type filter hook forward priority filter; policy accept;
 //		iifname "mr-*" jump guest
+//		iifname "mr-n*" reject
 //		iifname "mr-*" oifname "mr-*" reject
 //		iifname "mr-*" ip daddr @closed4 reject        # and ip6, @closed6
 //		iifname "mr-*" tcp dport 25 reject
@@ -175,7 +177,7 @@ func (n *Network) admit(c *nftables.Conn) error {
 		when(fromGuest, verdict(expr.VerdictJump, "guest")),
 		when(fromGuest, reject),
 	)
-	forward := []rule{when(fromGuest, verdict(expr.VerdictJump, "guest")), when(fromGuest, toGuest, reject)}
+	forward := []rule{when(fromGuest, verdict(expr.VerdictJump, "guest")), when(fromClosed, reject), when(fromGuest, toGuest, reject)}
 	nat := []rule{}
 	for i, pool := range []netip.Prefix{n.cfg.Pool, n.cfg.Pool6} {
 		ours, a := meta(expr.MetaKeyNFPROTO, family(pool.Addr())), pool.Addr()

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/vm"
 	"github.com/millrace-ci/millrace/vm/network"
 )
@@ -59,6 +60,9 @@ func (d *Driver) Start(ctx context.Context, spec vm.Spec) (vm.Machine, error) {
 	}
 	d.mu.RLock()
 	defer d.mu.RUnlock()
+	if spec.Egress == millrace.EgressNone && d.cfg.Network == nil {
+		return nil, errors.New("its networks are QEMU's user-mode ones, which are open to what the host reaches")
+	}
 	dir := filepath.Join(d.cfg.Dir, "vms", spec.ID)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
@@ -96,7 +100,7 @@ func (d *Driver) launch(accel Accel, spec vm.Spec, kernelArgs string, disk disk,
 	files := []*os.File{listener}
 	var link *network.Link
 	if d.cfg.Network != nil && disk.path != "" {
-		if link, err = d.cfg.Network.Attach(spec.ID); err != nil {
+		if link, err = d.cfg.Network.Attach(spec.ID, spec.Egress); err != nil {
 			return nil, err
 		}
 		defer link.Tap.Close() // QEMU's copy keeps the tap, and with QEMU it goes

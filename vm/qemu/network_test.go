@@ -162,6 +162,69 @@ done`)
 	}
 }
 
+// A VM that is kept from the internet runs its job by what was opened to it, and reaches nothing else.
+func TestGuestWithoutTheInternet(t *testing.T) {
+	t.Parallel()
+	if !networktest.Enter(t) {
+		return
+	}
+	world := networktest.Build(t)
+	n, err := network.Open(network.Config{Services: []netip.AddrPort{netip.AddrPortFrom(networktest.Internet, 80)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	d := prepareOn(t, t.TempDir(), n)
+	b := newBroker(`for to in "198.51.100.7 8080" "1.1.1.1 53" "10.0.0.1 80"; do nc -w 5 $to </dev/null >/dev/null 2>&1 && echo "open $to" || echo "shut $to"; done`)
+	for _, port := range []string{"80", "8080"} {
+		l, err := world.Listen(networktest.Internet.String() + ":" + port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := &http.Server{Handler: b}
+		go server.Serve(l) //nolint:errcheck // Close ends it
+		t.Cleanup(func() { server.Close() })
+	}
+	for _, c := range []struct {
+		egress millrace.Egress
+		want   string
+	}{{millrace.EgressNone, "shut 198.51.100.7 8080"}, {millrace.EgressInternet, "open 198.51.100.7 8080"}} {
+		m, err := d.Start(t.Context(), vm.Spec{ID: "vm-" + string(c.egress), Arch: d.Arch(), VCPUs: 1, MemoryMB: 256, Egress: c.egress})
+		if err != nil {
+			t.Fatal(err)
+		}
+		stop := time.AfterFunc(time.Minute, m.Kill)
+		host := resume(t, m, 0)
+		if err := host.Configure(guest.Config{Hostname: "vm", JIT: jit("http://198.51.100.7")}); err != nil {
+			t.Fatal(err)
+		}
+		for {
+			said, err := host.Next()
+			if err != nil {
+				break
+			}
+			if said.Exit != nil {
+				_ = host.Heard() // so that it powers off
+			}
+		}
+		<-m.Done()
+		stop.Stop()
+		b.mu.Lock()
+		if !strings.Contains(b.log.String(), c.want) {
+			t.Errorf("egress %s: not %q: %s", c.egress, c.want, b.log.String())
+		}
+		b.log.Reset()
+		b.mu.Unlock()
+	}
+	if _, err := prepareOn(t, t.TempDir(), nil).Start(t.Context(), vm.Spec{ID: "a", Arch: d.Arch(), VCPUs: 1, MemoryMB: 256, Egress: millrace.EgressNone}); err == nil || !strings.Contains(err.Error(), "user-mode") {
+		t.Errorf("without taps: %v", err)
+	}
+}
+
 // An agent that is killed leaves its VMs running, with their taps and within their rules. The one after it takes them over.
 func TestKilledAgentsNetworks(t *testing.T) {
 	t.Parallel()
