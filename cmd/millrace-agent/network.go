@@ -1,18 +1,22 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 
 	"github.com/spf13/pflag"
 
+	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/vm/network"
 )
 
 // networks are what a host's owner says of VMs' networks.
 type networks struct {
 	kind   string // auto, tap or user
+	egress string
 	config network.Config
 }
 
@@ -34,16 +38,22 @@ func (n *networks) flags(f *pflag.FlagSet) {
 		return err
 	})
 	f.TextVar(&n.config.Pool, "vm-addresses", netip.MustParsePrefix("198.18.0.0/16"), "the IPv4 addresses of VMs' networks, two for each; they don't leave this host")
+	f.StringVar(&n.egress, "egress", string(millrace.EgressInternet), "what VMs may reach at the most: internet, or none but what --allow and --resolver open; needs taps")
 	f.IntVar(&n.config.ConnectionRate, "connection-rate", 100, "connections that a VM may open in a second")
 	f.IntVar(&n.config.Connections, "connections", 16<<10, "connections that a VM may have at a time")
 }
 
 func (n *networks) check() error {
-	switch n.kind {
-	case "auto", "tap", "user":
-		return nil
+	n.config.Egress = millrace.Egress(n.egress)
+	switch {
+	case !slices.Contains([]string{"auto", "tap", "user"}, n.kind):
+		return fmt.Errorf("--network is auto, tap or user, not %q", n.kind)
+	case !slices.Contains(millrace.Egresses, n.config.Egress):
+		return fmt.Errorf("--egress is internet or none, not %q", n.egress)
+	case n.config.Egress == millrace.EgressNone && n.kind == "user":
+		return errors.New("--egress none takes taps: user-mode networks are open to what this host reaches")
 	}
-	return fmt.Errorf("--network is auto, tap or user, not %q", n.kind)
+	return nil
 }
 
 // open makes VMs' networks, nil: QEMU's user mode.
@@ -56,7 +66,7 @@ func (n *networks) open(log *slog.Logger) (*network.Network, error) {
 	switch {
 	case err == nil:
 		log.Info("Each VM has a tap, from which it reaches the internet and what is allowed.", "allowed", n.config.Services)
-	case n.kind == "tap":
+	case n.kind == "tap" || n.config.Egress == millrace.EgressNone: // rather none than open ones
 		return nil, fmt.Errorf("VMs' networks: %w", err)
 	default:
 		log.Warn("VMs have QEMU's user-mode network: they reach what this host reaches, its own services included.", "because", err)

@@ -39,9 +39,12 @@ func (l *Link) KernelArgs() string {
 	return fmt.Sprintf("millrace.address=%s millrace.gateway=%s millrace.dns=%s", strings.Join(addresses, ","), gatewayMAC, strings.Join(resolvers, ","))
 }
 
-// Attach makes the network of the VM with this ID, which reaches what egress says; "" is the internet. What an earlier Attach of
-// the same ID made goes.
+// Attach makes the network of the VM with this ID, which reaches what egress says, if guests of this host may; "" is the internet.
+// What an earlier Attach of the same ID made goes.
 func (n *Network) Attach(id string, egress millrace.Egress) (*Link, error) {
+	if n.cfg.Egress == millrace.EgressNone {
+		egress = millrace.EgressNone
+	}
 	for _, other := range millrace.Egresses {
 		name, _, _ := identity(id, other)
 		if err := n.remove(name); err != nil {

@@ -42,6 +42,8 @@ type Config struct {
 	Resolvers []netip.Addr
 	// Closed is what guests don't reach besides what no guest should: public addresses of a company's own.
 	Closed []netip.Prefix
+	// Egress is what guests may reach at the most, whatever is asked for them; "" is the internet.
+	Egress millrace.Egress
 	// ConnectionRate is how many connections a guest may open in a second, ten times as many at once; 0 is 100.
 	ConnectionRate int
 	// Connections is how many a guest may have at a time: the host's table of them is shared. 0 is 16,384.

@@ -200,6 +200,15 @@ func TestEgress(t *testing.T) {
 		}
 	}
 	check("found again", links)
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	config.Egress = millrace.EgressNone
+	l, err := openNetwork(t, config).Attach("vm", millrace.EgressInternet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	check("on a host whose guests may reach no more", map[millrace.Egress]*network.Link{millrace.EgressNone: l})
 }
 
 // A guest has so many new connections in a second, and so many in all; what one uses up, another has still.
