@@ -79,6 +79,15 @@ func Scenarios() []Scenario { //nolint:funlen // a table
 				}
 			}
 		}), starts(8 * time.Second), ""},
+		{"5 a place is free when its VM has ended, whatever GitHub says", with(quiet(2*time.Hour, 1, Faults{}), func(c *Config) {
+			c.Short, c.Slots = true, 1
+			c.script = func(s *Sim) {
+				for at, off := range map[time.Duration]bool{time.Minute + time.Second: true, 20 * time.Minute: false} {
+					s.after(at, func() { s.must(s.github.SetFaults(githubtest.Faults{HooksOff: off})) })
+				}
+				s.after(time.Minute, func() { s.load.queue(s.orgs[0], "repo-0", 150) })
+			}
+		}), starts(18 * time.Minute), ""},
 		{"6 a finished run is run again", day(time.Hour, 250, faults(githubtest.Faults{Drop: 0.3})), func(r Report) error {
 			if r.Reruns == 0 {
 				return errors.New("nothing was run again")
