@@ -91,6 +91,12 @@ type KeepPartitions struct{}
 // Kind is the task's name.
 func (KeepPartitions) Kind() string { return "partitions.keep" }
 
+// ExpireLogs deletes consoles and agents' logs that are older than [LogRetention].
+type ExpireLogs struct{}
+
+// Kind is the task's name.
+func (ExpireLogs) Kind() string { return "logs.expire" }
+
 // FindLostHosts marks the VMs of silent hosts as lost and wakes the placer.
 type FindLostHosts struct{}
 

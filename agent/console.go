@@ -55,7 +55,7 @@ func (c *console) drop(offset int64) {
 	if c.noted == 0 {
 		c.gap = c.from
 	}
-	note := fmt.Sprintf("\n[millrace: %d bytes of console output were dropped here]\n", offset-c.gap)
+	note := fmt.Sprintf("\n[millrace: %d bytes of output were dropped here]\n", offset-c.gap)
 	c.noted = int(min(int64(len(note)), offset-c.gap))
 	kept := c.data[min(offset-c.from, int64(len(c.data))):]
 	c.data = append(append(make([]byte, 0, consoleBuffer), note[:c.noted]...), kept...)

@@ -123,7 +123,7 @@ func TestConsoleGoesOn(t *testing.T) {
 		"all is there":       {100, "next", "next"},
 		"said twice":         {90, "0123456789next", "next"},
 		"known to the end":   {90, "0123456789", ""},
-		"a gap":              {300, "next", "\n[millrace: 200 bytes of console output were dropped here]\nnext"},
+		"a gap":              {300, "next", "\n[millrace: 200 bytes of output were dropped here]\nnext"},
 		"a gap of few":       {105, "next", "\n[milnext"},
 		"far behind what is": {10, "x", ""},
 	} {

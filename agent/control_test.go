@@ -25,6 +25,8 @@ type control struct {
 	reports  map[millrace.VMID]client.VMReport // the last of each
 	consoles map[millrace.VMID][]byte
 	samples  map[millrace.VMID]millrace.Series
+	log      []byte
+	logged   int // bytes of it that earlier processes said
 	away     bool // it can't be reached
 	starts   int
 	facts    millrace.HostFacts // of the last start
@@ -164,6 +166,22 @@ func (c *control) AppendConsole(_ context.Context, id millrace.VMID, offset int6
 		c.t.Errorf("VM %s: the console has %d bytes and goes on at %d", id, len(c.consoles[id]), offset)
 	}
 	c.consoles[id] = append(c.consoles[id], data...)
+	return nil
+}
+
+func (c *control) AppendLog(_ context.Context, offset int64, data []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.away {
+		return errAway
+	}
+	if offset == 0 { // another process's
+		c.logged = len(c.log)
+	}
+	if offset != int64(len(c.log)-c.logged) {
+		c.t.Errorf("the log has %d bytes and goes on at %d", len(c.log)-c.logged, offset)
+	}
+	c.log = append(c.log, data...)
 	return nil
 }
 

@@ -27,6 +27,7 @@ type Server interface {
 	Sync(ctx context.Context, in client.SyncRequest) (client.SyncResponse, error)
 	JIT(ctx context.Context, vm millrace.VMID, epoch int64) (client.JITResponse, error)
 	AppendConsole(ctx context.Context, vm millrace.VMID, offset int64, data []byte) error
+	AppendLog(ctx context.Context, offset int64, data []byte) error
 	AppendSamples(ctx context.Context, vm millrace.VMID, in client.SamplesRequest) error
 }
 
@@ -59,11 +60,20 @@ func Run(ctx context.Context, c Config) error {
 		events: make(chan Event),
 		vms:    map[Ref]*machine{},
 		cut:    func() {},
+		logged: make(chan struct{}),
 	}
+	r.own, r.Log = newOwnLog(c.Log)
 	if err := r.adopt(ctx); err != nil {
 		return err
 	}
 	r.loop(ctx)
+	r.own.console.close() // its last word
+	if r.state.Started && r.state.Failures == 0 { // else nobody hears it now
+		select {
+		case <-r.logged:
+		case <-time.After(farewellAfter):
+		}
+	}
 	cancel()
 	if err := r.wait(stopWithin); err != nil {
 		return err
@@ -119,7 +129,10 @@ type runner struct {
 	base   context.Context
 	events chan Event
 	work   sync.WaitGroup
+	own    *ownLog
+	logged chan struct{} // closed when all of it has arrived, or never will
 
+	sendLog sync.Once
 	state   State
 	journal journal
 	vms     map[Ref]*machine
@@ -291,6 +304,12 @@ func (r *runner) fetchJIT(ref Ref) Event {
 func (r *runner) note(ev Event) {
 	switch ev := ev.(type) {
 	case Started:
+		r.sendLog.Do(func() {
+			r.work.Go(func() {
+				defer close(r.logged)
+				r.own.upload(r.base, r.Server)
+			})
+		})
 		r.Log.Info("The control plane knows this agent.", "offer", r.Facts.Offer, "driver", r.Facts.Driver)
 	case VMReached:
 		r.Log.Info("A VM's runner is "+string(ev.State)+".", "vm", ev.ID)

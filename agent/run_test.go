@@ -213,6 +213,34 @@ func TestRunTellsWhatItFinds(t *testing.T) {
 	})
 }
 
+// What the agent says reaches the control plane, also what it said before that could be reached, and its last word.
+func TestOwnLog(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newControl(t)
+		c.away = true
+		stop := runs(t, c, &machines{guest: runsAJob})
+		time.Sleep(time.Minute)
+		c.mu.Lock()
+		c.away = false
+		c.mu.Unlock()
+		time.Sleep(time.Minute)
+		c.set(order(1))
+		time.Sleep(3 * time.Minute)
+		stop()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for _, want := range []string{"The control plane did not answer", "The control plane knows this agent.", "A VM is started.", "A VM is gone."} {
+			if !strings.Contains(string(c.log), want) {
+				t.Errorf("nothing of %q in\n%s", want, c.log)
+			}
+		}
+		if strings.Contains(string(c.log), "config of ") {
+			t.Errorf("a registration is in the log:\n%s", c.log)
+		}
+	})
+}
+
 func TestRunAJob(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

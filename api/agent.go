@@ -286,6 +286,31 @@ func bounded(s string, most int) string {
 	return s
 }
 
+func (s *Server) appendLog(w http.ResponseWriter, r *http.Request) error {
+	host, body, err := s.signed(w, r, maxConsole)
+	if err != nil {
+		return err
+	}
+	offset, err := offsetOf(r)
+	if err != nil {
+		return err
+	}
+	if err := s.store.Org(host.OrgID).AppendAgentLog(r.Context(), host.HostID, millrace.LogPosition{Epoch: host.Epoch, Offset: offset}, body); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func offsetOf(r *http.Request) (int64, error) {
+	const most = 1e9 // of which an agent that says too much starts anew
+	offset, err := strconv.ParseInt(r.URL.Query().Get("offset"), 10, 64)
+	if err != nil || offset < 0 || offset > most {
+		return 0, millrace.Errorf(millrace.Invalid, "offset says where the bytes belong; it is a number from 0 to %d.", int64(most))
+	}
+	return offset, nil
+}
+
 func (s *Server) appendConsole(w http.ResponseWriter, r *http.Request) error {
 	host, body, err := s.signed(w, r, maxConsole)
 	if err != nil {
@@ -295,9 +320,9 @@ func (s *Server) appendConsole(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	offset, err := strconv.ParseInt(r.URL.Query().Get("offset"), 10, 64)
-	if err != nil || offset < 0 {
-		return millrace.Errorf(millrace.Invalid, "offset says where the bytes belong; it is a number from 0.")
+	offset, err := offsetOf(r)
+	if err != nil {
+		return err
 	}
 	if err := s.store.Org(host.OrgID).AppendConsole(r.Context(), host.HostID, vm, offset, body); err != nil {
 		return err

@@ -273,6 +273,58 @@ func TestSync(t *testing.T) {
 	}
 }
 
+// What a host's agent says is read by who may see the host: all of it, or what came since.
+func TestAgentLog(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	h, other := w.enroll(w.calm, "rack-1"), w.enroll(w.rival, "rack-1")
+	for range 2 {
+		if err := h.AppendLog(t.Context(), 0, []byte("level=INFO msg=hello\n")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := other.AppendLog(t.Context(), 0, []byte("evil\n")); err != nil {
+		t.Fatal(err)
+	}
+	for offset, size := range map[int64]int{-1: 1, 1 << 40: 1, 21: 300 << 10} {
+		if err := h.AppendLog(t.Context(), offset, make([]byte, size)); millrace.CodeOf(err) != millrace.Invalid && millrace.CodeOf(err) != millrace.TooLarge {
+			t.Errorf("%d bytes at %d: %v", size, offset, err)
+		}
+	}
+	rest := client.REST{URL: w.url, Org: "calm", Token: millrace.Secret(storetest.MustCreateToken(t, w.st, w.calm)), HTTP: http.DefaultClient}
+	text, at, err := rest.HostLog(t.Context(), h.Host, millrace.LogPosition{})
+	if err != nil || string(text) != "level=INFO msg=hello\n" {
+		t.Errorf("%q, %v", text, err)
+	}
+	if err := h.AppendLog(t.Context(), 21, []byte("more\n")); err != nil {
+		t.Fatal(err)
+	}
+	if text, at, err = rest.HostLog(t.Context(), h.Host, at); err != nil || string(text) != "more\n" {
+		t.Errorf("since then: %q, %v", text, err)
+	}
+	if _, err := h.Start(t.Context(), client.StartRequest{Facts: storetest.Facts()}); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.AppendLog(t.Context(), 0, []byte("anew\n")); err != nil {
+		t.Fatal(err)
+	}
+	if text, at, err = rest.HostLog(t.Context(), h.Host, at); err != nil || string(text) != "anew\n" {
+		t.Errorf("of the next process: %q, %v", text, err)
+	}
+	if text, _, err = rest.HostLog(t.Context(), h.Host, at); err != nil || len(text) != 0 {
+		t.Errorf("nothing new: %q, %v", text, err)
+	}
+	if text, _, err = rest.HostLog(t.Context(), h.Host, millrace.LogPosition{}); err != nil || string(text) != "level=INFO msg=hello\nmore\nanew\n" {
+		t.Errorf("all: %q, %v", text, err)
+	}
+	if _, _, err := rest.HostLog(t.Context(), other.Host, millrace.LogPosition{}); millrace.CodeOf(err) != millrace.NotFound {
+		t.Errorf("another org's host: %v", err)
+	}
+	if _, _, err := rest.HostLog(t.Context(), h.Host, millrace.LogPosition{Epoch: -1}); millrace.CodeOf(err) != millrace.Invalid {
+		t.Errorf("no position: %v", err)
+	}
+}
+
 func TestConsole(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

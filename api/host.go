@@ -68,6 +68,37 @@ func (s *Server) hostRoutes(api huma.API) {
 			return nil, org.RemoveHost(ctx, org.by, id, in.Force)
 		})
 
+	type readLog struct {
+		InHost
+		After string `query:"after" maxLength:"40" doc:"A position that an answer gave: what was said since then"`
+	}
+	type log struct {
+		ContentType string `header:"Content-Type"`
+		Position    string `header:"Millrace-Log-Position" doc:"The end of what is answered"`
+		Body        []byte
+	}
+	register(s, api, millrace.HostsRead, huma.Operation{
+		OperationID: "get-host-log", Method: http.MethodGet, Path: "/hosts/{host}/log", Summary: "Show the end of what a host's agent said", Tags: []string{"hosts"},
+		Description: "At most the last 1 MiB of text, whatever process of the agent said it; with after, what came since.",
+	},
+		func(ctx context.Context, org tenant, in *readLog) (*log, error) {
+			id, err := millrace.ParseHostID(in.Host)
+			if err != nil {
+				return nil, err
+			}
+			var after millrace.LogPosition
+			if in.After != "" {
+				if after, err = millrace.ParseLogPosition(in.After); err != nil {
+					return nil, err
+				}
+			}
+			if _, err := org.Host(ctx, id); err != nil {
+				return nil, err
+			}
+			data, end, err := org.AgentLog(ctx, id, after, 1<<20)
+			return &log{"text/plain; charset=utf-8", end.String(), data}, err
+		})
+
 	for _, act := range []struct {
 		name, summary string
 		do            func(tenant, context.Context, millrace.HostID) error

@@ -57,6 +57,7 @@ func (c *cli) hosts() *cobra.Command {
 		c.onHost("reboot", "Drain a host, and reboot it once it has no VM, where its owner allows that", func(ctx context.Context, api client.REST, id millrace.HostID) (client.Host, error) {
 			return api.RebootHost(ctx, id)
 		}),
+		c.hostLog(),
 		c.removeHost(),
 	)
 	return cmd

@@ -6,13 +6,14 @@ import (
 	"github.com/millrace-ci/millrace"
 )
 
-// Agent protocol, in the order in which it happens. Every body is JSON but the console's.
+// Agent protocol, in the order in which it happens. Every body is JSON but the console's and the log's.
 //
 //	POST /agent/v1/enroll                 EnrollRequest → EnrollResponse      once, with an enrollment token
 //	POST /agent/v1/start                  StartRequest  → StartResponse       at each start: a new host epoch
 //	POST /agent/v1/sync                   SyncRequest   → SyncResponse        for ever: observation out, orders in
 //	POST /agent/v1/vms/{vm}/jit           JITRequest    → JITResponse         while the VM's kernel boots
 //	POST /agent/v1/vms/{vm}/console?offset=N   raw bytes → 204                what the VM printed, from byte N on
+//	POST /agent/v1/log?offset=N           raw bytes → 204                what the agent's process says, from byte N on
 //	POST /agent/v1/vms/{vm}/samples       SamplesRequest → 204                what the VM used, now and then while it runs
 //
 // All but enroll are signed, see [SignatureHeader] and [Verify].

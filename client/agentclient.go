@@ -84,6 +84,11 @@ func (a *Agent) AppendConsole(ctx context.Context, vm millrace.VMID, offset int6
 	return a.send(ctx, agentTimeout, path, "application/octet-stream", data, nil)
 }
 
+// AppendLog sends what this agent's process said from byte offset on. A repeat of the same bytes changes nothing.
+func (a *Agent) AppendLog(ctx context.Context, offset int64, data []byte) error {
+	return a.send(ctx, agentTimeout, fmt.Sprintf("/agent/v1/log?offset=%d", offset), "application/octet-stream", data, nil)
+}
+
 // AppendSamples sends what a VM has used. A repeat changes nothing.
 func (a *Agent) AppendSamples(ctx context.Context, vm millrace.VMID, in SamplesRequest) error {
 	return a.post(ctx, agentTimeout, "/agent/v1/vms/"+vm.String()+"/samples", in, nil)

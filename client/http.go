@@ -32,7 +32,7 @@ func NewHTTP() *http.Client {
 	}
 }
 
-// do sends r, reads the answer into out, which may be nil, and returns the answer's header. An answer that isn't 2xx is
+// do sends r, reads the answer into out, which may be nil, or *[]byte for the bytes as they are, and returns the answer's header. An answer that isn't 2xx is
 // the server's error.
 func do(c *http.Client, r *http.Request, limit int64, out any) (http.Header, error) {
 	r.Header.Set("Accept", "application/json, "+ProblemType)
@@ -50,6 +50,10 @@ func do(c *http.Client, r *http.Request, limit int64, out any) (http.Header, err
 	case res.StatusCode < 200 || res.StatusCode > 299:
 		return res.Header, errorOf(res.StatusCode, res.Header.Get("Content-Type"), body)
 	case out == nil || res.StatusCode == http.StatusNoContent:
+		return res.Header, nil
+	}
+	if raw, ok := out.(*[]byte); ok {
+		*raw = body
 		return res.Header, nil
 	}
 	if err := json.Unmarshal(body, out); err != nil {

@@ -124,6 +124,12 @@ func remove(ctx context.Context, c REST, path string) error {
 // send asks for /api/v1/orgs/{org}/<path>?<query>, with a body as JSON unless it is nil.
 func send[T any](ctx context.Context, c REST, method, path string, query url.Values, body any) (T, error) {
 	var out T
+	_, err := c.send(ctx, method, path, query, body, &out)
+	return out, err
+}
+
+// send is [send] with a place for the answer; see [do].
+func (c REST) send(ctx context.Context, method, path string, query url.Values, body, out any) (http.Header, error) {
 	ctx, cancel := context.WithTimeout(ctx, restTimeout)
 	defer cancel()
 	u := strings.TrimSuffix(c.URL, "/") + "/api/v1/orgs/" + url.PathEscape(c.Org) + "/" + path
@@ -134,17 +140,16 @@ func send[T any](ctx context.Context, c REST, method, path string, query url.Val
 	if body != nil {
 		var err error
 		if data, err = json.Marshal(body); err != nil {
-			return out, err
+			return nil, err
 		}
 	}
 	r, err := http.NewRequestWithContext(ctx, method, u, bytes.NewReader(data))
 	if err != nil {
-		return out, err
+		return nil, err
 	}
 	if body != nil {
 		r.Header.Set("Content-Type", "application/json")
 	}
 	r.Header.Set("Authorization", "Bearer "+c.Token.Reveal())
-	_, err = do(c.HTTP, r, maxRESTBody, &out)
-	return out, err
+	return do(c.HTTP, r, maxRESTBody, out)
 }

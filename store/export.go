@@ -89,10 +89,11 @@ type manifest struct {
 	ExportedAt time.Time      `json:"exported_at"`
 	Tables     map[string]int `json:"tables"`
 	Consoles   int            `json:"consoles"`
+	AgentLogs  int            `json:"agent_logs"`
 }
 
 // Export writes all that the org has here as a ZIP: tables/<name>.jsonl with a row per line for each table,
-// consoles/<VM>.log for each VM that printed anything, and manifest.json with the counts. No secret is in it, nor the hash
+// consoles/<VM>.log for each VM that printed anything, agent-logs/<host>.log for each host whose agent said something, and manifest.json with the counts. No secret is in it, nor the hash
 // or key of one.
 //
 // Rows are read in pages by primary key, each page in a transaction of its own. A reader may take as long as it likes: one
@@ -124,6 +125,9 @@ func (o Org) Export(ctx context.Context, actor millrace.Actor, w io.Writer) erro
 		if m.Tables[t.name], err = o.exportTable(ctx, t, file); err != nil {
 			return err
 		}
+	}
+	if m.AgentLogs, err = o.exportAgentLogs(ctx, create); err != nil {
+		return err
 	}
 	if m.Consoles, err = o.exportConsoles(ctx, create); err != nil {
 		return err
@@ -244,6 +248,35 @@ func writeRow(w io.Writer, table, row string) error {
 	}
 	_, err := w.Write(line.Bytes())
 	return err
+}
+
+// exportAgentLogs writes what the agents of the org's hosts said, and returns how many said something.
+func (o Org) exportAgentLogs(ctx context.Context, create func(name string) (io.Writer, error)) (n int, err error) {
+	for list := o.store.blobs.List(&blob.ListOptions{Prefix: agentLogsKey(o.id), Delimiter: "/"}); ; {
+		folder, err := list.Next(ctx)
+		if errors.Is(err, io.EOF) {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+		host, err := millrace.ParseHostID(path.Base(folder.Key))
+		if err != nil || !folder.IsDir {
+			continue // nothing that AppendAgentLog wrote
+		}
+		text, _, err := o.AgentLog(ctx, host, millrace.LogPosition{}, 2*MaxAgentLog)
+		if err != nil {
+			return n, err
+		}
+		file, err := create("agent-logs/" + host.String() + ".log")
+		if err != nil {
+			return n, err
+		}
+		if _, err := file.Write(text); err != nil {
+			return n, err
+		}
+		n++
+	}
 }
 
 // exportConsoles writes what the org's VMs printed, one after the other, and returns how many did.

@@ -147,7 +147,30 @@ func (s *Store) EndVMs(ctx context.Context, org millrace.OrgID) (live int, err e
 // EraseBlobs deletes what the blob store holds of an org, and returns how many blobs those were. The caller knows that the
 // org is deleted.
 func (s *Store) EraseBlobs(ctx context.Context, org millrace.OrgID) (n int, err error) {
-	for list := s.blobs.List(&blob.ListOptions{Prefix: consolesKey(org)}); ; n++ {
+	for _, prefix := range []string{consolesKey(org), agentLogsKey(org)} {
+		erased, err := s.deleteBlobs(ctx, prefix, func(*blob.ListObject) bool { return true })
+		if n += erased; err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// ExpireBlobs deletes the consoles and agents' logs that nothing was added to for [millrace.LogRetention], and returns how many
+// pieces those were.
+func (s *Store) ExpireBlobs(ctx context.Context, now time.Time) (n int, err error) {
+	for _, prefix := range []string{"consoles/", "agent-logs/"} {
+		expired, err := s.deleteBlobs(ctx, prefix, func(o *blob.ListObject) bool { return now.Sub(o.ModTime) > millrace.LogRetention })
+		if n += expired; err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// deleteBlobs deletes those below prefix that unwanted says, and returns how many.
+func (s *Store) deleteBlobs(ctx context.Context, prefix string, unwanted func(*blob.ListObject) bool) (n int, err error) {
+	for list := s.blobs.List(&blob.ListOptions{Prefix: prefix}); ; {
 		object, err := list.Next(ctx)
 		if errors.Is(err, io.EOF) {
 			return n, nil
@@ -155,9 +178,13 @@ func (s *Store) EraseBlobs(ctx context.Context, org millrace.OrgID) (n int, err 
 		if err != nil {
 			return n, err
 		}
+		if !unwanted(object) {
+			continue
+		}
 		if err := s.blobs.Delete(ctx, object.Key); err != nil && gcerrors.Code(err) != gcerrors.NotFound {
 			return n, err
 		}
+		n++
 	}
 }
 

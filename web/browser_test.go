@@ -124,7 +124,14 @@ func TestPagesInABrowser(t *testing.T) {
 	visit("job-done", full.URL+"/o/calm/jobs/"+done.Jobs[0].ID.String())
 	visit("job-queued", full.URL+"/o/calm/jobs/"+queued.Jobs[0].ID.String())
 	visit("hosts", full.URL+"/o/calm/hosts")
-	visit("host-busy", full.URL+"/o/calm/hosts/"+done.Jobs[0].VM.HostID.String())
+	busy := done.Jobs[0].VM.HostID
+	visit("host-busy", full.URL+"/o/calm/hosts/"+busy.String())
+	visit("agent-log-none", full.URL+"/o/calm/hosts/"+busy.String()+"/log")
+	const said = "time=2026-11-27T01:15:43Z level=INFO msg=\"A VM is started.\" vm=vm_01 vcpus=4\nlevel=ERROR msg=\"<script>alert(1)</script> \x1b[31mred\"\n"
+	if err := full.Store.Org(full.Org.ID).AppendAgentLog(t.Context(), busy, millrace.LogPosition{Epoch: 1}, []byte(said)); err != nil {
+		t.Fatal(err)
+	}
+	visit("agent-log", full.URL+"/o/calm/hosts/"+busy.String()+"/log")
 	visit("incidents-none", full.URL+"/o/calm/incidents")
 	full.incident(millrace.WaitGitHubDown, 0, "", "503 Service Unavailable")
 	full.over(millrace.WaitGitHubDown, 0)

@@ -91,6 +91,7 @@ func TestEveryRouteForEveryRole(t *testing.T) {
 		"POST /o/{org}/hosts/enrollment-tokens":                {millrace.HostsWrite, "/hosts/enrollment-tokens", url.Values{}, ok, false},
 		"GET /o/{org}/hosts/new":                               {millrace.HostsWrite, "/hosts/new", nil, ok, false},
 		"GET /o/{org}/hosts/{host}":                            {millrace.HostsRead, "/hosts/" + host.ID.String(), nil, ok, false},
+		"GET /o/{org}/hosts/{host}/log":                        {millrace.HostsRead, "/hosts/" + host.ID.String() + "/log", nil, ok, false},
 		"POST /o/{org}/hosts/{host}":                           {millrace.HostsWrite, "/hosts/" + host.ID.String(), url.Values{"do": {"drain"}}, see, false},
 		"POST /o/{org}/hosts/enrollment-tokens/{token}/revoke": {millrace.HostsWrite, "/hosts/enrollment-tokens/" + enrollment.ID.String() + "/revoke", url.Values{}, see, false},
 		"GET /o/{org}/incidents":                               {millrace.IncidentsRead, "/incidents", nil, ok, false},

@@ -113,6 +113,7 @@ func (s *server) routes() []route {
 		{"POST /o/{org}/hosts/enrollment-tokens", s.org(millrace.HostsWrite, s.makeEnrollmentToken)},
 		{"POST /o/{org}/hosts/enrollment-tokens/{token}/revoke", s.org(millrace.HostsWrite, s.revokeEnrollmentToken)},
 		{"GET /o/{org}/hosts/{host}", s.org(millrace.HostsRead, s.host)},
+		{"GET /o/{org}/hosts/{host}/log", s.org(millrace.HostsRead, s.agentLog)},
 		{"POST /o/{org}/hosts/{host}", s.org(millrace.HostsWrite, s.changeHost)},
 		{"GET /o/{org}/incidents", s.org(millrace.IncidentsRead, s.incidents)},
 		{"GET /o/{org}/usage", s.org(millrace.UsageRead, s.usage)},

@@ -42,6 +42,12 @@ func (w *Workers) Do(ctx context.Context, task river.JobArgs) error {
 		return err
 	case millrace.KeepPartitions:
 		return errors.Join(w.store.KeepPartitions(ctx), w.store.ForgetGuesses(ctx))
+	case millrace.ExpireLogs:
+		n, err := w.store.ExpireBlobs(ctx, time.Now())
+		if n > 0 {
+			w.log.Info("consoles and agents' logs expired", "pieces", n)
+		}
+		return err
 	case millrace.FindLostHosts:
 		return w.findLostHosts(ctx)
 	case millrace.WatchVMs:

@@ -74,6 +74,7 @@ var Schedule = []Scheduled{
 	{Every: 10 * time.Minute, Task: millrace.SweepInstallations{}},
 	{Every: 10 * time.Minute, Task: millrace.FindDeletedOrgs{}},
 	{Every: time.Hour, Task: millrace.KeepPartitions{}},
+	{Every: 24 * time.Hour, Task: millrace.ExpireLogs{}},
 }
 
 // Run works until ctx ends, then lets running tasks end, for at most 10 s.
@@ -125,6 +126,7 @@ func (w *Workers) newClient() (*river.Client[pgx.Tx], error) {
 	addWorker[millrace.EraseOrg](tasks, w)
 	addWorker[millrace.FindDeletedOrgs](tasks, w)
 	addWorker[millrace.KeepPartitions](tasks, w)
+	addWorker[millrace.ExpireLogs](tasks, w)
 	addWorker[millrace.FindLostHosts](tasks, w)
 	addWorker[millrace.WatchVMs](tasks, w)
 	addWorker[millrace.PollRepositories](tasks, w)

@@ -1,0 +1,39 @@
+package web
+
+import (
+	"net/http"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/store"
+)
+
+// agentLogView is what the page of a host's agent log shows.
+type agentLogView struct {
+	Path string // of the host
+	Host store.HostRow
+	Log  string
+	Cut  bool // the log's beginning is left out
+}
+
+func (s *server) agentLog(w http.ResponseWriter, r *http.Request, v visit) error {
+	id, err := millrace.ParseHostID(r.PathValue("host"))
+	if err != nil {
+		return err
+	}
+	org := s.Store.Org(v.Org.OrgID)
+	view := agentLogView{Path: v.path("/hosts/") + id.String()}
+	if view.Host, err = org.Host(r.Context(), id); err != nil {
+		return err
+	}
+	text, _, err := org.AgentLog(r.Context(), id, millrace.LogPosition{}, logTail)
+	if err != nil {
+		return err
+	}
+	view.Cut = len(text) == logTail
+	view.Log = plain(text, view.Cut)
+	f, err := s.frame(r, v, view.Host.Name+": agent log", "hosts")
+	if err != nil {
+		return err
+	}
+	return live(w, r, f, agentLogNow(view), agentLogPage(f, v, view))
+}
