@@ -14,6 +14,9 @@ const Heartbeat = 10 * time.Second
 // loses one, and that must not move its VMs.
 const OfflineAfter = 3 * Heartbeat
 
+// KeyLife is how long a host has the same keys: an agent that starts with older ones makes new ones.
+const KeyLife = 90 * 24 * time.Hour
+
 // Host is a customer's machine with our agent on it.
 type Host struct {
 	OrgID     OrgID
@@ -34,6 +37,8 @@ type Host struct {
 	Ephemeral   bool              // removed [VanishedAfter] it was last heard
 	Restart     bool              // its agent is asked to start anew
 	Reboot      bool              // its agent is asked to reboot the machine once it has no VM
+	Rotate      bool              // its agent is asked to make new keys
+	KeysAt      time.Time         // when its keys came
 	ClonedAt    time.Time         // when a second machine was last found to have its key; zero: none was
 }
 

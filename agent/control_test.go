@@ -26,7 +26,7 @@ type control struct {
 	consoles map[millrace.VMID][]byte
 	samples  map[millrace.VMID]millrace.Series
 	log      []byte
-	logged   int // bytes of it that earlier processes said
+	logged   int  // bytes of it that earlier processes said
 	away     bool // it can't be reached
 	starts   int
 	facts    millrace.HostFacts // of the last start

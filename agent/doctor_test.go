@@ -82,7 +82,7 @@ func (p *patient) write(name, text string) {
 // enroll makes it a host of the control plane at address.
 func (p *patient) enroll(address string) {
 	p.Helper()
-	id := Identity{URL: address, Org: "calm", HostID: millrace.HostID{15: 1}, SignSeed: make([]byte, 32), SealSeed: make([]byte, 32)}
+	id := Identity{URL: address, Org: "calm", HostID: millrace.HostID{15: 1}, Seeds: Seeds{SignSeed: make([]byte, 32), SealSeed: make([]byte, 32)}}
 	if err := os.MkdirAll(p.Dir, 0o700); err != nil {
 		p.Fatal(err)
 	}

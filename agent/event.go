@@ -109,9 +109,10 @@ func (Stop) event()       {}
 // End is why an agent ends by itself.
 type End string
 
-// The ends: to start anew, to reboot the machine, and because its host is no host any more.
+// The ends: to start anew, with new keys or the present ones, to reboot the machine, and because its host is no host any more.
 const (
 	EndRestart End = "restart"
+	EndRotate  End = "rotate" // see [MakeKeys]
 	EndReboot  End = "reboot"
 	EndRemoved End = "removed"
 )
@@ -121,6 +122,8 @@ func (e End) Error() string {
 	switch e {
 	case EndRestart:
 		return "the control plane asks the agent to start anew"
+	case EndRotate:
+		return "the control plane asks the agent for new keys"
 	case EndReboot:
 		return "the control plane asks for a reboot"
 	case EndRemoved:

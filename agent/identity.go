@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/natefinch/atomic"
 
@@ -24,19 +25,49 @@ const identityFile = "identity.json"
 
 // Identity is who this host is. Its two seeds never leave the machine.
 type Identity struct {
-	URL      string          `json:"url"`
-	Org      string          `json:"org"`
-	HostID   millrace.HostID `json:"host_id"`
-	SignSeed []byte          `json:"sign_seed"` // Ed25519
-	SealSeed []byte          `json:"seal_seed"` // X25519
+	URL    string          `json:"url"`
+	Org    string          `json:"org"`
+	HostID millrace.HostID `json:"host_id"`
+	Seeds
+	KeysAt time.Time `json:"keys_at,omitzero"` // when they were made; zero: long ago
+	// Next are keys of which the control plane may not know yet: they are kept before they are sent, so that neither a lost answer
+	// nor a death in between leaves the host without keys.
+	Next *Seeds `json:"next,omitempty"`
+	// FormerSeal is what registrations were sealed to before the present keys came: some may still be on their way.
+	FormerSeal []byte `json:"former_seal,omitempty"`
 }
 
+// Seeds are those of a host's two keys. Their JSON names are Identity's own.
+type Seeds struct {
+	SignSeed []byte `json:"sign_seed"` // Ed25519
+	SealSeed []byte `json:"seal_seed"` // X25519
+}
+
+func newSeeds() Seeds {
+	s := Seeds{SignSeed: make([]byte, ed25519.SeedSize), SealSeed: make([]byte, 32)}
+	_, _ = rand.Read(s.SignSeed) // never fails
+	_, _ = rand.Read(s.SealSeed)
+	return s
+}
+
+func (s Seeds) valid() bool { return len(s.SignSeed) == ed25519.SeedSize && len(s.SealSeed) == 32 }
+
 // SignKey is the key that says who speaks.
-func (id Identity) SignKey() ed25519.PrivateKey { return ed25519.NewKeyFromSeed(id.SignSeed) }
+func (s Seeds) SignKey() ed25519.PrivateKey { return ed25519.NewKeyFromSeed(s.SignSeed) }
 
 // SealKey is the key that reads JIT configs.
-func (id Identity) SealKey() (*ecdh.PrivateKey, error) {
-	return ecdh.X25519().NewPrivateKey(id.SealSeed)
+func (s Seeds) SealKey() (*ecdh.PrivateKey, error) {
+	return ecdh.X25519().NewPrivateKey(s.SealSeed)
+}
+
+// SealKeys are those that JIT configs may be sealed to, the present one first.
+func (id Identity) SealKeys() ([]*ecdh.PrivateKey, error) {
+	present, err := id.SealKey()
+	if err != nil || id.FormerSeal == nil {
+		return []*ecdh.PrivateKey{present}, err
+	}
+	former, err := ecdh.X25519().NewPrivateKey(id.FormerSeal)
+	return []*ecdh.PrivateKey{present, former}, err
 }
 
 // Client speaks to the control plane for this host.
@@ -67,7 +98,7 @@ func readIdentity(dir string) (Identity, error) {
 	if err != nil {
 		return id, err
 	}
-	if err := json.Unmarshal(data, &id); err != nil || len(id.SignSeed) != ed25519.SeedSize || len(id.SealSeed) != 32 {
+	if err := json.Unmarshal(data, &id); err != nil || !id.valid() || id.Next != nil && !id.Next.valid() || id.FormerSeal != nil && len(id.FormerSeal) != 32 {
 		return id, millrace.Errorf(millrace.Invalid, "%s is damaged; remove it and enroll anew.", name)
 	}
 	return id, nil
@@ -86,6 +117,52 @@ func (id Identity) write(dir string) error {
 		return err
 	}
 	return os.Chmod(name, 0o600)
+}
+
+// MakeKeys makes new keys for the host whose identity is in dir, and keeps them. [Identity.Rotate] puts them in the place of
+// the present ones.
+func MakeKeys(dir string) error {
+	id, err := LoadIdentity(dir)
+	if err != nil || id.Next != nil {
+		return err
+	}
+	next := newSeeds()
+	id.Next = &next
+	return id.write(dir)
+}
+
+// Rotate tells the control plane of keys that wait for it, and makes some when the present ones are older than
+// [millrace.KeyLife]. It returns the identity that holds from then on, also with an error: then nothing has changed here, and an
+// agent can start with it; unless the control plane answered, it may know the new keys, see [Config.KeysUnsure]. VMs' registrations that are sealed to the former key can still be read.
+func (id Identity) Rotate(ctx context.Context, dir string, now time.Time) (Identity, error) {
+	if id.Next == nil && now.Sub(id.KeysAt) > millrace.KeyLife {
+		next := newSeeds()
+		id.Next = &next
+		if err := id.write(dir); err != nil {
+			id.Next = nil
+			return id, err
+		}
+	}
+	if id.Next == nil {
+		return id, nil
+	}
+	seal, err := id.Next.SealKey()
+	if err != nil {
+		return id, err
+	}
+	in := client.KeysRequest{SignKey: id.Next.SignKey().Public().(ed25519.PublicKey), SealKey: seal.PublicKey().Bytes(), BootID: bootID()}
+	in.Proof = ed25519.Sign(id.Next.SignKey(), in.Text(id.HostID))
+	c := id.Client()
+	if err = c.SetKeys(ctx, in); millrace.CodeOf(err) == millrace.Unauthenticated {
+		c.Key = id.Next.SignKey() // it was done, and the answer got lost
+		err = c.SetKeys(ctx, in)
+	}
+	if err != nil {
+		return id, fmt.Errorf("the host's new keys: %w", err)
+	}
+	after := id
+	after.Seeds, after.Next, after.FormerSeal, after.KeysAt = *id.Next, nil, id.SealSeed, now.UTC().Truncate(time.Second)
+	return after, after.write(dir)
 }
 
 // EnrollConfig says who becomes a host of whom.
@@ -107,9 +184,7 @@ func Enroll(ctx context.Context, c EnrollConfig) (Identity, error) {
 	id, err := readIdentity(c.Dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		id = Identity{SignSeed: make([]byte, ed25519.SeedSize), SealSeed: make([]byte, 32)}
-		_, _ = rand.Read(id.SignSeed) // never fails
-		_, _ = rand.Read(id.SealSeed)
+		id = Identity{Seeds: newSeeds(), KeysAt: time.Now().UTC().Truncate(time.Second)}
 	case err != nil:
 		return Identity{}, err
 	case !id.HostID.IsZero():

@@ -1,12 +1,16 @@
 package agent
 
 import (
+	"bytes"
+	"crypto/ed25519"
 	"encoding/json"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -76,6 +80,106 @@ func TestEnroll(t *testing.T) {
 	}
 	if _, err := LoadIdentity(dir); millrace.CodeOf(err) != millrace.Invalid {
 		t.Errorf("a damaged file: %v", err)
+	}
+}
+
+// keeper is a control plane that knows one host's key, and may die before or after it takes a new one.
+type keeper struct {
+	t      *testing.T
+	host   millrace.HostID
+	sign   ed25519.PublicKey
+	before bool // it dies before
+	after  bool // it dies after
+	taken  int
+}
+
+func (k *keeper) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		k.t.Error(err)
+	}
+	if _, err := client.Verify(r, body, func(millrace.HostID) (ed25519.PublicKey, error) { return k.sign, nil }, time.Now()); err != nil {
+		w.Header().Set("Content-Type", client.ProblemType)
+		w.WriteHeader(http.StatusUnauthorized)
+		_ = json.NewEncoder(w).Encode(client.NewProblem(err, ""))
+		return
+	}
+	var in client.KeysRequest
+	if err := json.Unmarshal(body, &in); err != nil || !ed25519.Verify(in.SignKey, in.Text(k.host), in.Proof) {
+		k.t.Errorf("%s: %v", body, err)
+	}
+	if k.before {
+		panic(http.ErrAbortHandler)
+	}
+	if !bytes.Equal(k.sign, in.SignKey) {
+		k.sign, k.taken = in.SignKey, k.taken+1
+	}
+	if k.after {
+		panic(http.ErrAbortHandler)
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// New keys hold once the control plane has them, whenever it or the agent dies, and what was sealed to the former can be read.
+func TestRotate(t *testing.T) {
+	t.Parallel()
+	dir, made := t.TempDir(), time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	k := &keeper{t: t, host: millrace.HostID{15: 1}}
+	srv := httptest.NewServer(k)
+	defer srv.Close()
+	first := Identity{URL: srv.URL, Org: "calm", HostID: k.host, Seeds: newSeeds(), KeysAt: made}
+	if err := first.write(dir); err != nil {
+		t.Fatal(err)
+	}
+	k.sign = first.SignKey().Public().(ed25519.PublicKey)
+	rotate := func(now time.Time) (Identity, error) {
+		t.Helper()
+		id, err := LoadIdentity(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id.Rotate(t.Context(), dir, now)
+	}
+	if id, err := rotate(made.Add(millrace.KeyLife)); err != nil || k.taken != 0 || id.Next != nil {
+		t.Errorf("young keys: %d, %v", k.taken, err)
+	}
+	late := made.Add(millrace.KeyLife + time.Hour)
+	k.before = true
+	if id, err := rotate(late); err == nil || !bytes.Equal(id.SignSeed, first.SignSeed) || k.taken != 0 {
+		t.Errorf("died before: %d, %v", k.taken, err)
+	}
+	k.before, k.after = false, true
+	if id, err := rotate(late); err == nil || !bytes.Equal(id.SignSeed, first.SignSeed) || k.taken != 1 {
+		t.Errorf("died after: %d, %v", k.taken, err)
+	}
+	k.after = false
+	id, err := rotate(late)
+	if err != nil || k.taken != 1 || bytes.Equal(id.SignSeed, first.SignSeed) || !id.KeysAt.Equal(late) {
+		t.Fatalf("at last: %d, %+v, %v", k.taken, id.KeysAt, err)
+	}
+	keys, err := id.SealKeys()
+	if err != nil || len(keys) != 2 || !bytes.Equal(keys[1].Bytes(), first.SealSeed) {
+		t.Errorf("%d keys to open with, %v", len(keys), err)
+	}
+	if again, err := rotate(late.Add(time.Hour)); err != nil || k.taken != 1 || !bytes.Equal(again.SignSeed, id.SignSeed) {
+		t.Errorf("soon again: %d, %v", k.taken, err)
+	}
+
+	// It is asked for: they are made at the end of one agent, and sent at the start of the next.
+	for range 2 {
+		if err := MakeKeys(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if asked, err := rotate(late.Add(time.Hour)); err != nil || k.taken != 2 || bytes.Equal(asked.SignSeed, id.SignSeed) {
+		t.Errorf("asked for: %d, %v", k.taken, err)
+	}
+	k.sign = make([]byte, 32) // another's
+	if err := MakeKeys(dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := rotate(late); millrace.CodeOf(err) != millrace.Unauthenticated {
+		t.Errorf("a stranger: %v", err)
 	}
 }
 

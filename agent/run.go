@@ -33,14 +33,18 @@ type Server interface {
 
 // Config is what an agent runs with.
 type Config struct {
-	Server  Server
-	Host    millrace.HostID
-	SealKey *ecdh.PrivateKey
-	Driver  vm.Driver
-	Dir     string // where the journal is; locked by the caller, see [Lock]
-	Disk    string // a directory on the disk that VMs live on; "" is Dir
-	Facts   millrace.HostFacts
-	Log     *slog.Logger
+	Server Server
+	Host   millrace.HostID
+	// SealKeys are those that registrations may be sealed to, the present one first.
+	SealKeys []*ecdh.PrivateKey
+	// KeysUnsure says that the control plane may know new keys of this host, whose answer got lost: if it refuses the present
+	// ones, the agent ends to start anew with them.
+	KeysUnsure bool
+	Driver     vm.Driver
+	Dir        string // where the journal is; locked by the caller, see [Lock]
+	Disk       string // a directory on the disk that VMs live on; "" is Dir
+	Facts      millrace.HostFacts
+	Log        *slog.Logger
 	// EndVMs has the agent kill its VMs at its end, and tell the server. Otherwise they run on, for the next one to adopt.
 	EndVMs bool
 	// Examine finds out what there is to say of this host when the agent starts, after Driver was prepared; nil: nothing.
@@ -67,7 +71,7 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	r.loop(ctx)
-	r.own.console.close() // its last word
+	r.own.console.close()                         // its last word
 	if r.state.Started && r.state.Failures == 0 { // else nobody hears it now
 		select {
 		case <-r.logged:
@@ -112,7 +116,7 @@ func (r *runner) adopt(ctx context.Context) error {
 	}
 	r.Facts.Driver, r.Facts.BootMS = r.Driver.Name(), int(r.Driver.Boot().Took.Milliseconds()) // it may have probed
 	r.state = Resume(r.Facts, entries, func(ref Ref) bool { return adopted[ref.machine()] != nil }, time.Now())
-	r.state.Refuses, r.state.Reboots = refuses, r.Reboots
+	r.state.Refuses, r.state.Reboots, r.state.Unsure = refuses, r.Reboots, r.KeysUnsure
 	for _, v := range r.state.VMs {
 		if v.live() {
 			m := adopted[v.ref().machine()]
@@ -292,7 +296,12 @@ func (r *runner) fetchJIT(ref Ref) Event {
 		r.Log.Warn("A VM has no registration yet.", "vm", ref.ID, "error", err)
 		return failed
 	}
-	plain, err := client.Open(r.SealKey, client.SealedFor{Host: r.Host, VM: ref.ID, Epoch: ref.Epoch}, answer.Sealed)
+	var plain []byte
+	for _, key := range r.SealKeys {
+		if plain, err = client.Open(key, client.SealedFor{Host: r.Host, VM: ref.ID, Epoch: ref.Epoch}, answer.Sealed); err == nil {
+			break
+		}
+	}
 	if err != nil {
 		r.Log.Error("A VM's registration is not sealed for this host.", "vm", ref.ID, "error", err)
 		return JITFailed{Ref: ref, Code: millrace.Unprocessable, Message: "It is not sealed for this host and VM."}

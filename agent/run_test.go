@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/ecdh"
 	"errors"
 	"io"
 	"log/slog"
@@ -153,7 +154,7 @@ func runsIn(t *testing.T, c *control, d *machines, dir string, endVMs bool) (sto
 	ended := make(chan error, 1)
 	go func() {
 		ended <- Run(ctx, Config{
-			Server: c, Host: c.host, SealKey: c.key, Driver: d, Dir: dir, EndVMs: endVMs, Log: slog.New(slog.DiscardHandler),
+			Server: c, Host: c.host, SealKeys: []*ecdh.PrivateKey{c.key}, Driver: d, Dir: dir, EndVMs: endVMs, Log: slog.New(slog.DiscardHandler),
 			Facts: millrace.HostFacts{Arch: millrace.AMD64, Offer: millrace.Size{MilliCPU: 2000, MemoryMB: 1024}},
 		})
 	}()
@@ -174,7 +175,7 @@ func TestRunEnds(t *testing.T) {
 		c, d, dir := newControl(t), &machines{guest: runsAJob}, t.TempDir()
 		run := func() error {
 			return Run(t.Context(), Config{
-				Server: c, Host: c.host, SealKey: c.key, Driver: d, Dir: dir, Log: slog.New(slog.DiscardHandler),
+				Server: c, Host: c.host, SealKeys: []*ecdh.PrivateKey{c.key}, Driver: d, Dir: dir, Log: slog.New(slog.DiscardHandler),
 				Facts: millrace.HostFacts{Arch: millrace.AMD64, Offer: millrace.Size{MilliCPU: 2000, MemoryMB: 1024}},
 			})
 		}
@@ -200,7 +201,7 @@ func TestRunTellsWhatItFinds(t *testing.T) {
 		defer cancel()
 		began, asked := time.Now(), time.Duration(0)
 		err := Run(ctx, Config{
-			Server: c, Host: c.host, SealKey: c.key, Driver: &machines{}, Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler),
+			Server: c, Host: c.host, SealKeys: []*ecdh.PrivateKey{c.key}, Driver: &machines{}, Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler),
 			Examine: func(ctx context.Context) []millrace.Finding {
 				<-ctx.Done()
 				asked = time.Since(began)

@@ -32,6 +32,8 @@ type State struct {
 	Reboots  bool             // the host's owner lets the control plane reboot it
 	Restart  bool             // the control plane asks this process to start anew
 	Reboot   bool             // which it asks for
+	Rotate   bool             // it asks for new keys
+	Unsure   bool             // it may know new keys of this host
 	Removed  bool             // the host is no host any more
 	Ordered  bool             // there was an answer: without one no VM is known to be unwanted
 	Version  int64            // of Orders
@@ -149,6 +151,8 @@ func (s State) Ended() End {
 	switch {
 	case s.Removed && s.Live() == 0:
 		return EndRemoved
+	case s.Rotate:
+		return EndRotate
 	case s.Restart:
 		return EndRestart
 	case s.Reboot && s.Reboots && len(s.VMs) == 0:

@@ -472,6 +472,24 @@ func TestAnEndBeforeOnlineHasAReason(t *testing.T) {
 
 // What the control plane may ask of an agent beside VMs: to start anew, which leaves VMs alone; to reboot, which waits for them
 // and for the host's owner; and to end, because the host is none any more.
+func TestRotationEndsTheAgent(t *testing.T) {
+	t.Parallel()
+	for _, unsure := range []bool{false, true} { // whether the present keys hold
+		d := newDriver(t)
+		d.state.Unsure = unsure
+		d.step(CallFailed{Call: d.state.Call.N, Code: millrace.Unauthenticated})
+		if (d.state.Ended() == EndRestart) != unsure {
+			t.Errorf("unsure %v: %q", unsure, d.state.Ended())
+		}
+	}
+	d := newDriver(t)
+	d.answer(1, order(1))
+	d.step(Synced{Call: d.state.Call.N, Response: client.SyncResponse{Version: 2, VMs: []client.VMOrder{order(1)}, Rotate: true}})
+	if d.state.Ended() != EndRotate || d.state.Live() != 1 {
+		t.Errorf("%q with %d VMs", d.state.Ended(), d.state.Live())
+	}
+}
+
 func TestEnds(t *testing.T) {
 	t.Parallel()
 	asked := func(d *driver, restart, reboot bool, orders ...client.VMOrder) End {

@@ -65,7 +65,7 @@ func (st *step) synced(answer client.SyncResponse) {
 		st.RetryAt = call.At.Add(idleSpacing)
 	}
 	st.Ordered, st.Version, st.Orders = true, answer.Version, answer.VMs
-	st.Restart, st.Reboot = answer.Restart, answer.Reboot
+	st.Restart, st.Reboot, st.Rotate = answer.Restart, answer.Reboot, answer.Rotate
 	ordered := map[Ref]bool{}
 	for _, o := range answer.VMs {
 		ordered[Ref{ID: o.ID, Epoch: o.Epoch}] = true
@@ -85,6 +85,9 @@ func (st *step) callFailed(ev CallFailed) {
 	st.Failures++
 	if ev.Code == millrace.Unauthenticated || ev.Code == millrace.Conflict {
 		st.Started = false
+	}
+	if ev.Code == millrace.Unauthenticated && st.Unsure { // the next process asks once more
+		st.Restart = true
 	}
 	if ev.Code == millrace.HostRemoved { // our own word for it: a proxy that answers 410 ends no job
 		st.Removed, st.Orders = true, nil

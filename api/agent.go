@@ -51,7 +51,7 @@ func (s *Server) enroll(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if len(in.SignKey) != ed25519.PublicKeySize || len(in.SealKey) != 32 {
-		return millrace.Errorf(millrace.Unprocessable, "The keys are an Ed25519 and an X25519 public key, 32 bytes each.")
+		return errKeys
 	}
 	if err := checkName(in.Name); err != nil {
 		return err
@@ -122,13 +122,13 @@ func (s *Server) signed(w http.ResponseWriter, r *http.Request, limit int64) (ho
 	if host.Removed {
 		return host, nil, millrace.Errorf(millrace.HostRemoved, "This host was removed from its org. Enroll the machine anew to use it again.")
 	}
-	isStart := r.URL.Path == "/agent/v1/start"
-	if !isStart && claims.Epoch == host.Epoch-1 {
+	isFirst := client.IsFirst(r.URL.Path)
+	if !isFirst && claims.Epoch == host.Epoch-1 {
 		if err := s.store.Org(host.OrgID).Cloned(r.Context(), host.HostID, claims.Epoch); err != nil {
 			return host, nil, err
 		}
 	}
-	if want := host.Epoch; !isStart && claims.Epoch != want || isStart && claims.Epoch != 0 {
+	if want := host.Epoch; !isFirst && claims.Epoch != want || isFirst && claims.Epoch != 0 {
 		return host, nil, millrace.Errorf(millrace.Unauthenticated, "The request's epoch is not the host's present one: the agent was started again elsewhere.")
 	}
 	s.mu.Lock()
@@ -139,7 +139,7 @@ func (s *Server) signed(w http.ResponseWriter, r *http.Request, limit int64) (ho
 		s.windows[host.HostID] = seen
 	}
 	fresh := false
-	if isStart {
+	if isFirst {
 		if fresh = claims.Sequence > seen.starts; fresh {
 			seen.starts = claims.Sequence
 		}
@@ -149,7 +149,7 @@ func (s *Server) signed(w http.ResponseWriter, r *http.Request, limit int64) (ho
 	if !fresh {
 		return host, nil, millrace.Errorf(millrace.Unauthenticated, "The request was sent before: its sequence number is used up.")
 	}
-	if !isStart {
+	if !isFirst {
 		s.store.Heard(host.OrgID, host.HostID, claims.Epoch, claims.Sequence)
 	}
 	return host, body, nil
@@ -179,6 +179,30 @@ func (s *Server) start(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+func (s *Server) setKeys(w http.ResponseWriter, r *http.Request) error {
+	host, body, err := s.signed(w, r, maxAgentBody)
+	if err != nil {
+		return err
+	}
+	var in client.KeysRequest
+	if err := decode(body, &in); err != nil {
+		return err
+	}
+	if len(in.SignKey) != ed25519.PublicKeySize || len(in.SealKey) != 32 {
+		return errKeys
+	}
+	if !ed25519.Verify(in.SignKey, in.Text(host.HostID), in.Proof) {
+		return millrace.Errorf(millrace.Unprocessable, "The proof is no signature by the new key of its host and both keys.")
+	}
+	if err := s.store.Org(host.OrgID).SetHostKeys(r.Context(), host.HostID, host.SignKey, in.BootID, in.SignKey, in.SealKey); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+var errKeys = millrace.Errorf(millrace.Unprocessable, "The keys are an Ed25519 and an X25519 public key, 32 bytes each.")
+
 // sync takes what the host observes, and answers with what it should have: at once when that differs from what it knows,
 // when it changes, or after a heartbeat.
 func (s *Server) sync(w http.ResponseWriter, r *http.Request) error {
@@ -206,7 +230,7 @@ func (s *Server) sync(w http.ResponseWriter, r *http.Request) error {
 	defer heartbeat.Stop()
 	for late := false; ; {
 		if version != in.Have || late {
-			out := client.SyncResponse{Version: version, VMs: make([]client.VMOrder, 0, len(vms)), ServerTime: s.now(), Restart: host.Restart, Reboot: host.Reboot}
+			out := client.SyncResponse{Version: version, VMs: make([]client.VMOrder, 0, len(vms)), ServerTime: s.now(), Restart: host.Restart, Reboot: host.Reboot, Rotate: host.Rotate}
 			for _, v := range vms {
 				out.VMs = append(out.VMs, client.NewVMOrder(v))
 			}

@@ -273,6 +273,81 @@ func TestSync(t *testing.T) {
 	}
 }
 
+// A host's keys are replaced by those that it proves to have; from then on the former ones are worth nothing.
+func TestKeys(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	h, other := w.enroll(w.calm, "rack-1"), w.enroll(w.rival, "rack-1")
+	keys := func(host millrace.HostID) (client.KeysRequest, ed25519.PrivateKey) {
+		pub, key, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := client.KeysRequest{SignKey: pub, SealKey: bytes.Repeat([]byte{7}, 32)}
+		in.Proof = ed25519.Sign(key, in.Text(host))
+		return in, key
+	}
+	good, key := keys(h.Host)
+	for name, c := range map[string]struct {
+		change func(*client.KeysRequest)
+		want   millrace.Code
+	}{
+		"no proof":             {func(in *client.KeysRequest) { in.Proof = nil }, millrace.Unprocessable},
+		"another key's proof":  {func(in *client.KeysRequest) { in.Proof = ed25519.Sign(h.Key, in.Text(h.Host)) }, millrace.Unprocessable},
+		"another host's proof": {func(in *client.KeysRequest) { in.Proof = ed25519.Sign(key, in.Text(other.Host)) }, millrace.Unprocessable},
+		"another seal key":     {func(in *client.KeysRequest) { in.SealKey = bytes.Repeat([]byte{8}, 32) }, millrace.Unprocessable},
+		"a short key":          {func(in *client.KeysRequest) { in.SignKey = in.SignKey[1:] }, millrace.Unprocessable},
+		"no seal key":          {func(in *client.KeysRequest) { in.SealKey = nil }, millrace.Unprocessable},
+		"a key that is another's": {func(in *client.KeysRequest) {
+			in.SignKey = other.Key.Public().(ed25519.PublicKey)
+			in.Proof = ed25519.Sign(other.Key, in.Text(h.Host))
+		}, millrace.Conflict},
+	} {
+		in := good
+		c.change(&in)
+		if err := h.SetKeys(t.Context(), in); millrace.CodeOf(err) != c.want {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	stranger := client.Agent{URL: h.URL, Host: h.Host, Key: key, HTTP: h.HTTP}
+	if err := stranger.SetKeys(t.Context(), good); millrace.CodeOf(err) != millrace.Unauthenticated {
+		t.Errorf("signed by the new key alone: %v", err)
+	}
+	if n := scalar[int](w, `SELECT count(*) FROM hosts WHERE keys_at IS NOT NULL`); n != 0 {
+		t.Fatalf("%d hosts have other keys", n)
+	}
+
+	if err := w.st.Org(w.calm.ID).RotateKeys(t.Context(), w.calm.Caller(), h.Host); err != nil {
+		t.Fatal(err)
+	}
+	if resp, err := h.Sync(t.Context(), client.SyncRequest{}); err != nil || !resp.Rotate {
+		t.Errorf("the agent isn't asked: %+v, %v", resp, err)
+	}
+	if err := h.SetKeys(t.Context(), good); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Sync(t.Context(), client.SyncRequest{}); millrace.CodeOf(err) != millrace.Unauthenticated {
+		t.Errorf("with the former key: %v", err)
+	}
+	h.Key = key
+	if err := h.SetKeys(t.Context(), good); err != nil {
+		t.Errorf("once more: %v", err)
+	}
+	if _, err := h.Start(t.Context(), client.StartRequest{Facts: storetest.Facts()}); err != nil {
+		t.Error(err)
+	}
+	if resp, err := h.Sync(t.Context(), client.SyncRequest{}); err != nil || resp.Rotate {
+		t.Errorf("it is asked again: %+v, %v", resp, err)
+	}
+	if n := scalar[int](w, `SELECT count(*) FROM audit WHERE action = 'host.keys_rotated' AND actor_kind = 'host'`); n != 1 {
+		t.Errorf("%d entries in the audit log", n)
+	}
+	row, err := w.st.Org(w.calm.ID).Host(t.Context(), h.Host)
+	if err != nil || !bytes.Equal(row.SealKey, good.SealKey) || !row.KeysAt.After(row.CreatedAt) {
+		t.Errorf("%v, %v: %v", row.KeysAt, row.CreatedAt, err)
+	}
+}
+
 // What a host's agent says is read by who may see the host: all of it, or what came since.
 func TestAgentLog(t *testing.T) {
 	t.Parallel()

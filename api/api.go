@@ -86,6 +86,7 @@ func New(cfg Config) http.Handler {
 	r.Post("/agent/v1/vms/{vm}/jit", s.handle(s.jit))
 	r.Post("/agent/v1/vms/{vm}/console", s.handle(s.appendConsole))
 	r.Post("/agent/v1/log", s.handle(s.appendLog))
+	r.Post("/agent/v1/keys", s.handle(s.setKeys))
 	r.Post("/agent/v1/vms/{vm}/samples", s.handle(s.appendSamples))
 	s.rest(r)
 	return r

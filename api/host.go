@@ -106,6 +106,9 @@ func (s *Server) hostRoutes(api huma.API) {
 		{"restart", "Have a host's agent start anew; its VMs run on", func(org tenant, ctx context.Context, id millrace.HostID) error {
 			return org.RestartAgent(ctx, org.by, id)
 		}},
+		{"rotate-keys", "Have a host's agent make new keys; its VMs run on", func(org tenant, ctx context.Context, id millrace.HostID) error {
+			return org.RotateKeys(ctx, org.by, id)
+		}},
 		{"reboot", "Drain a host and reboot its machine once it has no VM, where its owner allows that", func(org tenant, ctx context.Context, id millrace.HostID) error {
 			return org.RebootHost(ctx, org.by, id)
 		}},

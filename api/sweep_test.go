@@ -123,6 +123,7 @@ func TestEveryOperationForEveryRole(t *testing.T) {
 		"DELETE /tokens/{token}":            {"", 204, "/tokens/" + spare.ID.String()},
 		"PATCH /hosts/{host}":               {`{"admin":"draining"}`, 200, ""},
 		"POST /hosts/{host}/restart":        {"", 200, ""},
+		"POST /hosts/{host}/rotate-keys":    {"", 200, ""},
 		"POST /hosts/{host}/reboot":         {"", 200, ""},
 		"DELETE /hosts/{host}":              {"", 204, "/hosts/" + w.enroll(w.calm, "rack-2").Host.String()},
 		"POST /enrollment-tokens":           {`{}`, 201, ""},

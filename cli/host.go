@@ -54,6 +54,9 @@ func (c *cli) hosts() *cobra.Command {
 		c.onHost("restart", "Have a host's agent start anew; its VMs run on", func(ctx context.Context, api client.REST, id millrace.HostID) (client.Host, error) {
 			return api.RestartHost(ctx, id)
 		}),
+		c.onHost("rotate-keys", "Have a host's agent make new keys; its VMs run on", func(ctx context.Context, api client.REST, id millrace.HostID) (client.Host, error) {
+			return api.RotateHostKeys(ctx, id)
+		}),
 		c.onHost("reboot", "Drain a host, and reboot it once it has no VM, where its owner allows that", func(ctx context.Context, api client.REST, id millrace.HostID) (client.Host, error) {
 			return api.RebootHost(ctx, id)
 		}),
@@ -109,7 +112,7 @@ func (c *cli) host(ctx context.Context, name string) (client.REST, millrace.Host
 
 func hostRows(h client.Host) [][]string {
 	pending := []string{}
-	for word, is := range map[string]bool{"restart": h.Restart, "reboot": h.Reboot} {
+	for word, is := range map[string]bool{"restart": h.Restart, "reboot": h.Reboot, "rotate-keys": h.Rotate} {
 		if is {
 			pending = append(pending, word)
 		}

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/millrace-ci/millrace"
@@ -9,6 +10,7 @@ import (
 // Agent protocol, in the order in which it happens. Every body is JSON but the console's and the log's.
 //
 //	POST /agent/v1/enroll                 EnrollRequest → EnrollResponse      once, with an enrollment token
+//	POST /agent/v1/keys                   KeysRequest   → 204                 now and then, before a start: new keys
 //	POST /agent/v1/start                  StartRequest  → StartResponse       at each start: a new host epoch
 //	POST /agent/v1/sync                   SyncRequest   → SyncResponse        for ever: observation out, orders in
 //	POST /agent/v1/vms/{vm}/jit           JITRequest    → JITResponse         while the VM's kernel boots
@@ -33,6 +35,26 @@ type EnrollResponse struct {
 	Org        string          `json:"org"`
 	Epoch      int64           `json:"epoch"`
 	ServerTime time.Time       `json:"server_time"`
+}
+
+// KeysRequest replaces a host's keys. It is signed by the present one and, as a start is, in epoch 0; once it was done, a repeat
+// is signed by the new one.
+type KeysRequest struct {
+	SignKey []byte `json:"sign_key"` // Ed25519 public key, 32 bytes
+	SealKey []byte `json:"seal_key"` // X25519 public key, 32 bytes
+	// Proof that the host has the new key: its signature of [KeysRequest.Text].
+	Proof  []byte `json:"proof"`
+	BootID string `json:"boot_id"` // as in StartRequest
+}
+
+// Text is what the new key signs: these lines joined by "\n", with nothing after the last.
+//
+//	millrace-agent-keys-v1
+//	<host>
+//	<sign_key, lower-case hex>
+//	<seal_key, lower-case hex>
+func (k KeysRequest) Text(host millrace.HostID) []byte {
+	return fmt.Appendf(nil, "millrace-agent-keys-v1\n%s\n%x\n%x", host, k.SignKey, k.SealKey)
 }
 
 // StartRequest announces an agent's start and the facts of its machine, which may have changed.
@@ -67,6 +89,7 @@ type SyncResponse struct {
 	// allows that. They are asked of one epoch: the next process is not asked again.
 	Restart bool `json:"restart,omitempty"`
 	Reboot  bool `json:"reboot,omitempty"`
+	Rotate  bool `json:"rotate,omitempty"` // asks it to make new keys and start anew with them
 }
 
 // VMReport is a [millrace.Observation] on the wire; ages are in milliseconds.

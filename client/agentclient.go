@@ -14,7 +14,13 @@ import (
 	"github.com/millrace-ci/millrace"
 )
 
-const startPath = "/agent/v1/start"
+const (
+	startPath = "/agent/v1/start"
+	keysPath  = "/agent/v1/keys"
+)
+
+// IsFirst reports whether a request to path is signed in epoch 0, as its process has none yet.
+func IsFirst(path string) bool { return path == startPath || path == keysPath }
 
 // Time-outs of an agent's requests. A sync is held by the server for up to [millrace.Heartbeat].
 const (
@@ -35,6 +41,7 @@ type Agent struct {
 	epoch    atomic.Int64
 	sequence atomic.Int64
 	offset   atomic.Int64 // server's clock minus ours
+	first    atomic.Int64 // the last sequence number in epoch 0
 }
 
 // Enroll turns this machine into a host of the token's org. It alone isn't signed.
@@ -64,6 +71,11 @@ func (a *Agent) Start(ctx context.Context, in StartRequest) (StartResponse, erro
 		a.offset.Store(int64(out.ServerTime.Sub(a.now())))
 	}
 	return out, err
+}
+
+// SetKeys replaces the host's keys; it is signed by [Agent.Key], the present one or, once that was done, the new one.
+func (a *Agent) SetKeys(ctx context.Context, in KeysRequest) error {
+	return a.post(ctx, agentTimeout, keysPath, in, nil)
 }
 
 // Sync reports what the host observes and returns what it should have; it takes up to [millrace.Heartbeat].
@@ -112,7 +124,7 @@ func (a *Agent) send(ctx context.Context, timeout time.Duration, path, contentTy
 			return err
 		}
 		r.Header.Set("Content-Type", contentType)
-		Sign(r, body, a.Key, a.claims(path == startPath))
+		Sign(r, body, a.Key, a.claims(IsFirst(path)))
 		header, err := do(a.HTTP, r, maxAgentBody, out)
 		if again && millrace.CodeOf(err) == millrace.Unauthenticated && a.adjust(header) {
 			continue
@@ -122,10 +134,12 @@ func (a *Agent) send(ctx context.Context, timeout time.Duration, path, contentTy
 }
 
 // claims are those of the next request.
-func (a *Agent) claims(start bool) Claims {
+func (a *Agent) claims(first bool) Claims {
 	now := a.now().Add(time.Duration(a.offset.Load()))
-	if start {
-		return Claims{Host: a.Host, Sequence: now.UnixMilli(), Time: now}
+	if first {
+		last := a.first.Load()
+		a.first.Store(max(last+1, now.UnixMilli()))
+		return Claims{Host: a.Host, Sequence: a.first.Load(), Time: now}
 	}
 	return Claims{Host: a.Host, Epoch: a.epoch.Load(), Sequence: a.sequence.Add(1), Time: now}
 }

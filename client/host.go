@@ -16,6 +16,7 @@ import (
 //	PATCH  /api/v1/orgs/{org}/hosts/{host}           ChangeHost → Host
 //	POST   /api/v1/orgs/{org}/hosts/{host}/restart   → Host
 //	POST   /api/v1/orgs/{org}/hosts/{host}/reboot    → Host
+//	POST   /api/v1/orgs/{org}/hosts/{host}/rotate-keys → Host
 //	DELETE /api/v1/orgs/{org}/hosts/{host}?force=true
 type Host struct {
 	ID        millrace.HostID     `json:"id"`
@@ -27,6 +28,8 @@ type Host struct {
 	Ephemeral bool                `json:"ephemeral" doc:"Removed 15 minutes after it was last heard"`
 	Restart   bool                `json:"restart_pending"`
 	Reboot    bool                `json:"reboot_pending"`
+	Rotate    bool                `json:"rotate_keys_pending"`
+	KeysAt    time.Time           `json:"keys_at" doc:"When its agent made its keys"`
 	VMs       int                 `json:"vms"`       // live ones
 	Committed millrace.Size       `json:"committed"` // their sum, to compare with facts.offer
 	SeenAt    *time.Time          `json:"seen_at"`
@@ -45,6 +48,8 @@ func NewHost(h millrace.Host, vms int, committed millrace.Size, now time.Time) H
 		Ephemeral: h.Ephemeral,
 		Restart:   h.Restart,
 		Reboot:    h.Reboot,
+		Rotate:    h.Rotate,
+		KeysAt:    h.KeysAt.UTC(),
 		VMs:       vms,
 		Committed: committed,
 		SeenAt:    Time(h.SeenAt),
@@ -75,6 +80,11 @@ func (c REST) ChangeHost(ctx context.Context, id millrace.HostID, to ChangeHost)
 // RestartHost has a host's agent start anew.
 func (c REST) RestartHost(ctx context.Context, id millrace.HostID) (Host, error) {
 	return post[Host](ctx, c, "hosts/"+id.String()+"/restart", nil)
+}
+
+// RotateHostKeys has a host's agent make new keys.
+func (c REST) RotateHostKeys(ctx context.Context, id millrace.HostID) (Host, error) {
+	return post[Host](ctx, c, "hosts/"+id.String()+"/rotate-keys", nil)
 }
 
 // RebootHost drains a host and reboots its machine.

@@ -32,8 +32,8 @@ import (
 //	<time>
 //
 // A sequence number is never used twice within an epoch, and the numbers grow; requests in flight may overtake each
-// other, see [Window]. A start is signed in epoch 0, as its process has none yet, with the Unix time in milliseconds
-// as its sequence number.
+// other, see [Window]. A start, and new keys, are signed in epoch 0, as their process has none yet, with the Unix time in
+// milliseconds as their sequence number, which grows, too.
 const SignatureHeader = "Millrace-Signature"
 
 // MaxSkew is how far a request's time may be from the server's. The server's answers tell an agent its error.

@@ -111,12 +111,12 @@ func TestTwoServers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		seal, err := id.SealKey()
+		seal, err := id.SealKeys()
 		if err != nil {
 			t.Fatal(err)
 		}
 		running.Go(func() {
-			err := agent.Run(ctx, agent.Config{Server: id.Client(), Host: id.HostID, SealKey: seal, Driver: fake.Driver{Guest: echo}, Dir: dir, EndVMs: true, Facts: facts, Log: log})
+			err := agent.Run(ctx, agent.Config{Server: id.Client(), Host: id.HostID, SealKeys: seal, Driver: fake.Driver{Guest: echo}, Dir: dir, EndVMs: true, Facts: facts, Log: log})
 			if err != nil {
 				t.Errorf("agent %d: %v", i, err)
 			}

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"slices"
@@ -14,7 +15,7 @@ import (
 
 const hostColumns = `h.org_id, h.host_id, h.name, h.arch, h.emulates, h.vcpus, h.memory_mb, h.disk_mb, h.offer_cpu, h.offer_memory, h.labels,
 	h.driver, h.version, h.kernel, h.cpu_model, h.boot_ms, h.admin, h.refuses, h.sign_key, h.seal_key, h.epoch, h.desired_version, b.seen_at, h.created_at,
-	coalesce(h.token_id, '00000000-0000-0000-0000-000000000000'), h.fixed_labels, h.ephemeral, h.restart_epoch = h.epoch, h.reboot_epoch = h.epoch,
+	coalesce(h.token_id, '00000000-0000-0000-0000-000000000000'), h.fixed_labels, h.ephemeral, h.restart_epoch = h.epoch, h.reboot_epoch = h.epoch, h.rotate_epoch = h.epoch, coalesce(h.keys_at, h.created_at),
 	coalesce(h.cloned_at, '0001-01-01 00:00:00Z')`
 
 const hostFrom = ` FROM hosts h JOIN host_beats b ON (b.org_id, b.host_id) = (h.org_id, h.host_id) AND h.removed_at IS NULL`
@@ -24,7 +25,7 @@ func hostTargets(h *millrace.Host) []any {
 	return []any{
 		&h.OrgID, &h.ID, &h.Name, &f.Arch, &f.Emulates, &f.VCPUs, &f.MemoryMB, &f.DiskMB, &f.Offer.MilliCPU, &f.Offer.MemoryMB, &f.Labels, &f.Driver,
 		&f.Version, &f.Kernel, &f.CPUModel, &f.BootMS, &h.Admin, &h.Refuses, &h.SignKey, &h.SealKey, &h.Epoch, &h.Desired, &h.SeenAt, &h.CreatedAt,
-		&h.TokenID, &h.FixedLabels, &h.Ephemeral, &h.Restart, &h.Reboot, &h.ClonedAt,
+		&h.TokenID, &h.FixedLabels, &h.Ephemeral, &h.Restart, &h.Reboot, &h.Rotate, &h.KeysAt, &h.ClonedAt,
 	}
 }
 
@@ -85,14 +86,15 @@ type HostCredentials struct {
 	Removed  bool
 	Restart  bool // its agent is asked to start anew
 	Reboot   bool // its agent is asked to reboot the machine once it has no VM
+	Rotate   bool // its agent is asked to make new keys
 }
 
 // HostCredentials finds a host by its ID alone. NotFound when there is none.
 func (s *Store) HostCredentials(ctx context.Context, id millrace.HostID) (c HostCredentials, err error) {
 	c.HostID = id
 	err = s.lookupTx(ctx, func(tx *Tx) error {
-		return tx.QueryRow(ctx, `SELECT org_id, sign_key, seal_key, epoch, sequence, admin, removed, restart, reboot FROM host_credentials($1)`, id).
-			Scan(&c.OrgID, &c.SignKey, &c.SealKey, &c.Epoch, &c.Sequence, &c.Admin, &c.Removed, &c.Restart, &c.Reboot)
+		return tx.QueryRow(ctx, `SELECT org_id, sign_key, seal_key, epoch, sequence, admin, removed, restart, reboot, rotate FROM host_credentials($1)`, id).
+			Scan(&c.OrgID, &c.SignKey, &c.SealKey, &c.Epoch, &c.Sequence, &c.Admin, &c.Removed, &c.Restart, &c.Reboot, &c.Rotate)
 	})
 	return c, err
 }
@@ -131,6 +133,33 @@ func (o Org) StartHost(ctx context.Context, id millrace.HostID, bootID string, f
 		return err
 	})
 	return epoch, err
+}
+
+// SetHostKeys replaces a host's keys by those that it made: from then on the former ones are worth nothing. Once more the same
+// changes nothing. Conflict: another host has such a key, the present one is no longer what signed this, or it is a second machine
+// with the host's key that says so, see [Org.Cloned].
+func (o Org) SetHostKeys(ctx context.Context, id millrace.HostID, present []byte, bootID string, sign, seal []byte) error {
+	return o.tx(ctx, func(tx *Tx) error {
+		var name, cloned string
+		var was, sealed []byte
+		err := tx.QueryRow(ctx, `SELECT name, cloned_boot, sign_key, seal_key FROM hosts WHERE (org_id, host_id) = ($1, $2) AND removed_at IS NULL FOR NO KEY UPDATE`, o.id, id).
+			Scan(&name, &cloned, &was, &sealed)
+		switch {
+		case err != nil:
+			return err
+		case cloned != "" && cloned == bootID:
+			return errCloned
+		case bytes.Equal(was, sign) && bytes.Equal(sealed, seal):
+			return nil
+		case !bytes.Equal(was, present):
+			return millrace.Errorf(millrace.Conflict, "The host has other keys meanwhile.")
+		}
+		if _, err := tx.Exec(ctx, `UPDATE hosts SET sign_key = $3, seal_key = $4, keys_at = $5 WHERE (org_id, host_id) = ($1, $2)`, o.id, id, sign, seal, tx.now); err != nil {
+			return err
+		}
+		tx.announceOrg(o.id)
+		return tx.audit(ctx, o.id, millrace.Actor{Kind: millrace.ActorHost, ID: id.String()}, "host.keys_rotated", id.String(), millrace.Change{Field: "name", After: name})
+	})
 }
 
 var errCloned = millrace.Errorf(millrace.Conflict, "Another machine has this host's key and was there first: the disk was copied after enrollment. Remove identity.json and the VMs from the copy's directory and enroll it anew.")

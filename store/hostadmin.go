@@ -41,6 +41,19 @@ func (o Org) RestartAgent(ctx context.Context, by millrace.Caller, id millrace.H
 	})
 }
 
+// RotateKeys asks a host's agent to make new keys; its VMs run on. NotFound: there is no such host.
+func (o Org) RotateKeys(ctx context.Context, by millrace.Caller, id millrace.HostID) error {
+	return o.changeHost(ctx, by, id, func(tx *Tx, h millrace.Host) error {
+		var b pgx.Batch
+		b.Queue(`UPDATE hosts SET rotate_epoch = epoch WHERE (org_id, host_id) = ($1, $2)`, o.id, id)
+		tx.queueDesired(&b, o.id, id)
+		if err := tx.SendBatch(ctx, &b).Close(); err != nil {
+			return err
+		}
+		return tx.audit(ctx, o.id, by.Actor, "host.keys_asked", id.String(), millrace.Change{Field: "name", After: h.Name})
+	})
+}
+
 // RebootHost drains a host, and has its agent reboot the machine once it has no VM, where the host's owner allows that; then
 // it takes jobs again. NotFound: there is no such host.
 func (o Org) RebootHost(ctx context.Context, by millrace.Caller, id millrace.HostID) error {

@@ -284,6 +284,8 @@ func (s *server) changeHost(w http.ResponseWriter, r *http.Request, v visit) err
 		err = org.SetHostAdmin(r.Context(), v.By, id, millrace.HostDisabled)
 	case "restart":
 		err = org.RestartAgent(r.Context(), v.By, id)
+	case "rotate-keys":
+		err = org.RotateKeys(r.Context(), v.By, id)
 	case "reboot":
 		err = org.RebootHost(r.Context(), v.By, id)
 	case "remove":

@@ -87,12 +87,8 @@ func (o *options) runLaunched(ctx context.Context, c agent.Config, socket string
 		return append(here, agent.ExamineConnections(ctx, seen)...)
 	}
 	err = agent.Run(ctx, c)
-	switch {
-	case errors.Is(err, agent.EndReboot):
-		return d.Reboot(ctx)
-	case err == nil && errors.Is(context.Cause(ctx), launcher.ErrLost):
+	if err == nil && errors.Is(context.Cause(ctx), launcher.ErrLost) {
 		return launcher.ErrLost
-	default:
-		return err
 	}
+	return o.after(ctx, err, d.Reboot)
 }

@@ -29,7 +29,7 @@ func start() int {
 	if err := command(os.Stdin, os.Getenv).ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "millrace-agent:", err)
 		switch {
-		case errors.Is(err, agent.EndRestart):
+		case errors.Is(err, agent.EndRestart), errors.Is(err, agent.EndRotate):
 			return 0
 		case errors.Is(err, agent.EndRemoved):
 			return exitConfig

@@ -10,12 +10,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/agent"
+	"github.com/millrace-ci/millrace/client"
 	"github.com/millrace-ci/millrace/guest"
 	"github.com/millrace-ci/millrace/vm"
 	"github.com/millrace-ci/millrace/vm/network"
@@ -93,11 +95,13 @@ privileges then.`,
 				return err
 			}
 			defer unlock()
-			seal, err := id.SealKey()
-			if err != nil {
+			if id, err = id.Rotate(cmd.Context(), o.dir, time.Now()); err != nil {
+				log.Warn("The host keeps its keys for now.", "error", err)
+			}
+			c := agent.Config{KeysUnsure: err != nil && !client.IsAnswer(err), Server: id.Client(), Host: id.HostID, Dir: o.dir, Log: log}
+			if c.SealKeys, err = id.SealKeys(); err != nil {
 				return err
 			}
-			c := agent.Config{Server: id.Client(), Host: id.HostID, SealKey: seal, Dir: o.dir, Log: log}
 			if socket != "" {
 				return o.runLaunched(cmd.Context(), c, socket)
 			}
@@ -110,10 +114,7 @@ privileges then.`,
 			seen := o.machine(o.dir, prepared(c.Driver))
 			c.Examine = func(ctx context.Context) []millrace.Finding { return agent.Examine(ctx, seen) }
 			err = agent.Run(cmd.Context(), c)
-			if errors.Is(err, agent.EndReboot) {
-				return reboot(cmd.Context())
-			}
-			return err
+			return o.after(cmd.Context(), err, reboot)
 		},
 	}
 	m.flags(o, cmd)
@@ -122,6 +123,17 @@ privileges then.`,
 	own.VisitAll(func(f *pflag.Flag) { cmd.MarkFlagsMutuallyExclusive("launcher", f.Name) })
 	o.githubFlag(cmd)
 	return cmd
+}
+
+// after does what the end of an agent asks for.
+func (o *options) after(ctx context.Context, end error, reboot func(context.Context) error) error {
+	switch {
+	case errors.Is(end, agent.EndReboot):
+		return reboot(ctx)
+	case errors.Is(end, agent.EndRotate):
+		return errors.Join(end, agent.MakeKeys(o.dir))
+	}
+	return end
 }
 
 // reboot has systemd reboot the machine.

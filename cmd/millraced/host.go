@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"time"
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/agent"
@@ -108,12 +109,15 @@ func (h host) enroll(ctx context.Context, token millrace.Secret) (agent.Config, 
 		return agent.Config{}, fmt.Errorf("enrolling this machine: %w", err)
 	}
 	id.URL = h.url // the port may be another in each run
-	seal, err := id.SealKey()
+	if id, err = id.Rotate(ctx, h.dir, time.Now()); err != nil {
+		h.log.Warn("The host keeps its keys for now.", "error", err)
+	}
+	seal, err := id.SealKeys()
 	if err != nil {
 		return agent.Config{}, err
 	}
 	return agent.Config{
-		Server: id.Client(), Host: id.HostID, SealKey: seal, Driver: h.machines.driver, Dir: h.dir, Facts: facts, Log: h.log,
+		Server: id.Client(), Host: id.HostID, SealKeys: seal, Driver: h.machines.driver, Dir: h.dir, Facts: facts, Log: h.log,
 		EndVMs: true, // Ctrl-C stops everything
 	}, nil
 }
@@ -142,6 +146,14 @@ func (h host) run(ctx context.Context, token millrace.Secret, ready func() error
 		err := agent.Run(ctx, config)
 		switch {
 		case errors.Is(err, agent.EndRestart):
+			continue
+		case errors.Is(err, agent.EndRotate):
+			if err := agent.MakeKeys(h.dir); err != nil {
+				return err
+			}
+			if config, err = h.enroll(ctx, token); err != nil {
+				return err
+			}
 			continue
 		case errors.Is(err, agent.EndRemoved):
 			h.log.Warn("This machine's host was removed; remove " + h.dir + " and start again to have it back.")

@@ -36,7 +36,7 @@ func fakeAgent(dir string) error {
 		return err
 	}
 	defer unlock()
-	seal, err := id.SealKey()
+	seal, err := id.SealKeys()
 	if err != nil {
 		return err
 	}
@@ -45,7 +45,7 @@ func fakeAgent(dir string) error {
 		return err
 	}
 	return agent.Run(ctx, agent.Config{
-		Server: id.Client(), Host: id.HostID, SealKey: seal, Driver: fake.Driver{Guest: sleeper}, Dir: dir, Facts: facts, EndVMs: true,
+		Server: id.Client(), Host: id.HostID, SealKeys: seal, Driver: fake.Driver{Guest: sleeper}, Dir: dir, Facts: facts, EndVMs: true,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 }

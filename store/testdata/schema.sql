@@ -192,6 +192,8 @@ CREATE TABLE hosts (
 	refuses text NOT NULL DEFAULT ''::text,
 	emulates text[] NOT NULL DEFAULT '{}'::text[],
 	findings jsonb NOT NULL DEFAULT '[]'::jsonb,
+	rotate_epoch bigint NOT NULL DEFAULT 0,
+	keys_at timestamp with time zone,
 	CONSTRAINT hosts_host_id_key UNIQUE (host_id),
 	CONSTRAINT hosts_sign_key_key UNIQUE (sign_key),
 	CONSTRAINT hosts_pkey PRIMARY KEY (org_id, host_id),
@@ -785,7 +787,7 @@ END
 $function$;
 
 CREATE OR REPLACE FUNCTION host_credentials(host_id uuid)
- RETURNS TABLE(org_id bigint, sign_key bytea, seal_key bytea, epoch bigint, sequence bigint, admin text, removed boolean, restart boolean, reboot boolean)
+ RETURNS TABLE(org_id bigint, sign_key bytea, seal_key bytea, epoch bigint, sequence bigint, admin text, removed boolean, restart boolean, reboot boolean, rotate boolean)
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER ROWS 1
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
@@ -793,7 +795,7 @@ AS $function$
 BEGIN
 	RETURN QUERY
 	SELECT h.org_id, h.sign_key, h.seal_key, h.epoch, CASE WHEN b.epoch = h.epoch THEN b.sequence ELSE 0 END, h.admin,
-		h.removed_at IS NOT NULL, h.restart_epoch = h.epoch, h.reboot_epoch = h.epoch
+		h.removed_at IS NOT NULL, h.restart_epoch = h.epoch, h.reboot_epoch = h.epoch, h.rotate_epoch = h.epoch
 	FROM public.hosts h JOIN public.host_beats b ON (b.org_id, b.host_id) = (h.org_id, h.host_id)
 	WHERE h.host_id = host_credentials.host_id;
 END
