@@ -61,9 +61,9 @@ func (m *machine) open(o *options, dir string, log *slog.Logger) (d vm.Driver, f
 	if groups, m.limits = openCgroups(log); m.limits != nil {
 		log.Warn("Cgroups don't hold VMs to all of their part of CPU and memory; millrace-agent doctor says what to do.", "because", m.limits)
 	}
-	done = func() error { return nil }
+	done, facts.Network = func() error { return nil }, millrace.NetworkUser
 	if taps != nil {
-		done = taps.Close
+		done, facts.Network = taps.Close, millrace.NetworkTap
 	}
 	if d, err = newDriver(dir, drivers[m.driver], taps, groups, facts.Emulates, log); err != nil {
 		return nil, facts, nil, errors.Join(err, done())
