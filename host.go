@@ -45,21 +45,35 @@ type Host struct {
 // HostFacts is what an agent says of its machine. Offer is the upper bound that the host's owner set there: the
 // control plane can never place more.
 type HostFacts struct {
-	Arch     Arch     `json:"arch"`
-	Emulates []Arch   `json:"emulates,omitempty"` // others that the host's owner lets it emulate, many times slower
-	VCPUs    int      `json:"vcpus"`
-	MemoryMB int      `json:"memory_mb"`
-	DiskMB   int      `json:"disk_mb"`
-	Offer    Size     `json:"offer"`
-	Labels   []string `json:"labels"`
-	Driver   string   `json:"driver"` // e.g. "qemu/kvm", "qemu/tcg", "fake"
-	Version  string   `json:"version"`
-	Kernel   string   `json:"kernel"`
-	CPUModel string   `json:"cpu_model"`
-	BootMS   int      `json:"boot_ms"` // how long the agent's trial VM took to boot; 0: there was none
+	Arch     Arch      `json:"arch"`
+	Emulates []Arch    `json:"emulates,omitempty"` // others that the host's owner lets it emulate, many times slower
+	VCPUs    int       `json:"vcpus"`
+	MemoryMB int       `json:"memory_mb"`
+	DiskMB   int       `json:"disk_mb"`
+	Offer    Size      `json:"offer"`
+	Labels   []string  `json:"labels"`
+	Driver   string    `json:"driver"` // e.g. "qemu/kvm", "qemu/tcg", "fake"
+	Network  VMNetwork `json:"network,omitempty"`
+	Version  string    `json:"version"`
+	Kernel   string    `json:"kernel"`
+	CPUModel string    `json:"cpu_model"`
+	BootMS   int       `json:"boot_ms"` // how long the agent's trial VM took to boot; 0: there was none
 	// Findings are what the agent found at its start. They are read with a host, not with a list of them.
 	Findings []Finding `json:"findings,omitempty"`
 }
+
+// VMNetwork is what VMs' networks on a host are.
+type VMNetwork string
+
+// The networks. An agent that says none is older than the question.
+const (
+	NetworkTap     VMNetwork = "tap"  // closed: the internet, and what the host's owner opened
+	NetworkUser    VMNetwork = "user" // open to all that the host reaches, its own services included
+	NetworkUnknown VMNetwork = "unknown"
+)
+
+// VMNetworks are all of them.
+var VMNetworks = []VMNetwork{NetworkTap, NetworkUser, NetworkUnknown}
 
 // Runs reports whether the host has VMs of arch, by its own processor or by emulation.
 func (f HostFacts) Runs(arch Arch) bool { return arch == f.Arch || slices.Contains(f.Emulates, arch) }

@@ -75,7 +75,7 @@ func ParseLabels(labels, prefixes []string, std Size) (d Demand, ours bool, err 
 			mine, ours = label, true
 			err = parseOwn(&d, raw, rest)
 		case ok && mine != label:
-			err = cmp.Or(err, Errorf(Unprocessable, "The job has two of our labels, %q and %q; keep one.", mine, label))
+			err = cmp.Or(err, Errorf(Unprocessable, "The job has two of our labels, %.40q and %.40q; keep one.", mine, label))
 		case ok:
 		case isImplied && arch != "":
 			impliedArch = arch
@@ -96,7 +96,7 @@ func ParseLabels(labels, prefixes []string, std Size) (d Demand, ours bool, err 
 		d.Arch = cmp.Or(impliedArch, AMD64)
 	}
 	if impliedArch != "" && d.Arch != ArchAny && d.Arch != impliedArch {
-		return Demand{}, true, Errorf(Unprocessable, "Label %q asks for %s, but another label says %s; keep one.", mine, d.Arch, impliedArch)
+		return Demand{}, true, Errorf(Unprocessable, "Label %.40q asks for %s, but another label says %s; keep one.", mine, d.Arch, impliedArch)
 	}
 	if d.Arch == ArchAny && impliedArch != "" {
 		d.Arch = impliedArch
@@ -132,15 +132,15 @@ func parseOwn(d *Demand, label, rest string) error {
 	}
 	if len(parts) > 0 && strings.HasSuffix(parts[0], "cpu") {
 		if len(parts) < 2 {
-			return Errorf(Unprocessable, "Label %q gives vCPUs without memory; write for example %s-4gb.", label, label)
+			return Errorf(Unprocessable, "Label %.40q gives vCPUs without memory; write it behind them, for example -4gb.", label)
 		}
 		cpu, ok := parseCPU(parts[0])
 		if !ok {
-			return Errorf(Unprocessable, "Label %q: %q is not a number of vCPUs; write for example 4cpu, 0.5cpu or 250mcpu.", label, parts[0])
+			return Errorf(Unprocessable, "Label %.40q: %.40q is not a number of vCPUs; write for example 4cpu, 0.5cpu or 250mcpu.", label, parts[0])
 		}
 		mem, ok := parseMemory(parts[1])
 		if !ok {
-			return Errorf(Unprocessable, "Label %q: %q is not an amount of memory; write for example 16gb or 512mb.", label, parts[1])
+			return Errorf(Unprocessable, "Label %.40q: %.40q is not an amount of memory; write for example 16gb or 512mb.", label, parts[1])
 		}
 		d.Size, parts = Size{MilliCPU: cpu, MemoryMB: mem}, parts[2:]
 	}
@@ -148,7 +148,7 @@ func parseOwn(d *Demand, label, rest string) error {
 		d.Burstable, parts = true, parts[1:]
 	}
 	if len(parts) > 0 {
-		return Errorf(Unprocessable, "Label %q: %q is not understood; a label is PREFIX[-amd64|-arm64|-any][-<N>cpu-<M>gb][-burstable].", label, parts[0])
+		return Errorf(Unprocessable, "Label %.40q: %.40q is not understood; a label is PREFIX[-amd64|-arm64|-any][-<N>cpu-<M>gb][-burstable].", label, parts[0])
 	}
 	return nil
 }

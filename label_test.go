@@ -1,8 +1,12 @@
 package millrace_test
 
 import (
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -78,17 +82,49 @@ func TestParseLabelsErrorsTeach(t *testing.T) {
 	}
 }
 
+// Whatever a workflow file says: no panic, an answer that holds in any case, and an error that can be shown as it is.
 func FuzzParseLabels(f *testing.F) {
-	for _, seed := range []string{"millrace", "millrace-arm64-4cpu-16gb", "millrace-0.5cpu-512mb-burstable x64 gpu", "millrace-9999999999999cpu-1gb"} {
+	for _, seed := range []string{
+		"", "millrace", "MILLRACE", "millrace-arm64-4cpu-16gb", "millrace-0.5cpu-512mb-burstable x64 gpu", "millrace-9999999999999cpu-1gb", "millrace-any arm64 self-hosted linux",
+		"millrace-250mcpu-0.5gb", "millrace-x86_64-1cpu-1gb", "actuated-aarch64-2cpu-4gb", "millrace-burstable", "millrace-4cpu", "millrace--1cpu-1gb", "millrace-1.cpu-1gb",
+		"millrace-٤cpu-1gb", "millrace-1cpu-1gb-burstable-burstable", "millrace actuated", "millrace-arm64 x64", "millrace-\x00cpu", "millrace-\xffcpu-1gb", "millracecpu",
+		"ubuntu-latest", "millrace " + strings.Repeat("a ", 200), "millrace-" + strings.Repeat("9", 400) + "cpu",
+	} {
 		f.Add(seed)
 	}
+	prefixes := []string{"millrace", "actuated"}
 	f.Fuzz(func(t *testing.T, s string) {
-		d, ours, err := millrace.ParseLabels(strings.Split(s, " "), []string{"millrace"}, std)
-		if err != nil && !ours {
-			t.Fatal("an error about labels that aren't ours")
+		labels := strings.Split(s, " ")
+		d, ours, err := millrace.ParseLabels(labels, prefixes, std)
+		if err != nil {
+			text := millrace.MessageOf(err)
+			switch {
+			case !ours:
+				t.Fatal("an error about labels that aren't ours")
+			case millrace.CodeOf(err) != millrace.Unprocessable || !strings.HasSuffix(text, "."):
+				t.Fatalf("%v is no sentence for whoever wrote the labels", err)
+			case len(text) > 1000 || !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl):
+				t.Fatalf("%d bytes that can't be shown: %q", len(text), text)
+			case !reflect.DeepEqual(d, millrace.Demand{}):
+				t.Fatalf("an error and a demand, %+v", d)
+			}
+			return
 		}
-		if err == nil && ours && (d.Size.MilliCPU < 1 || d.Size.MemoryMB < 1 || d.Arch == "") {
-			t.Fatalf("accepted %+v", d)
+		switch {
+		case !ours && !reflect.DeepEqual(d, millrace.Demand{}):
+			t.Fatalf("a demand of labels that aren't ours, %+v", d)
+		case !ours:
+			return
+		case d.Size.MilliCPU < 1 || d.Size.MilliCPU > 1024*1000 || d.Size.MemoryMB < 1 || d.Size.MemoryMB > 64<<20 || d.Size.VCPUs() < 1:
+			t.Fatalf("accepted the size %+v", d.Size)
+		case !slices.Contains([]millrace.Arch{millrace.AMD64, millrace.ARM64, millrace.ArchAny}, d.Arch):
+			t.Fatalf("accepted the architecture %q", d.Arch)
+		case !slices.IsSorted(d.Extra) || len(slices.Compact(slices.Clone(d.Extra))) != len(d.Extra):
+			t.Fatalf("extra labels %q", d.Extra)
+		}
+		slices.Reverse(labels) // their order says nothing
+		if again, _, err := millrace.ParseLabels(labels, prefixes, std); err != nil || !reflect.DeepEqual(again, d) {
+			t.Fatalf("in another order %+v, %v; first %+v", again, err, d)
 		}
 	})
 }

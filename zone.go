@@ -64,6 +64,17 @@ type ZoneRule struct {
 	MaxSize    Size // the largest VM that one may have; 0 in either half: no limit
 }
 
+// Exposed are those of hosts that jobs of the rule's zone can come to and whose VMs reach, or may reach, what the host does: its
+// own services and the networks around it.
+func (r ZoneRule) Exposed(hosts []Host) (exposed []Host) {
+	for _, h := range hosts {
+		if r.Allowed && h.Admin != HostDisabled && h.Facts.Network != NetworkTap && r.Egress != EgressNone && h.HasLabels(Demand{Arch: ArchAny, Extra: r.HostLabels}) {
+			exposed = append(exposed, h)
+		}
+	}
+	return exposed
+}
+
 // ZoneChange changes the rule of a zone; what is nil stays.
 type ZoneChange struct {
 	Zone       Zone

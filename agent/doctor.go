@@ -14,6 +14,7 @@ import (
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/client"
 	"github.com/millrace-ci/millrace/vm"
+	"github.com/millrace-ci/millrace/vm/cgroup"
 	"github.com/millrace-ci/millrace/vm/network"
 )
 
@@ -27,6 +28,7 @@ type Machine struct {
 	HTTP     *http.Client
 	Networks func() error             // why VMs can't have taps, see [network.Check]
 	Rivals   func() ([]string, error) // see [network.Rivals]
+	Cgroups  func() error             // why VMs can't be held to their size by cgroups, see [cgroup.Check]
 	Now      func() time.Time
 	// Boot boots a VM, or tells of the one that was booted; name is the driver's.
 	Boot func(ctx context.Context) (name string, b vm.Boot, err error)
@@ -39,7 +41,8 @@ var GitHubHosts = []string{"github.com", "api.github.com", "codeload.github.com"
 // ThisMachine is the real one; boot is how a VM is booted on it.
 func ThisMachine(dir, guestDir string, boot func(context.Context) (string, vm.Boot, error)) Machine {
 	return Machine{
-		Root: "/", Dir: dir, GuestDir: guestDir, GitHub: GitHubHosts, LookPath: exec.LookPath, HTTP: client.NewHTTP(), Networks: network.Check, Rivals: network.Rivals, Now: time.Now, Boot: boot,
+		Root: "/", Dir: dir, GuestDir: guestDir, GitHub: GitHubHosts, LookPath: exec.LookPath, HTTP: client.NewHTTP(), Networks: network.Check, Rivals: network.Rivals,
+		Cgroups: func() error { return cgroup.Check("/") }, Now: time.Now, Boot: boot,
 	}
 }
 
@@ -57,7 +60,7 @@ func Examine(ctx context.Context, m Machine) []millrace.Finding {
 // ExamineMachine is [Examine] of the machine itself.
 func ExamineMachine(ctx context.Context, m Machine) []millrace.Finding {
 	return []millrace.Finding{
-		m.boot(ctx), m.kvm(), m.nested(), m.qemu(), m.guestKernel(), m.kernel(), m.networks(), m.smt(), m.ksm(), m.swap(), m.vulnerabilities(), m.memory(), m.disk(),
+		m.boot(ctx), m.kvm(), m.nested(), m.qemu(), m.guestKernel(), m.kernel(), m.networks(), m.cgroups(), m.smt(), m.ksm(), m.swap(), m.vulnerabilities(), m.memory(), m.disk(),
 	}
 }
 

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/vm/cgroup"
 )
 
 // Thresholds of what a host should have.
@@ -105,6 +107,18 @@ func (m Machine) kernel() millrace.Finding {
 		return fail(check, "Linux "+release, fmt.Sprintf("The agent needs Linux %d.%d or later.", major, minor), "apt-get update && apt-get -y full-upgrade && reboot")
 	}
 	return fine(check, "Linux %s", release)
+}
+
+// cgroups says whether VMs are held to their size. Without, a job takes what CPU its whole vCPUs get.
+func (m Machine) cgroups() millrace.Finding {
+	const check = "vm limits"
+	err := m.Cgroups()
+	if err == nil {
+		return fine(check, "cgroups hold each VM to its part of CPU and memory")
+	}
+	do := &cgroup.Refusal{Do: "See the agent's log."}
+	errors.As(err, &do)
+	return warn(check, "VMs aren't held to their part of CPU and memory: "+err.Error()+".", do.Do, do.Command)
 }
 
 // What follows is about jobs that spy on each other, or on the host, through what they share: Firecracker's "Production host

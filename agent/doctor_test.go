@@ -19,6 +19,7 @@ import (
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/client"
 	"github.com/millrace-ci/millrace/vm"
+	"github.com/millrace-ci/millrace/vm/cgroup"
 )
 
 // patient is a machine whose /dev, /proc and /sys are files of a test.
@@ -35,6 +36,7 @@ func bare(t *testing.T) *patient {
 		Root: root, Dir: filepath.Join(root, "state"), GuestDir: filepath.Join(root, "guest"), HTTP: client.NewHTTP(), Now: time.Now,
 		LookPath: func(string) (string, error) { return "", errors.New("not found") },
 		Networks: func() error { return unix.EPERM },
+		Cgroups:  func() error { return cgroup.Check(root) },
 		Rivals:   func() ([]string, error) { return nil, nil },
 		Boot:     func(context.Context) (string, vm.Boot, error) { return "", vm.Boot{}, errors.New("no QEMU") },
 	}}
@@ -47,6 +49,7 @@ func healthy(t *testing.T) *patient {
 	for name, text := range map[string]string{
 		"dev/kvm": "", "guest/vmlinuz": "", "sys/module/kvm_intel/parameters/nested": "Y",
 		"proc/meminfo": "MemTotal:       16777216 kB\n", "proc/sys/kernel/osrelease": "6.1.0-38-amd64", "proc/swaps": swapsHeader, "proc/cmdline": "quiet",
+		"sys/fs/cgroup/cgroup.controllers":  "cpuset cpu io memory hugetlb pids rdma misc",
 		"proc/cpuinfo":                      "processor : 0\nvendor_id : AuthenticAMD\nflags : fpu svm\n",
 		"sys/devices/system/cpu/smt/active": "0",
 		"sys/kernel/mm/ksm/run":             "0",
@@ -122,7 +125,7 @@ func TestHealthyMachine(t *testing.T) {
 			t.Errorf("%+v", f)
 		}
 	}
-	if len(found) != 17 || !strings.Contains(found["boot"].Found, "180ms with qemu/kvm") {
+	if len(found) != 18 || !strings.Contains(found["boot"].Found, "180ms with qemu/kvm") {
 		t.Errorf("%d findings, boot %+v", len(found), found["boot"])
 	}
 }
@@ -132,7 +135,7 @@ func TestBareMachine(t *testing.T) {
 	found := bare(t).examine()
 	for check, want := range map[string]millrace.Level{
 		"boot": millrace.LevelFailure, "kvm": millrace.LevelWarning, "qemu": millrace.LevelFailure, "guest kernel": millrace.LevelFailure, "kernel": millrace.LevelWarning,
-		"vm networks": millrace.LevelWarning, "cpu vulnerabilities": millrace.LevelWarning, "memory": millrace.LevelFailure, "identity": millrace.LevelFailure,
+		"vm networks": millrace.LevelWarning, "vm limits": millrace.LevelWarning, "cpu vulnerabilities": millrace.LevelWarning, "memory": millrace.LevelFailure, "identity": millrace.LevelFailure,
 	} {
 		if found[check].Level != want {
 			t.Errorf("%s is %+v, want %s", check, found[check], want)

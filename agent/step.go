@@ -198,12 +198,13 @@ func (st *step) begin(o client.VMOrder) {
 	st.reach(&v, millrace.VMBooting)
 	st.VMs[o.ID] = v
 	st.do(StartVM{Ref: v.ref(), Spec: vm.Spec{
-		ID:       v.ref().machine(),
-		Arch:     o.Arch,
-		VCPUs:    millrace.Size{MilliCPU: o.MilliCPU}.VCPUs(),
-		MilliCPU: o.MilliCPU,
-		MemoryMB: o.MemoryMB,
-		Egress:   o.Egress,
+		ID:        v.ref().machine(),
+		Arch:      o.Arch,
+		VCPUs:     millrace.Size{MilliCPU: o.MilliCPU}.VCPUs(),
+		MilliCPU:  o.MilliCPU,
+		Burstable: o.Burstable,
+		MemoryMB:  o.MemoryMB,
+		Egress:    o.Egress,
 	}})
 	st.do(FetchJIT{Ref: v.ref()})
 }

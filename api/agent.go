@@ -85,6 +85,8 @@ func checkFacts(f millrace.HostFacts) error {
 	case f.VCPUs < 1 || f.VCPUs > large || f.MemoryMB < 1 || f.MemoryMB > large || f.DiskMB < 0 || f.DiskMB > large ||
 		f.Offer.MilliCPU < 0 || f.Offer.MilliCPU > large || f.Offer.MemoryMB < 0 || f.Offer.MemoryMB > large:
 		return millrace.Errorf(millrace.Unprocessable, "The host's vCPUs, memory, disk and offer are not plausible.")
+	case f.Network != "" && !slices.Contains(millrace.VMNetworks, f.Network):
+		return millrace.Errorf(millrace.Unprocessable, "A host's VM networks are tap, user or unknown, not %.40q.", f.Network)
 	case f.BootMS < 0 || f.BootMS > large:
 		return millrace.Errorf(millrace.Unprocessable, "The trial VM's boot time is not plausible.")
 	}

@@ -83,6 +83,7 @@ func TestEnrollRefuses(t *testing.T) {
 		"any arch":         {request(func(in *client.EnrollRequest) { in.Facts.Arch = millrace.ArchAny }), 422},
 		"emulates itself":  {request(func(in *client.EnrollRequest) { in.Facts.Emulates = []millrace.Arch{millrace.AMD64} }), 422},
 		"emulates any":     {request(func(in *client.EnrollRequest) { in.Facts.Emulates = []millrace.Arch{millrace.ArchAny} }), 422},
+		"unknown network":  {request(func(in *client.EnrollRequest) { in.Facts.Network = "bridge" }), 422},
 		"emulates twice":   {request(func(in *client.EnrollRequest) { in.Facts.Emulates = []millrace.Arch{millrace.ARM64, millrace.ARM64} }), 422},
 		"no vCPUs":         {request(func(in *client.EnrollRequest) { in.Facts.VCPUs = 0 }), 422},
 		"negative offer":   {request(func(in *client.EnrollRequest) { in.Facts.Offer.MemoryMB = -1 }), 422},

@@ -134,6 +134,7 @@ func hostRows(h client.Host) [][]string {
 		{"cpu", or(h.Facts.CPUModel)},
 		{"kernel", or(h.Facts.Kernel)},
 		{"driver", or(h.Facts.Driver)},
+		{"network", or(string(h.Facts.Network))},
 		{"trial boot", boot},
 		{"agent", or(h.Facts.Version)},
 		{"seen", clock(h.SeenAt)},

@@ -84,7 +84,7 @@ func TestReasons(t *testing.T) {
 		},
 		"unparseable": {
 			pass(8, one("millrace-4cpu"), []millrace.Host{rack1}), millrace.WaitLabelUnparseable,
-			`Label "millrace-4cpu" gives vCPUs without memory; write for example millrace-4cpu-4gb.`, "Correct runs-on in the workflow and run it again.",
+			`Label "millrace-4cpu" gives vCPUs without memory; write it behind them, for example -4gb.`, "Correct runs-on in the workflow and run it again.",
 		},
 		"retry": {
 			pass(8, []millrace.Job{retry}, []millrace.Host{rack1}), millrace.WaitRetry,

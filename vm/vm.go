@@ -13,12 +13,13 @@ import (
 
 // Spec is a machine to start.
 type Spec struct {
-	ID       string // safe as a file name: letters, digits, '_' and '-'
-	Arch     millrace.Arch
-	VCPUs    int
-	MilliCPU int // of them, what the machine has a claim to
-	MemoryMB int
-	Egress   millrace.Egress // what it may reach, at the most; "" is the internet
+	ID        string // safe as a file name: letters, digits, '_' and '-'
+	Arch      millrace.Arch
+	VCPUs     int
+	MilliCPU  int  // of them, what the machine has a claim to
+	Burstable bool // it may use more while nobody else wants it
+	MemoryMB  int
+	Egress    millrace.Egress // what it may reach, at the most; "" is the internet
 }
 
 // Driver starts machines of one kind on this host. Machines outlive the process that started them: it may be killed at any

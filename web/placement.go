@@ -19,6 +19,7 @@ type placementView struct {
 	At       string // the form that it is about
 	Share    shareForm
 	Zone     zoneForm // as it was typed; of no zone: nothing was
+	Hosts    []millrace.Host
 }
 
 // shareForm and zoneForm are what was typed.
@@ -84,6 +85,13 @@ func (s *server) showPlacement(w http.ResponseWriter, r *http.Request, v visit, 
 	if view.Settings, err = org.PlacementSettings(r.Context()); err != nil {
 		return err
 	}
+	hosts, err := org.Hosts(r.Context())
+	if err != nil {
+		return err
+	}
+	for _, h := range hosts {
+		view.Hosts = append(view.Hosts, h.Host)
+	}
 	if view.MayWrite {
 		if view.Names, err = org.RepositoryNames(r.Context()); err != nil {
 			return err
@@ -134,6 +142,36 @@ func (s *server) setZone(w http.ResponseWriter, r *http.Request, v visit) error 
 	f.Allowed = f.Allowed || f.Zone == millrace.ZonePrivate // those always run
 	c, err := f.change()
 	return s.changePlacement(w, r, v, millrace.PlacementChange{Zones: []millrace.ZoneChange{c}}, err, placementView{At: string(f.Zone), Zone: f})
+}
+
+// exposed says which hosts' networks jobs of z could look around in, and what to do; "" when none are, or they are trusted.
+func (v placementView) exposed(z millrace.Zone) string {
+	var open, unknown []string
+	if z != millrace.ZonePrivate {
+		for _, h := range v.Settings.Zone(z).Exposed(v.Hosts) {
+			if h.Facts.Network == millrace.NetworkUser {
+				open = append(open, h.Name)
+			} else {
+				unknown = append(unknown, h.Name)
+			}
+		}
+	}
+	var text string
+	if len(open) > 0 {
+		text = "These jobs reach all that their host reaches, its own services and the networks around it, on " + strings.Join(open, ", ") +
+			". Run the agent there with --network tap, which takes root, or name labels above that these hosts don't have. "
+	}
+	if len(unknown) > 0 {
+		text += "Whether they do isn't known of " + strings.Join(unknown, ", ") + ": bring the agent there up to date."
+	}
+	return strings.TrimSpace(text)
+}
+
+// networks are what VMs' networks are, in words.
+var networks = map[millrace.VMNetwork]string{
+	millrace.NetworkTap:     "closed: the internet, and what the host's owner opened",
+	millrace.NetworkUser:    "open to all that the host reaches",
+	millrace.NetworkUnknown: "unknown: its agent has not said",
 }
 
 // strategies are what the strategies do, in words.

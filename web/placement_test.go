@@ -58,6 +58,29 @@ func TestPlacementPage(t *testing.T) {
 	if !private.Allowed || private.MaxSize != (millrace.Size{MemoryMB: 512}) {
 		t.Errorf("private repositories: %+v", private)
 	}
+	lacks(t, page, "These jobs reach all", "isn't known") // the jobs of public repositories reach nothing, and forks' don't run
+
+	host := w.host("h7", 7)
+	// Jobs that aren't trusted could look around where a host's networks are open.
+	submit("/zones/public", url.Values{"allowed": {"yes"}, "egress": {"internet"}}, http.StatusSeeOther)
+	_, page = w.get(b, path)
+	contains(t, page, "isn&#39;t known of "+host.Name)
+	facts := host.Facts
+	facts.Network = millrace.NetworkUser
+	if _, err := w.Store.Org(w.Org.ID).StartHost(t.Context(), host.ID, "", facts); err != nil {
+		t.Fatal(err)
+	}
+	_, page = w.get(b, path)
+	contains(t, page, "its own services and the networks around it, on "+host.Name, "--network tap")
+	_, page = w.get(b, "/o/calm/hosts/"+host.ID.String())
+	contains(t, page, "open to all that the host reaches")
+	facts.Network = millrace.NetworkTap
+	if _, err := w.Store.Org(w.Org.ID).StartHost(t.Context(), host.ID, "", facts); err != nil {
+		t.Fatal(err)
+	}
+	_, page = w.get(b, path)
+	lacks(t, page, "These jobs reach all", "known of")
+	submit("/zones/public", url.Values{"allowed": {"yes"}, "labels": {"outside, DMZ"}, "egress": {"none"}, "cpu": {"2.5"}, "memory": {""}}, http.StatusSeeOther)
 	_, page = w.get(b, path)
 	contains(t, page, "calm/app", `value="2.5"`, `value="dmz, outside"`, "Like all others")
 	submit("/repositories", url.Values{"repository": {"calm/app"}}, http.StatusSeeOther)
@@ -65,7 +88,7 @@ func TestPlacementPage(t *testing.T) {
 		t.Errorf("like all others: %+v", s.Shares)
 	}
 	log, err := w.Store.Org(w.Org.ID).Audit(t.Context(), store.AuditFilter{Action: "placement.changed"})
-	if err != nil || len(log.Entries) != 5 {
+	if err != nil || len(log.Entries) != 7 {
 		t.Errorf("%d entries in the audit log, %v", len(log.Entries), err)
 	}
 

@@ -74,7 +74,7 @@ func bootApart(ctx context.Context) (name string, b vm.Boot, err error) {
 		return "", b, err
 	}
 	defer os.RemoveAll(dir)
-	d, err := newDriver(dir, qemu.AccelAuto, nil, nil, slog.New(slog.DiscardHandler))
+	d, err := newDriver(dir, qemu.AccelAuto, nil, nil, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return "", b, err
 	}

@@ -49,6 +49,7 @@ again then; VMs run on.`,
 				return err
 			}
 			seen := o.machine(o.dir, prepared(driver))
+			seen.Cgroups = func() error { return m.limits }
 			return launcher.Serve(cmd.Context(), listener, launcher.Config{
 				Driver: driver, Host: launcher.Host{Facts: facts, Dir: o.dir, Reboots: m.reboots}, Log: log, Reboot: reboot,
 				Examine: func(ctx context.Context) []millrace.Finding { return agent.ExamineMachine(ctx, seen) },

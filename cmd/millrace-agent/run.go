@@ -20,6 +20,7 @@ import (
 	"github.com/millrace-ci/millrace/client"
 	"github.com/millrace-ci/millrace/guest"
 	"github.com/millrace-ci/millrace/vm"
+	"github.com/millrace-ci/millrace/vm/cgroup"
 	"github.com/millrace-ci/millrace/vm/network"
 	"github.com/millrace-ci/millrace/vm/qemu"
 )
@@ -32,6 +33,7 @@ type machine struct {
 	driver  string
 	reboots bool
 	nets    networks
+	limits  error // why VMs aren't held by cgroups; nil: they are
 }
 
 func (m *machine) flags(o *options, cmd *cobra.Command) {
@@ -57,11 +59,15 @@ func (m *machine) open(o *options, dir string, log *slog.Logger) (d vm.Driver, f
 	if err != nil {
 		return nil, facts, nil, err
 	}
-	done = func() error { return nil }
-	if taps != nil {
-		done = taps.Close
+	var groups *cgroup.Tree
+	if groups, m.limits = openCgroups(log); m.limits != nil {
+		log.Warn("Cgroups don't hold VMs to all of their part of CPU and memory; millrace-agent doctor says what to do.", "because", m.limits)
 	}
-	if d, err = newDriver(dir, drivers[m.driver], taps, facts.Emulates, log); err != nil {
+	done, facts.Network = func() error { return nil }, millrace.NetworkUser
+	if taps != nil {
+		done, facts.Network = taps.Close, millrace.NetworkTap
+	}
+	if d, err = newDriver(dir, drivers[m.driver], taps, groups, facts.Emulates, log); err != nil {
 		return nil, facts, nil, errors.Join(err, done())
 	}
 	return d, facts, done, nil
@@ -112,6 +118,7 @@ privileges then.`,
 			defer func() { err = errors.Join(err, done()) }()
 			c.Reboots = m.reboots
 			seen := o.machine(o.dir, prepared(c.Driver))
+			seen.Cgroups = func() error { return m.limits }
 			c.Examine = func(ctx context.Context) []millrace.Finding { return agent.Examine(ctx, seen) }
 			err = agent.Run(cmd.Context(), c)
 			return o.after(cmd.Context(), err, reboot)
@@ -167,7 +174,7 @@ again, and does without them in any case. Where a launcher starts the VMs, --dir
 					emulated = append(emulated, arch)
 				}
 			}
-			machines, err := newDriver(o.dir, qemu.AccelAuto, nil, emulated, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
+			machines, err := newDriver(o.dir, qemu.AccelAuto, nil, nil, emulated, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
 			if err != nil {
 				return err
 			}
@@ -177,15 +184,30 @@ again, and does without them in any case. Where a launcher starts the VMs, --dir
 	}
 }
 
+// openCgroups divides this process's cgroup among VMs; the error says what limits they are without.
+func openCgroups(log *slog.Logger) (*cgroup.Tree, error) {
+	root, err := cgroup.Own("/")
+	if err != nil {
+		return nil, err
+	}
+	tree, err := cgroup.Open(cgroup.Config{Root: root, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	return tree, tree.Lacks()
+}
+
 // newDriver is this machine's driver, which also emulates machines of other architectures.
-func newDriver(dir string, accel qemu.Accel, n *network.Network, emulates []millrace.Arch, log *slog.Logger) (vm.Driver, error) {
-	own, err := newQEMU(qemu.Config{Dir: dir, Arch: millrace.Arch(runtime.GOARCH), Accel: accel, Trial: true, Network: n, Log: log})
+func newDriver(dir string, accel qemu.Accel, n *network.Network, groups *cgroup.Tree, emulates []millrace.Arch, log *slog.Logger) (vm.Driver, error) {
+	own, err := newQEMU(qemu.Config{Dir: dir, Arch: millrace.Arch(runtime.GOARCH), Accel: accel, Trial: true, Network: n, Cgroups: groups, Log: log})
 	if err != nil || len(emulates) == 0 {
 		return own, err
 	}
 	all := vm.Emulating{Driver: own, Others: map[millrace.Arch]vm.Driver{}}
 	for _, arch := range emulates {
-		all.Others[arch], err = newQEMU(qemu.Config{Dir: emulationDir(dir, arch), Arch: arch, Accel: qemu.AccelTCG, Trial: true, Network: n, Log: log.With("arch", arch)})
+		all.Others[arch], err = newQEMU(qemu.Config{
+			Dir: emulationDir(dir, arch), Arch: arch, Accel: qemu.AccelTCG, Trial: true, Network: n, Cgroups: groups, Log: log.With("arch", arch),
+		})
 		if err != nil {
 			return nil, fmt.Errorf("emulating %s: %w", arch, err)
 		}

@@ -96,7 +96,7 @@ func (h host) enroll(ctx context.Context, token millrace.Secret) (agent.Config, 
 	if err != nil {
 		return agent.Config{}, err
 	}
-	facts.Driver = h.machines.driver.Name()
+	facts.Driver, facts.Network = h.machines.driver.Name(), millrace.NetworkUser
 	id, err := agent.LoadIdentity(h.dir)
 	if millrace.CodeOf(err) == millrace.NotFound {
 		name, hostErr := os.Hostname()

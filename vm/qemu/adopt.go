@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/millrace-ci/millrace/vm"
+	"github.com/millrace-ci/millrace/vm/cgroup"
 	"github.com/millrace-ci/millrace/vm/network"
 )
 
@@ -36,7 +38,7 @@ func (d *Driver) Adopt(ctx context.Context, ids []string) (map[string]vm.Machine
 			link = d.cfg.Network.Adopt(id)
 		}
 		if slices.Contains(ids, id) && adopted[id] == nil {
-			m, err := d.attach(p.dir, p, link)
+			m, err := d.attach(p.dir, p, link, d.confine(p))
 			if err == nil {
 				d.cfg.Log.Info("took over a VM that an earlier process started", "dir", p.dir, "pid", p.pid)
 				adopted[id] = m
@@ -57,6 +59,7 @@ func (d *Driver) Adopt(ctx context.Context, ids []string) (map[string]vm.Machine
 			}
 		}
 	}
+	d.cfg.Cgroups.Sweep()
 	dirs, err := filepath.Glob(filepath.Join(vms, "*"))
 	if err != nil {
 		return nil, err
@@ -69,6 +72,30 @@ func (d *Driver) Adopt(ctx context.Context, ids []string) (map[string]vm.Machine
 		}
 	}
 	return adopted, ctx.Err()
+}
+
+// confine gives a machine that runs its limits anew: its process may have been started by an agent without, and systemd takes them
+// away when an agent is started again. A machine that can't have them runs on: it has a job.
+func (d *Driver) confine(p *stranger) *cgroup.Group {
+	if d.cfg.Cgroups == nil {
+		return nil
+	}
+	var limits cgroup.Limits
+	kept, err := os.ReadFile(filepath.Join(p.dir, limitsFile))
+	if err == nil {
+		err = json.Unmarshal(kept, &limits)
+	}
+	var group *cgroup.Group
+	if err == nil {
+		group, err = d.cfg.Cgroups.Make(filepath.Base(p.dir), limits)
+	}
+	if err == nil {
+		err = group.Put(p.pid)
+	}
+	if err != nil {
+		d.cfg.Log.Warn("a VM that an earlier process started is without limits", "dir", p.dir, "pid", p.pid, "error", err)
+	}
+	return group
 }
 
 // stranger is a QEMU process that isn't our child.

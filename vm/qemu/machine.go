@@ -3,6 +3,7 @@ package qemu
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/vm"
+	"github.com/millrace-ci/millrace/vm/cgroup"
 	"github.com/millrace-ci/millrace/vm/network"
 )
 
@@ -29,6 +31,7 @@ type machine struct {
 	process process
 	dir     string
 	detach  func() error // from its network
+	group   *cgroup.Group
 	done    chan struct{}
 
 	mu     sync.Mutex
@@ -44,8 +47,9 @@ type process interface {
 
 // What is in a machine's folder besides its disk.
 const (
-	channelSocket = "channel" // QEMU's: whoever connects is the guest's host
-	consolePipe   = "console" // what QEMU and the guest's kernel print
+	channelSocket = "channel"     // QEMU's: whoever connects is the guest's host
+	limitsFile    = "limits.json" // its cgroup's, for a later process
+	consolePipe   = "console"     // what QEMU and the guest's kernel print
 )
 
 var safeID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
@@ -82,6 +86,14 @@ func (d *Driver) Start(ctx context.Context, spec vm.Spec) (vm.Machine, error) {
 
 // launch starts QEMU in dir, which it owns from then on. A machine without a disk has no network either.
 func (d *Driver) launch(accel Accel, spec vm.Spec, kernelArgs string, disk disk, dir string) (*machine, error) {
+	limits := cgroup.Limits{VCPUs: spec.VCPUs, MilliCPU: spec.MilliCPU, Burstable: spec.Burstable, MemoryMB: spec.MemoryMB, Emulated: accel == AccelTCG}
+	kept, err := json.Marshal(limits)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(dir, limitsFile), kept, 0o600); err != nil {
+		return nil, err
+	}
 	// What QEMU prints goes into a pipe with a name, which QEMU itself keeps open: nobody who reads, or has ended, holds it
 	// up or makes it fail, and what nobody reads does not grow.
 	if err := unix.Mkfifo(filepath.Join(dir, consolePipe), 0o600); err != nil {
@@ -98,10 +110,15 @@ func (d *Driver) launch(accel Accel, spec vm.Spec, kernelArgs string, disk disk,
 	}
 	defer listener.Close()
 	files := []*os.File{listener}
+	group, err := d.cfg.Cgroups.Make(spec.ID, limits)
+	if err != nil {
+		return nil, err
+	}
 	var link *network.Link
+	undo := func(err error) error { return errors.Join(err, d.detach(link), group.Remove()) }
 	if d.cfg.Network != nil && disk.path != "" {
 		if link, err = d.cfg.Network.Attach(spec.ID, spec.Egress); err != nil {
-			return nil, err
+			return nil, undo(err)
 		}
 		defer link.Tap.Close() // QEMU's copy keeps the tap, and with QEMU it goes
 		files = append(files, link.Tap)
@@ -113,16 +130,19 @@ func (d *Driver) launch(accel Accel, spec vm.Spec, kernelArgs string, disk disk,
 	// Its own session: it outlives us, and a Ctrl-C in the terminal is ours to act on.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
-		return nil, errors.Join(fmt.Errorf("starting QEMU: %w", err), d.detach(link))
+		return nil, undo(fmt.Errorf("starting QEMU: %w", err))
 	}
-	m, err := d.attach(dir, child{cmd}, link)
+	var m *machine
+	if err = group.Put(cmd.Process.Pid); err == nil {
+		m, err = d.attach(dir, child{cmd}, link, group)
+	}
 	if err == nil {
 		err = unix.SetNonblock(int(printed.Fd()), true) // QEMU's, too, which must not wait for a reader
 	}
 	if err != nil {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-		return nil, errors.Join(err, d.detach(link))
+		return nil, undo(err)
 	}
 	return m, nil
 }
@@ -135,8 +155,8 @@ func (d *Driver) detach(link *network.Link) error {
 	return d.cfg.Network.Detach(link)
 }
 
-// attach takes charge of the machine in dir, whose network is link.
-func (d *Driver) attach(dir string, p process, link *network.Link) (*machine, error) {
+// attach takes charge of the machine in dir, whose network is link and whose cgroup is group.
+func (d *Driver) attach(dir string, p process, link *network.Link, group *cgroup.Group) (*machine, error) {
 	printed, err := os.OpenFile(filepath.Join(dir, consolePipe), os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -146,7 +166,7 @@ func (d *Driver) attach(dir string, p process, link *network.Link) (*machine, er
 		printed.Close()
 		return nil, err
 	}
-	m := &machine{channel: channel, console: &tail{}, process: p, dir: dir, detach: func() error { return d.detach(link) }, done: make(chan struct{})}
+	m := &machine{channel: channel, console: &tail{}, process: p, dir: dir, detach: func() error { return d.detach(link) }, group: group, done: make(chan struct{})}
 	go m.wait(printed)
 	return m, nil
 }
@@ -166,17 +186,20 @@ func (m *machine) wait(printed *os.File) {
 	}()
 	err := m.process.Wait()
 	<-read
-	detachErr := m.detach()
+	starved := m.group.OutOfMemory()
+	leftErr := errors.Join(m.detach(), m.group.Remove())
 	m.mu.Lock()
 	switch {
 	case m.killed:
 		m.err = errors.New("killed")
+	case starved:
+		m.err = errors.New("QEMU needed more memory than its cgroup may have, and was ended by the kernel")
 	case err != nil:
 		m.err = fmt.Errorf("QEMU ended: %w: %s", err, m.console.last())
 	case m.console.has("Kernel panic"):
 		m.err = fmt.Errorf("the guest's kernel panicked: %s", m.console.last())
 	default:
-		m.err = detachErr
+		m.err = leftErr
 	}
 	m.mu.Unlock()
 	os.RemoveAll(m.dir)

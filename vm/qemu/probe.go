@@ -105,7 +105,7 @@ func (d *Driver) bootProbe(ctx context.Context, accel Accel) error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
-	m, err := d.launch(accel, vm.Spec{VCPUs: 1, MemoryMB: 256}, "", disk{}, dir)
+	m, err := d.launch(accel, vm.Spec{ID: "probe", VCPUs: 1, MemoryMB: 256}, "", disk{}, dir)
 	if err != nil {
 		os.RemoveAll(dir)
 		return err

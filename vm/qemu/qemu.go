@@ -8,6 +8,9 @@
 // QEMU outlives the process that started it, and depends on it for nothing: it has a session of its own, prints into a named
 // pipe that it holds itself, and serves the channel on a socket. All of that is in the machine's folder, in which it works.
 //
+// A machine has its vCPUs and memory by QEMU, which knows only whole vCPUs, and is held to its size by a cgroup of package
+// vm/cgroup where the agent may make such.
+//
 // Its network is a tap of package vm/network, where the agent may make such. Elsewhere it is QEMU's user-mode one: each
 // guest is alone on it and reaches out through its host's address, its host's services and networks included. QEMU can't
 // close those alone: restrict=on closes the internet as well, and what libslirp has for it (disable_host_loopback) is none
@@ -29,6 +32,7 @@ import (
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/vm"
+	"github.com/millrace-ci/millrace/vm/cgroup"
 	"github.com/millrace-ci/millrace/vm/network"
 )
 
@@ -53,6 +57,7 @@ type Config struct {
 	Accel   Accel
 	Trial   bool             // have [Driver.Prepare] boot a machine where it needn't find out whether KVM works, too
 	Network *network.Network // nil: QEMU's user mode
+	Cgroups *cgroup.Tree     // nil: only QEMU limits machines
 	Log     *slog.Logger
 }
 
@@ -196,11 +201,13 @@ func (d *Driver) commandLine(accel Accel, spec vm.Spec, kernelArgs string, disk 
 		kernel += " " + link.KernelArgs()
 		netdev, nic = "tap,id=net,fd=4", nic+",mac="+link.MAC.String()
 	}
+	acceleration := string(accel)
 	if accel == AccelTCG {
+		acceleration += ",tb-size=" + strconv.Itoa(cgroup.EmulatorMB)
 		cpu, kernel = d.board.emulatedCPU, kernel+" "+d.board.emulatedKernel
 	}
 	args := []string{
-		"-M", d.board.machine, "-accel", string(accel), "-cpu", cpu, "-smp", strconv.Itoa(spec.VCPUs), "-m", strconv.Itoa(spec.MemoryMB),
+		"-M", d.board.machine, "-accel", acceleration, "-cpu", cpu, "-smp", strconv.Itoa(spec.VCPUs), "-m", strconv.Itoa(spec.MemoryMB),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 		"-kernel", filepath.Join(d.cfg.Guest, "vmlinuz"), "-initrd", d.initrd, "-append", strings.TrimSpace(kernel),

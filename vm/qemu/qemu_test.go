@@ -3,6 +3,7 @@ package qemu_test
 import (
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +12,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -20,6 +23,8 @@ import (
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/guest"
 	"github.com/millrace-ci/millrace/vm"
+	"github.com/millrace-ci/millrace/vm/cgroup"
+	"github.com/millrace-ci/millrace/vm/cgroup/cgrouptest"
 	"github.com/millrace-ci/millrace/vm/network"
 	"github.com/millrace-ci/millrace/vm/qemu"
 )
@@ -381,4 +386,96 @@ func TestAdoptKills(t *testing.T) {
 	if adopted["m"].Err() == nil {
 		t.Error("it was not killed")
 	}
+}
+
+// confined makes a driver whose machines are in cgroups of k.
+func confined(t *testing.T, dir string, k *cgrouptest.Kernel) *qemu.Driver {
+	t.Helper()
+	tree, err := cgroup.Open(cgroup.Config{Root: k.Root, Files: k})
+	if err != nil {
+		t.Fatal(err)
+	}
+	init, err := guest.Binary(millrace.Arch(runtime.GOARCH), "millrace-init")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := qemu.New(qemu.Config{Dir: dir, Init: init, Accel: qemu.AccelTCG, Cgroups: tree})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// A machine's cgroup has its limits before its process, is found by who comes after, and goes with it.
+func TestCgroups(t *testing.T) {
+	t.Parallel()
+	dir, k := t.TempDir(), cgrouptest.New(t, "cpu", "memory", "pids")
+	d := confined(t, dir, k)
+	opened := len(k.Writes())
+	m, err := d.Start(t.Context(), vm.Spec{ID: "a", Arch: d.Arch(), VCPUs: 1, MilliCPU: 750, MemoryMB: 256})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bursts, err := d.Start(t.Context(), vm.Spec{ID: "b", Arch: d.Arch(), VCPUs: 1, MilliCPU: 750, MemoryMB: 256, Burstable: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrote := k.Writes()[opened:]
+	if len(wrote) != 12 || wrote[4] != "vm-a/cpu.max=75000 100000" || !strings.HasPrefix(wrote[5], "vm-a/cgroup.procs=") || wrote[10] != "vm-b/cpu.max=max 100000" {
+		t.Errorf("wrote %q", wrote)
+	}
+	t.Cleanup(func() { m.Kill(); bursts.Kill() })
+	if e, err := resume(t, m, 0).Next(); err != nil || e.Hello == nil {
+		t.Errorf("it doesn't boot: %+v, %v", e, err)
+	}
+	m.Channel().Close()
+
+	// Who comes after finds the one that it knows without limits, as systemd leaves it, and removes the other.
+	k.Set(t, "vm-a/cpu.max", "max 100000\n")
+	later := confined(t, dir, k)
+	adopted, err := later.Adopt(t.Context(), []string{"a"})
+	if err != nil || adopted["a"] == nil {
+		t.Fatalf("%v, %v", adopted, err)
+	}
+	<-bursts.Done()
+	if groups, limit := k.Groups(), k.Get("vm-a/cpu.max"); !slices.Equal(groups, []string{"agent", "vm-a"}) || limit != "75000 100000" {
+		t.Errorf("there are %v, the limit is %q", groups, limit)
+	}
+	k.Set(t, "vm-a/memory.events", "oom_kill 1\n")
+	if err := syscall.Kill(pidOf(t, k, "vm-a"), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-adopted["a"].Done()
+	if err := adopted["a"].Err(); err == nil || !strings.Contains(err.Error(), "more memory") {
+		t.Errorf("it ended: %v", err)
+	}
+	<-m.Done()
+	if groups := k.Groups(); !slices.Equal(groups, []string{"agent"}) {
+		t.Errorf("left %v", groups)
+	}
+
+	// A machine whose limits can't be set isn't started, and leaves nothing.
+	for _, file := range []string{"vm-c", "vm-c/memory.max", "vm-c/cgroup.procs"} {
+		k.Fail(file, syscall.EACCES)
+		if _, err := later.Start(t.Context(), vm.Spec{ID: "c", Arch: d.Arch(), VCPUs: 1, MilliCPU: 750, MemoryMB: 256}); !errors.Is(err, syscall.EACCES) {
+			t.Errorf("%s: %v", file, err)
+		}
+		k.Fail(file, nil)
+		if dirs, _ := filepath.Glob(filepath.Join(dir, "vms", "*")); len(dirs) > 0 || len(k.Groups()) != 1 {
+			t.Errorf("%s: left %v and %v", file, dirs, k.Groups())
+		}
+	}
+}
+
+// pidOf is the process in a cgroup.
+func pidOf(t *testing.T, k *cgrouptest.Kernel, group string) int {
+	t.Helper()
+	pid, err := strconv.Atoi(k.Get(group + "/cgroup.procs"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pid
 }
