@@ -99,6 +99,8 @@ func checkFacts(f millrace.HostFacts) error {
 	return nil
 }
 
+var errRemoved = millrace.Errorf(millrace.HostRemoved, "This host was removed from its org. Enroll the machine anew to use it again.")
+
 // windows tell replays of one host's requests, see [client.Window].
 type windows struct {
 	requests client.Window
@@ -120,7 +122,7 @@ func (s *Server) signed(w http.ResponseWriter, r *http.Request, limit int64) (ho
 		return host, nil, err
 	}
 	if host.Removed {
-		return host, nil, millrace.Errorf(millrace.HostRemoved, "This host was removed from its org. Enroll the machine anew to use it again.")
+		return host, nil, errRemoved
 	}
 	isStart := r.URL.Path == "/agent/v1/start"
 	if !isStart && claims.Epoch == host.Epoch-1 {
@@ -223,6 +225,15 @@ func (s *Server) sync(w http.ResponseWriter, r *http.Request) error {
 		changed = s.store.Bus.On(store.TopicHost(host.HostID))
 		if version, vms, err = org.Desired(ctx, host.HostID); err != nil {
 			return err
+		}
+		if version == in.Have && !late { // it was woken for another reason than an order
+			now, err := s.store.HostCredentials(ctx, host.HostID)
+			if err != nil {
+				return err
+			}
+			if now.Removed {
+				return errRemoved
+			}
 		}
 	}
 }
