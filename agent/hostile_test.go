@@ -421,7 +421,7 @@ func TestHostileControlPlane(t *testing.T) { //nolint:paralleltest // it weighs 
 	attacks := hostileAttacks(t)
 	failed := 0
 	names := map[string]bool{}
-	for _, a := range attacks {
+	for _, a := range attacks { //nolint:paralleltest // as above
 		if names[a.name] {
 			t.Errorf("there are two of %s", a.name)
 		}
