@@ -14,7 +14,7 @@ const Heartbeat = 10 * time.Second
 // loses one, and that must not move its VMs.
 const OfflineAfter = 3 * Heartbeat
 
-// KeyLife is how long a host has the same keys: an agent that starts with older ones makes new ones.
+// KeyLife is how long a host has the same keys: then its agent is asked for new ones.
 const KeyLife = 90 * 24 * time.Hour
 
 // Host is a customer's machine with our agent on it.

@@ -152,7 +152,7 @@ func (v *VM) Observe(o Observation, now time.Time) bool {
 		}
 		*stamp, changed = at, true
 	}
-	if u := v.Usage.Max(o.Usage); u != v.Usage {
+	if u := v.Usage.Max(o.Usage); u != v.Usage && o.Usage.plausible() {
 		v.Usage, changed = u, true
 	}
 	if v.To(o.State, now) != nil {
@@ -184,6 +184,11 @@ type Metering struct {
 	DiskWrite  int64 `json:"disk_write_bytes"`
 	NetRx      int64 `json:"net_rx_bytes"`
 	NetTx      int64 `json:"net_tx_bytes"`
+}
+
+// plausible bounds what a host says, as [Sample] is: sums of it stay far from overflow.
+func (m Metering) plausible() bool {
+	return Sample{Memory: m.PeakMemory, CPUMillis: m.CPUMillis, DiskRead: m.DiskRead, DiskWrite: m.DiskWrite, NetRx: m.NetRx, NetTx: m.NetTx}.plausible()
 }
 
 // Max is the join of two readings of the same VM.

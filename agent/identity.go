@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/natefinch/atomic"
 
@@ -29,7 +28,6 @@ type Identity struct {
 	Org    string          `json:"org"`
 	HostID millrace.HostID `json:"host_id"`
 	Seeds
-	KeysAt time.Time `json:"keys_at,omitzero"` // when they were made; zero: long ago
 	// Next are keys of which the control plane may not know yet: they are kept before they are sent, so that neither a lost answer
 	// nor a death in between leaves the host without keys.
 	Next *Seeds `json:"next,omitempty"`
@@ -116,7 +114,15 @@ func (id Identity) write(dir string) error {
 	if err := atomic.WriteFile(name, bytes.NewReader(data)); err != nil { // makes new files 0600
 		return err
 	}
-	return os.Chmod(name, 0o600)
+	if err := os.Chmod(name, 0o600); err != nil {
+		return err
+	}
+	folder, err := os.Open(dir) // a power cut leaves the new name, too: the control plane may know the keys in it
+	if err != nil {
+		return err
+	}
+	defer folder.Close()
+	return folder.Sync()
 }
 
 // MakeKeys makes new keys for the host whose identity is in dir, and keeps them. [Identity.Rotate] puts them in the place of
@@ -131,18 +137,9 @@ func MakeKeys(dir string) error {
 	return id.write(dir)
 }
 
-// Rotate tells the control plane of keys that wait for it, and makes some when the present ones are older than
-// [millrace.KeyLife]. It returns the identity that holds from then on, also with an error: then nothing has changed here, and an
+// Rotate tells the control plane of keys that wait for it, if there are. It returns the identity that holds from then on, also with an error: then nothing has changed here, and an
 // agent can start with it; unless the control plane answered, it may know the new keys, see [Config.KeysUnsure]. VMs' registrations that are sealed to the former key can still be read.
-func (id Identity) Rotate(ctx context.Context, dir string, now time.Time) (Identity, error) {
-	if id.Next == nil && now.Sub(id.KeysAt) > millrace.KeyLife {
-		next := newSeeds()
-		id.Next = &next
-		if err := id.write(dir); err != nil {
-			id.Next = nil
-			return id, err
-		}
-	}
+func (id Identity) Rotate(ctx context.Context, dir string) (Identity, error) {
 	if id.Next == nil {
 		return id, nil
 	}
@@ -161,7 +158,7 @@ func (id Identity) Rotate(ctx context.Context, dir string, now time.Time) (Ident
 		return id, fmt.Errorf("the host's new keys: %w", err)
 	}
 	after := id
-	after.Seeds, after.Next, after.FormerSeal, after.KeysAt = *id.Next, nil, id.SealSeed, now.UTC().Truncate(time.Second)
+	after.Seeds, after.Next, after.FormerSeal = *id.Next, nil, id.SealSeed
 	return after, after.write(dir)
 }
 
@@ -184,7 +181,7 @@ func Enroll(ctx context.Context, c EnrollConfig) (Identity, error) {
 	id, err := readIdentity(c.Dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		id = Identity{Seeds: newSeeds(), KeysAt: time.Now().UTC().Truncate(time.Second)}
+		id = Identity{Seeds: newSeeds()}
 	case err != nil:
 		return Identity{}, err
 	case !id.HostID.IsZero():

@@ -123,45 +123,47 @@ func (k *keeper) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // New keys hold once the control plane has them, whenever it or the agent dies, and what was sealed to the former can be read.
 func TestRotate(t *testing.T) {
 	t.Parallel()
-	dir, made := t.TempDir(), time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	dir := t.TempDir()
 	k := &keeper{t: t, host: millrace.HostID{15: 1}}
 	srv := httptest.NewServer(k)
 	defer srv.Close()
-	first := Identity{URL: srv.URL, Org: "calm", HostID: k.host, Seeds: newSeeds(), KeysAt: made}
+	first := Identity{URL: srv.URL, Org: "calm", HostID: k.host, Seeds: newSeeds()}
 	if err := first.write(dir); err != nil {
 		t.Fatal(err)
 	}
 	k.sign = first.SignKey().Public().(ed25519.PublicKey)
-	rotate := func(now time.Time) (Identity, error) {
+	rotate := func() (Identity, error) {
 		t.Helper()
 		id, err := LoadIdentity(dir)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return id.Rotate(t.Context(), dir, now)
+		return id.Rotate(t.Context(), dir)
 	}
-	if id, err := rotate(made.Add(millrace.KeyLife)); err != nil || k.taken != 0 || id.Next != nil {
-		t.Errorf("young keys: %d, %v", k.taken, err)
+	if id, err := rotate(); err != nil || k.taken != 0 || !bytes.Equal(id.SignSeed, first.SignSeed) {
+		t.Errorf("unasked: %d, %v", k.taken, err)
 	}
-	late := made.Add(millrace.KeyLife + time.Hour)
+	if err := MakeKeys(dir); err != nil {
+		t.Fatal(err)
+	}
 	k.before = true
-	if id, err := rotate(late); err == nil || !bytes.Equal(id.SignSeed, first.SignSeed) || k.taken != 0 {
+	if id, err := rotate(); err == nil || !bytes.Equal(id.SignSeed, first.SignSeed) || k.taken != 0 {
 		t.Errorf("died before: %d, %v", k.taken, err)
 	}
 	k.before, k.after = false, true
-	if id, err := rotate(late); err == nil || !bytes.Equal(id.SignSeed, first.SignSeed) || k.taken != 1 {
+	if id, err := rotate(); err == nil || !bytes.Equal(id.SignSeed, first.SignSeed) || k.taken != 1 {
 		t.Errorf("died after: %d, %v", k.taken, err)
 	}
 	k.after = false
-	id, err := rotate(late)
-	if err != nil || k.taken != 1 || bytes.Equal(id.SignSeed, first.SignSeed) || !id.KeysAt.Equal(late) {
-		t.Fatalf("at last: %d, %+v, %v", k.taken, id.KeysAt, err)
+	id, err := rotate()
+	if err != nil || k.taken != 1 || bytes.Equal(id.SignSeed, first.SignSeed) {
+		t.Fatalf("at last: %d, %v", k.taken, err)
 	}
 	keys, err := id.SealKeys()
 	if err != nil || len(keys) != 2 || !bytes.Equal(keys[1].Bytes(), first.SealSeed) {
 		t.Errorf("%d keys to open with, %v", len(keys), err)
 	}
-	if again, err := rotate(late.Add(time.Hour)); err != nil || k.taken != 1 || !bytes.Equal(again.SignSeed, id.SignSeed) {
+	if again, err := rotate(); err != nil || k.taken != 1 || !bytes.Equal(again.SignSeed, id.SignSeed) {
 		t.Errorf("soon again: %d, %v", k.taken, err)
 	}
 
@@ -171,14 +173,14 @@ func TestRotate(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if asked, err := rotate(late.Add(time.Hour)); err != nil || k.taken != 2 || bytes.Equal(asked.SignSeed, id.SignSeed) {
+	if asked, err := rotate(); err != nil || k.taken != 2 || bytes.Equal(asked.SignSeed, id.SignSeed) {
 		t.Errorf("asked for: %d, %v", k.taken, err)
 	}
 	k.sign = make([]byte, 32) // another's
 	if err := MakeKeys(dir); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := rotate(late); millrace.CodeOf(err) != millrace.Unauthenticated {
+	if _, err := rotate(); millrace.CodeOf(err) != millrace.Unauthenticated {
 		t.Errorf("a stranger: %v", err)
 	}
 }

@@ -18,8 +18,16 @@ const (
 	cutAfter     = 50 * time.Millisecond
 	usageEvery   = 5 * time.Second
 	idleSpacing  = time.Second // between syncs that are answered at once and say nothing new
+	hastyAnswers = 20          // in a row that come within cutAfter; from then on syncs are that far apart, whatever they say
 	firstRetry   = 250 * time.Millisecond
 	lastRetry    = 8 * time.Second // well below millrace.OfflineAfter
+)
+
+// Bounds of what a control plane may have this host keep, and say again: an honest one takes at most 4 MB at once.
+const (
+	maxOrders = 1000 // in an answer
+	maxReason = 500  // bytes of why a VM ended
+	maxPast   = 1000 // VMs that ended
 )
 
 // State is all that the agent knows. Its zero value with Facts is an agent that has just been started on a host without
@@ -39,6 +47,8 @@ type State struct {
 	Version  int64            // of Orders
 	Orders   []client.VMOrder // the last answer
 	VMs      map[millrace.VMID]VM
+	Past     []Ref // the last VMs that ended here and were forgotten: none of them begins again
+	Hasty    int   // answers in a row that came at once
 
 	Calls    int // made so far; their numbers
 	Call     Call

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/millrace-ci/millrace"
@@ -128,7 +129,7 @@ func (st *step) change(ref Ref, f func(*VM)) {
 // because gives v a reason; the first one stays, as the others follow from it.
 func (v *VM) because(reason string) {
 	if v.Reason == "" {
-		v.Reason = reason
+		v.Reason = strings.ToValidUTF8(reason[:min(len(reason), maxReason)], "")
 	}
 }
 
@@ -222,14 +223,16 @@ func (st *step) refuse(o client.VMOrder) string {
 	switch {
 	case o.State != millrace.VMPending && o.State != "":
 		return "The host's agent does not know the VM any more."
+	case slices.ContainsFunc(st.Past, func(past Ref) bool { return past.ID == o.ID && past.Epoch >= o.Epoch }):
+		return "The VM ended on this host before."
 	case st.Refuses != "":
 		return "The host takes no VM now: " + st.Refuses + "."
-	case o.Epoch < 1 || o.MilliCPU < 1 || o.MemoryMB < 1:
+	case o.Epoch < 1 || o.MilliCPU < 1 || o.MemoryMB < vm.MinMemoryMB:
 		return "The host refused an order that makes no sense."
 	case !st.Facts.Runs(o.Arch):
-		return fmt.Sprintf("The host is %s and cannot run %q.", st.Facts.Arch, o.Arch)
+		return fmt.Sprintf("The host is %s and cannot run %.40q.", st.Facts.Arch, o.Arch)
 	case o.Egress != "" && !slices.Contains(millrace.Egresses, o.Egress):
-		return fmt.Sprintf("The host doesn't know what a VM may reach whose egress is %q.", o.Egress)
+		return fmt.Sprintf("The host doesn't know what a VM may reach whose egress is %.40q.", o.Egress)
 	case o.MilliCPU > left.MilliCPU || o.MemoryMB > left.MemoryMB:
 		return fmt.Sprintf("The host refused %s: of its offer (%s) that is more than is left.", size, st.Facts.Offer)
 	default:

@@ -60,9 +60,21 @@ func (st *step) reports() []client.VMReport {
 // synced takes the orders, and forgets the VMs whose end is confirmed: told in this call, and not ordered any more.
 func (st *step) synced(answer client.SyncResponse) {
 	call := st.Call
+	if len(answer.VMs) > maxOrders {
+		st.callFailed(CallFailed{Call: call.N, Jitter: 1})
+		return
+	}
 	st.Call, st.Failures, st.RetryAt = Call{}, 0, time.Time{}
-	if answer.Version == call.Have && st.now.Sub(call.At) < idleSpacing {
+	if st.now.Sub(call.At) < cutAfter {
+		st.Hasty++
+	} else {
+		st.Hasty = 0
+	}
+	switch {
+	case answer.Version == call.Have && st.now.Sub(call.At) < idleSpacing:
 		st.RetryAt = call.At.Add(idleSpacing)
+	case st.Hasty > hastyAnswers:
+		st.RetryAt = call.At.Add(cutAfter)
 	}
 	st.Ordered, st.Version, st.Orders = true, answer.Version, answer.VMs
 	st.Restart, st.Reboot, st.Rotate = answer.Restart, answer.Reboot, answer.Rotate
@@ -73,6 +85,7 @@ func (st *step) synced(answer client.SyncResponse) {
 	for _, id := range st.ids() {
 		if v := st.VMs[id]; !v.live() && v.ReportedIn == call.N && !ordered[v.ref()] {
 			delete(st.VMs, id)
+			st.Past = append(st.Past[max(0, len(st.Past)+1-maxPast):len(st.Past):len(st.Past)], v.ref())
 		}
 	}
 }

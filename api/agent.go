@@ -101,6 +101,8 @@ func checkFacts(f millrace.HostFacts) error {
 	return nil
 }
 
+var errRemoved = millrace.Errorf(millrace.HostRemoved, "This host was removed from its org. Enroll the machine anew to use it again.")
+
 // windows tell replays of one host's requests, see [client.Window].
 type windows struct {
 	requests client.Window
@@ -122,7 +124,7 @@ func (s *Server) signed(w http.ResponseWriter, r *http.Request, limit int64) (ho
 		return host, nil, err
 	}
 	if host.Removed {
-		return host, nil, millrace.Errorf(millrace.HostRemoved, "This host was removed from its org. Enroll the machine anew to use it again.")
+		return host, nil, errRemoved
 	}
 	isFirst := client.IsFirst(r.URL.Path)
 	if !isFirst && claims.Epoch == host.Epoch-1 {
@@ -196,7 +198,7 @@ func (s *Server) setKeys(w http.ResponseWriter, r *http.Request) error {
 	if !ed25519.Verify(in.SignKey, in.Text(host.HostID), in.Proof) {
 		return millrace.Errorf(millrace.Unprocessable, "The proof is no signature by the new key of its host and both keys.")
 	}
-	if err := s.store.Org(host.OrgID).SetHostKeys(r.Context(), host.HostID, host.SignKey, in.BootID, in.SignKey, in.SealKey); err != nil {
+	if err := s.store.Org(host.OrgID).SetHostKeys(r.Context(), host, in.BootID, in.SignKey, in.SealKey); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -232,7 +234,7 @@ func (s *Server) sync(w http.ResponseWriter, r *http.Request) error {
 	defer heartbeat.Stop()
 	for late := false; ; {
 		if version != in.Have || late {
-			out := client.SyncResponse{Version: version, VMs: make([]client.VMOrder, 0, len(vms)), ServerTime: s.now(), Restart: host.Restart, Reboot: host.Reboot, Rotate: host.Rotate}
+			out := client.SyncResponse{Version: version, VMs: make([]client.VMOrder, 0, len(vms)), ServerTime: s.now(), Restart: host.Restart, Reboot: host.Reboot, Rotate: host.KeysDue(s.now())}
 			for _, v := range vms {
 				out.VMs = append(out.VMs, client.NewVMOrder(v))
 			}
@@ -249,6 +251,15 @@ func (s *Server) sync(w http.ResponseWriter, r *http.Request) error {
 		changed = s.store.Bus.On(store.TopicHost(host.HostID))
 		if version, vms, err = org.Desired(ctx, host.HostID); err != nil {
 			return err
+		}
+		if version == in.Have && !late { // it was woken for another reason than an order
+			now, err := s.store.HostCredentials(ctx, host.HostID)
+			if err != nil {
+				return err
+			}
+			if now.Removed {
+				return errRemoved
+			}
 		}
 	}
 }

@@ -289,6 +289,12 @@ func TestKeys(t *testing.T) {
 		return in, key
 	}
 	good, key := keys(h.Host)
+	if err := h.SetKeys(t.Context(), good); millrace.CodeOf(err) != millrace.Forbidden {
+		t.Errorf("unasked: %v", err)
+	}
+	if err := w.st.Org(w.calm.ID).RotateKeys(t.Context(), w.calm.Caller(), h.Host); err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		change func(*client.KeysRequest)
 		want   millrace.Code
@@ -318,9 +324,6 @@ func TestKeys(t *testing.T) {
 		t.Fatalf("%d hosts have other keys", n)
 	}
 
-	if err := w.st.Org(w.calm.ID).RotateKeys(t.Context(), w.calm.Caller(), h.Host); err != nil {
-		t.Fatal(err)
-	}
 	if resp, err := h.Sync(t.Context(), client.SyncRequest{}); err != nil || !resp.Rotate {
 		t.Errorf("the agent isn't asked: %+v, %v", resp, err)
 	}

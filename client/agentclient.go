@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -59,6 +60,7 @@ func Enroll(ctx context.Context, c *http.Client, url string, in EnrollRequest) (
 	}
 	r.Header.Set("Content-Type", "application/json")
 	_, err = do(c, r, maxAgentBody, &out)
+	out.Org = sentence(out.Org)
 	return out, err
 }
 
@@ -81,7 +83,11 @@ func (a *Agent) SetKeys(ctx context.Context, in KeysRequest) error {
 // Sync reports what the host observes and returns what it should have; it takes up to [millrace.Heartbeat].
 func (a *Agent) Sync(ctx context.Context, in SyncRequest) (SyncResponse, error) {
 	var out SyncResponse
-	return out, a.post(ctx, syncTimeout, "/agent/v1/sync", in, &out)
+	err := a.post(ctx, syncTimeout, "/agent/v1/sync", in, &out)
+	if err == nil && out.VMs == nil { // a proxy's {} must not end all VMs
+		err = errors.New("client: the server's answer has no list of VMs")
+	}
+	return out, err
 }
 
 // JIT asks for the registration of a VM's runner.

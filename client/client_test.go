@@ -154,7 +154,7 @@ func agentServer(t *testing.T, key ed25519.PrivateKey) *httptest.Server {
 		case "/agent/v1/start":
 			_ = json.NewEncoder(w).Encode(client.StartResponse{Epoch: 7, ServerTime: now})
 		case "/agent/v1/sync":
-			_ = json.NewEncoder(w).Encode(client.SyncResponse{Version: c.Epoch})
+			_ = json.NewEncoder(w).Encode(client.SyncResponse{Version: c.Epoch, VMs: []client.VMOrder{}})
 		case "/agent/v1/vms/vm_00000000000000000000000001/jit":
 			_ = json.NewEncoder(w).Encode(client.JITResponse{Sealed: []byte("sealed")})
 		case "/agent/v1/vms/vm_00000000000000000000000001/console?offset=9":

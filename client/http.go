@@ -13,6 +13,7 @@ const (
 	dialTimeout  = 5 * time.Second
 	maxRESTBody  = 16 << 20
 	maxAgentBody = 1 << 20 // a host's whole list of orders; what is larger is no honest server
+	maxHeader    = 64 << 10
 )
 
 // NewHTTP is the HTTP client for both clients: it connects within 5 s, keeps connections, and
@@ -27,6 +28,8 @@ func NewHTTP() *http.Client {
 			ForceAttemptHTTP2:   true,
 			MaxIdleConnsPerHost: 8,
 			IdleConnTimeout:     90 * time.Second,
+
+			MaxResponseHeaderBytes: maxHeader,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"unicode"
 
 	"github.com/millrace-ci/millrace"
 )
@@ -51,7 +52,7 @@ func (p Problem) Err() error {
 func errorOf(status int, contentType string, body []byte) error {
 	var p Problem
 	if strings.HasPrefix(contentType, ProblemType) && json.Unmarshal(body, &p) == nil && p.Detail != "" {
-		p.Status = status
+		p.Status, p.Detail = status, sentence(p.Detail)
 		return p.Err()
 	}
 	text := http.StatusText(status)
@@ -59,6 +60,20 @@ func errorOf(status int, contentType string, body []byte) error {
 		text = "an unknown status"
 	}
 	return millrace.Errorf(millrace.CodeForStatus(status), "The server answered %d (%s).", status, text)
+}
+
+// maxSentence is how long a sentence of the server's may be, in bytes.
+const maxSentence = 1000
+
+// sentence is what is kept of a server's: it ends up in logs, in terminals and in what an agent tells of a VM.
+func sentence(s string) string {
+	s = strings.ToValidUTF8(s[:min(len(s), maxSentence)], "")
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, s)
 }
 
 // IsAnswer reports whether err is the server's own word, and not a failure to reach it.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"sync"
 
 	"gocloud.dev/blob"
 	"gocloud.dev/gcerrors"
@@ -41,7 +42,34 @@ func (o Org) AppendConsole(ctx context.Context, host millrace.HostID, vm millrac
 		return nil
 	}
 	data = data[:min(int64(len(data)), MaxConsole-offset)]
+	if !o.store.consoles.take(vm, int64(len(data))) {
+		return millrace.Errorf(millrace.TooLarge, "The VM's console was sent over and over.")
+	}
 	return o.store.blobs.WriteAll(ctx, consoleKey(o.id, vm)+fmt.Sprintf("%012d", offset), data, nil)
+}
+
+// consoles are the bytes that this process stored of VMs' consoles. Pieces overlap where an agent repeats some, and a host that
+// lies could store without end in overlaps, or in pieces of a byte.
+type consoles struct {
+	mu     sync.Mutex
+	stored map[millrace.VMID]int64
+}
+
+const (
+	consoleRepeats = 4       // times that a whole console may be sent
+	consolePiece   = 64      // bytes that the smallest piece counts as
+	consolesKept   = 100_000 // VMs of which it is known, before all is forgotten
+)
+
+// take reports whether n more bytes of a VM's console may be stored.
+func (c *consoles) take(vm millrace.VMID, n int64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stored == nil || len(c.stored) >= consolesKept {
+		c.stored = map[millrace.VMID]int64{}
+	}
+	c.stored[vm] += max(n, consolePiece)
+	return c.stored[vm] <= consoleRepeats*MaxConsole
 }
 
 // Console returns at most the last limit bytes of what a VM printed, and how many it printed in all. Pieces may overlap, as

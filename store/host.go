@@ -88,14 +88,20 @@ type HostCredentials struct {
 	Restart  bool // its agent is asked to start anew
 	Reboot   bool // its agent is asked to reboot the machine once it has no VM
 	Rotate   bool // its agent is asked to make new keys
+	KeysAt   time.Time
+}
+
+// KeysDue reports whether the host is to have new keys: it is asked, or its keys are old.
+func (c HostCredentials) KeysDue(now time.Time) bool {
+	return c.Rotate || now.Sub(c.KeysAt) > millrace.KeyLife
 }
 
 // HostCredentials finds a host by its ID alone. NotFound when there is none.
 func (s *Store) HostCredentials(ctx context.Context, id millrace.HostID) (c HostCredentials, err error) {
 	c.HostID = id
 	err = s.lookupTx(ctx, func(tx *Tx) error {
-		return tx.QueryRow(ctx, `SELECT org_id, sign_key, seal_key, epoch, sequence, admin, removed, restart, reboot, rotate FROM host_credentials($1)`, id).
-			Scan(&c.OrgID, &c.SignKey, &c.SealKey, &c.Epoch, &c.Sequence, &c.Admin, &c.Removed, &c.Restart, &c.Reboot, &c.Rotate)
+		return tx.QueryRow(ctx, `SELECT org_id, sign_key, seal_key, epoch, sequence, admin, removed, restart, reboot, rotate, keys_at FROM host_credentials($1)`, id).
+			Scan(&c.OrgID, &c.SignKey, &c.SealKey, &c.Epoch, &c.Sequence, &c.Admin, &c.Removed, &c.Restart, &c.Reboot, &c.Rotate, &c.KeysAt)
 	})
 	return c, err
 }
@@ -138,8 +144,9 @@ func (o Org) StartHost(ctx context.Context, id millrace.HostID, bootID string, f
 
 // SetHostKeys replaces a host's keys by those that it made: from then on the former ones are worth nothing. Once more the same
 // changes nothing. Conflict: another host has such a key, the present one is no longer what signed this, or it is a second machine
-// with the host's key that says so, see [Org.Cloned].
-func (o Org) SetHostKeys(ctx context.Context, id millrace.HostID, present []byte, bootID string, sign, seal []byte) error {
+// with the host's key that says so, see [Org.Cloned]. Forbidden: nobody asked for new ones.
+func (o Org) SetHostKeys(ctx context.Context, c HostCredentials, bootID string, sign, seal []byte) error {
+	id := c.HostID
 	return o.tx(ctx, func(tx *Tx) error {
 		var name, cloned string
 		var was, sealed []byte
@@ -152,7 +159,9 @@ func (o Org) SetHostKeys(ctx context.Context, id millrace.HostID, present []byte
 			return errCloned
 		case bytes.Equal(was, sign) && bytes.Equal(sealed, seal):
 			return nil
-		case !bytes.Equal(was, present):
+		case !c.KeysDue(tx.now):
+			return millrace.Errorf(millrace.Forbidden, "Nobody asked this host for new keys.")
+		case !bytes.Equal(was, c.SignKey):
 			return millrace.Errorf(millrace.Conflict, "The host has other keys meanwhile.")
 		}
 		if _, err := tx.Exec(ctx, `UPDATE hosts SET sign_key = $3, seal_key = $4, keys_at = $5 WHERE (org_id, host_id) = ($1, $2)`, o.id, id, sign, seal, tx.now); err != nil {

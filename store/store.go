@@ -59,6 +59,7 @@ type Store struct {
 	committed   func(topics []string)
 	intake      chan intakeRequest
 	heard       heard
+	consoles    consoles
 	opened      time.Time
 	stop        context.CancelFunc
 	stopped     chan struct{}

@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -101,7 +100,10 @@ privileges then.`,
 				return err
 			}
 			defer unlock()
-			if id, err = id.Rotate(cmd.Context(), o.dir, time.Now()); err != nil {
+			if id, err = agent.LoadIdentity(o.dir); err != nil { // another agent may have changed it until now
+				return err
+			}
+			if id, err = id.Rotate(cmd.Context(), o.dir); err != nil {
 				log.Warn("The host keeps its keys for now.", "error", err)
 			}
 			c := agent.Config{KeysUnsure: err != nil && !client.IsAnswer(err), Server: id.Client(), Host: id.HostID, Dir: o.dir, Log: log}

@@ -10,10 +10,10 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"time"
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/agent"
+	"github.com/millrace-ci/millrace/client"
 	"github.com/millrace-ci/millrace/guest"
 	"github.com/millrace-ci/millrace/guest/testrunner"
 	"github.com/millrace-ci/millrace/vm"
@@ -109,15 +109,16 @@ func (h host) enroll(ctx context.Context, token millrace.Secret) (agent.Config, 
 		return agent.Config{}, fmt.Errorf("enrolling this machine: %w", err)
 	}
 	id.URL = h.url // the port may be another in each run
-	if id, err = id.Rotate(ctx, h.dir, time.Now()); err != nil {
-		h.log.Warn("The host keeps its keys for now.", "error", err)
+	id, rotateErr := id.Rotate(ctx, h.dir)
+	if rotateErr != nil {
+		h.log.Warn("The host keeps its keys for now.", "error", rotateErr)
 	}
 	seal, err := id.SealKeys()
 	if err != nil {
 		return agent.Config{}, err
 	}
 	return agent.Config{
-		Server: id.Client(), Host: id.HostID, SealKeys: seal, Driver: h.machines.driver, Dir: h.dir, Facts: facts, Log: h.log,
+		Server: id.Client(), Host: id.HostID, SealKeys: seal, KeysUnsure: rotateErr != nil && !client.IsAnswer(rotateErr), Driver: h.machines.driver, Dir: h.dir, Facts: facts, Log: h.log,
 		EndVMs: true, // Ctrl-C stops everything
 	}, nil
 }
@@ -145,11 +146,11 @@ func (h host) run(ctx context.Context, token millrace.Secret, ready func() error
 	for {
 		err := agent.Run(ctx, config)
 		switch {
-		case errors.Is(err, agent.EndRestart):
-			continue
-		case errors.Is(err, agent.EndRotate):
-			if err := agent.MakeKeys(h.dir); err != nil {
-				return err
+		case errors.Is(err, agent.EndRestart), errors.Is(err, agent.EndRotate):
+			if errors.Is(err, agent.EndRotate) {
+				if err := agent.MakeKeys(h.dir); err != nil {
+					return err
+				}
 			}
 			if config, err = h.enroll(ctx, token); err != nil {
 				return err

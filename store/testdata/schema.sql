@@ -789,7 +789,7 @@ END
 $function$;
 
 CREATE OR REPLACE FUNCTION host_credentials(host_id uuid)
- RETURNS TABLE(org_id bigint, sign_key bytea, seal_key bytea, epoch bigint, sequence bigint, admin text, removed boolean, restart boolean, reboot boolean, rotate boolean)
+ RETURNS TABLE(org_id bigint, sign_key bytea, seal_key bytea, epoch bigint, sequence bigint, admin text, removed boolean, restart boolean, reboot boolean, rotate boolean, keys_at timestamp with time zone)
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER ROWS 1
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
@@ -797,7 +797,7 @@ AS $function$
 BEGIN
 	RETURN QUERY
 	SELECT h.org_id, h.sign_key, h.seal_key, h.epoch, CASE WHEN b.epoch = h.epoch THEN b.sequence ELSE 0 END, h.admin,
-		h.removed_at IS NOT NULL, h.restart_epoch = h.epoch, h.reboot_epoch = h.epoch, h.rotate_epoch = h.epoch
+		h.removed_at IS NOT NULL, h.restart_epoch = h.epoch, h.reboot_epoch = h.epoch, h.rotate_epoch = h.epoch, coalesce(h.keys_at, h.created_at)
 	FROM public.hosts h JOIN public.host_beats b ON (b.org_id, b.host_id) = (h.org_id, h.host_id)
 	WHERE h.host_id = host_credentials.host_id;
 END
