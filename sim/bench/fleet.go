@@ -91,6 +91,9 @@ func measureFleet(ctx context.Context, o fleetOptions) (figures []figure, err er
 		if err != nil {
 			return nil, err
 		}
+		for _, f := range list { // the rest takes minutes
+			f.print()
+		}
 		figures = append(figures, list...)
 	}
 	return figures, nil

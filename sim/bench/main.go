@@ -42,7 +42,7 @@ func measure(only, many bool, o fleetOptions) error {
 		if err != nil {
 			return err
 		}
-		return report(figures)
+		return summary(figures)
 	default:
 		return run(ctx)
 	}
@@ -96,21 +96,34 @@ func run(ctx context.Context) error {
 	return report(figures)
 }
 
+func (f figure) print() {
+	goal := ""
+	if f.goal != "" {
+		goal = "  (goal " + f.goal + ")"
+	}
+	if f.missed {
+		goal += "  MISSED"
+	}
+	fmt.Printf("%-62s %s%s\n", f.name, f.value, goal)
+}
+
 func report(figures []figure) error {
-	var summary, missed []string
 	for _, f := range figures {
-		goal := ""
-		if f.goal != "" {
-			goal = "  (goal " + f.goal + ")"
-		}
+		f.print()
+	}
+	return summary(figures)
+}
+
+// summary prints the figures in one line. Its error names those that missed their goal.
+func summary(figures []figure) error {
+	var values, missed []string
+	for _, f := range figures {
 		if f.missed {
-			goal += "  MISSED"
 			missed = append(missed, f.name)
 		}
-		fmt.Printf("%-62s %s%s\n", f.name, f.value, goal)
-		summary = append(summary, f.name+"="+strings.ReplaceAll(f.value, " ", ""))
+		values = append(values, f.name+"="+strings.ReplaceAll(f.value, " ", ""))
 	}
-	fmt.Println(strings.ReplaceAll(strings.Join(summary, ", "), "→", "to"))
+	fmt.Println(strings.ReplaceAll(strings.Join(values, ", "), "→", "to"))
 	if len(missed) > 0 {
 		return fmt.Errorf("missed: %s", strings.Join(missed, ", "))
 	}
