@@ -90,9 +90,10 @@ type HostCredentials struct {
 // HostCredentials finds a host by its ID alone. NotFound when there is none.
 func (s *Store) HostCredentials(ctx context.Context, id millrace.HostID) (c HostCredentials, err error) {
 	c.HostID = id
-	err = s.lookupTx(ctx, func(tx *Tx) error {
-		return tx.QueryRow(ctx, `SELECT org_id, sign_key, seal_key, epoch, sequence, admin, removed, restart, reboot FROM host_credentials($1)`, id).
-			Scan(&c.OrgID, &c.SignKey, &c.SealKey, &c.Epoch, &c.Sequence, &c.Admin, &c.Removed, &c.Restart, &c.Reboot)
+	_, err = s.roundTrip(ctx, s.app, 0, func(b *pgx.Batch) {
+		b.Queue(`SELECT org_id, sign_key, seal_key, epoch, sequence, admin, removed, restart, reboot FROM host_credentials($1)`, id).QueryRow(func(row pgx.Row) error {
+			return row.Scan(&c.OrgID, &c.SignKey, &c.SealKey, &c.Epoch, &c.Sequence, &c.Admin, &c.Removed, &c.Restart, &c.Reboot)
+		})
 	})
 	return c, err
 }
