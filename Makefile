@@ -29,6 +29,9 @@ bench: deps ## Print the figures of docs/figures.md; fails when one misses its g
 bench-placement: ## Print what a placement pass over 10,000 jobs and 1,000 hosts takes; fails when it misses its goal
 	@go run ./sim/bench -placement
 
+bench-fleet: ## Print what 2,000 hosts cost the server, idle, after restarts and at 100 jobs/s; ARGS="-hosts 200 -for 30s -rate 10"
+	@go run ./sim/bench -fleet $(ARGS)
+
 sim: deps ## Simulate days on which everything goes wrong, then the scenarios that have figures; SEED=n for one day
 	@go build -o bin/simulate ./sim/simulate
 	@$(if $(SEED),GOMAXPROCS=1 $(shell taskset -c 0 true 2>/dev/null && echo taskset -c 0) bin/simulate -seed $(SEED) $(ARGS),bin/simulate $(ARGS) && bin/simulate -scenario lost && bin/simulate -scenario hooks && bin/simulate -scenario 18)
@@ -64,4 +67,4 @@ build: deps ## Build the three programs into bin/, and the agent for hosts of bo
 clean: ## Remove what dev and build left here
 	rm -rf bin .data
 
-.PHONY: help deps dev test e2e bench bench-placement sim sim-mutants chaos generate verify lint fmt build clean
+.PHONY: help deps dev test e2e bench bench-placement bench-fleet sim sim-mutants chaos generate verify lint fmt build clean

@@ -244,7 +244,8 @@ func (s *Server) sync(w http.ResponseWriter, r *http.Request) error {
 		select {
 		case <-changed:
 		case <-heartbeat.C:
-			late = true
+			late = true // should an announcement have been lost, the next sync reads it: it follows at once
+			continue
 		case <-ctx.Done():
 			return ctx.Err()
 		}

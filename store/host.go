@@ -99,9 +99,10 @@ func (c HostCredentials) KeysDue(now time.Time) bool {
 // HostCredentials finds a host by its ID alone. NotFound when there is none.
 func (s *Store) HostCredentials(ctx context.Context, id millrace.HostID) (c HostCredentials, err error) {
 	c.HostID = id
-	err = s.lookupTx(ctx, func(tx *Tx) error {
-		return tx.QueryRow(ctx, `SELECT org_id, sign_key, seal_key, epoch, sequence, admin, removed, restart, reboot, rotate, keys_at FROM host_credentials($1)`, id).
-			Scan(&c.OrgID, &c.SignKey, &c.SealKey, &c.Epoch, &c.Sequence, &c.Admin, &c.Removed, &c.Restart, &c.Reboot, &c.Rotate, &c.KeysAt)
+	_, err = s.roundTrip(ctx, s.app, 0, func(b *pgx.Batch) {
+		b.Queue(`SELECT org_id, sign_key, seal_key, epoch, sequence, admin, removed, restart, reboot, rotate, keys_at FROM host_credentials($1)`, id).QueryRow(func(row pgx.Row) error {
+			return row.Scan(&c.OrgID, &c.SignKey, &c.SealKey, &c.Epoch, &c.Sequence, &c.Admin, &c.Removed, &c.Restart, &c.Reboot, &c.Rotate, &c.KeysAt)
+		})
 	})
 	return c, err
 }

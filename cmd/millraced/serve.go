@@ -132,11 +132,14 @@ func serve(ctx context.Context, cfg Config, st *store.Store, log *slog.Logger, l
 		})
 	}
 	listen(listener, closedAfterChunks(behindProxies(cfg.TrustedProxies, mux)))
-	listen(metrics, api.Metrics(st))
+	listen(metrics, operators(api.Metrics(st)))
 	group.Go(func() error { return work.Run(ctx) })
 	log.Info("serving", "url", cfg.URL, "listen", listener.Addr().String(), "metrics", metrics.Addr().String())
 	return group.Wait()
 }
+
+// operators is what is served to operators alone. A build for profiling adds to it.
+var operators = func(metrics http.Handler) http.Handler { return metrics }
 
 // signInAt is the sign-in with GitHub; nil when it isn't configured.
 func signInAt(cfg Config) (millrace.SignIn, error) {

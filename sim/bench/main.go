@@ -1,6 +1,7 @@
 // Command bench measures the figures of docs/figures.md in one run and fails when one misses its goal. It starts what it
 // measures: Postgres with fsync on, `millraced serve` and `millrace-agent run` as processes of their own, and the
-// stand-in GitHub within itself. Everything shares this machine's processors.
+// stand-in GitHub within itself. Everything shares this machine's processors. With -fleet it measures many hosts alone, whose
+// agents are a process of their own.
 package main
 
 import (
@@ -11,23 +12,49 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 )
 
 func main() {
-	only := flag.Bool("placement", false, "measure placement alone, for which nothing is started")
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	measure := run
-	if *only {
-		measure = func(context.Context) error { return report(placement()) }
+	if os.Getenv(agentsVar) != "" { // this process is a fleet's agents
+		exit(agents())
 	}
-	err := measure(ctx)
-	stop()
+	only := flag.Bool("placement", false, "measure placement alone, for which nothing is started")
+	many := flag.Bool("fleet", false, "measure many hosts alone")
+	o := fleetOptions{signals: []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL}}
+	flag.IntVar(&o.hosts, "hosts", 2000, "of a fleet")
+	flag.DurationVar(&o.length, "for", time.Minute, "how long a fleet is idle, and then at work")
+	flag.Float64Var(&o.rate, "rate", 100, "jobs per second of a fleet at work")
+	flag.StringVar(&o.profile, "profile", "", "a folder for CPU profiles of a fleet's server")
+	flag.Parse()
+	exit(measure(*only, *many, o))
+}
+
+func measure(only, many bool, o fleetOptions) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	switch {
+	case only:
+		return report(placement())
+	case many:
+		figures, err := measureFleet(ctx, o)
+		if err != nil {
+			return err
+		}
+		return summary(figures)
+	default:
+		return run(ctx)
+	}
+}
+
+// exit ends the process, with an error if there is one.
+func exit(err error) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
+	os.Exit(0)
 }
 
 // figure is one result: its name, its value in words, and whether it reached its goal ("" when it has none).
@@ -42,7 +69,10 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	w, err := start(ctx, dir)
+	w, err := start(ctx, dir, setup{
+		programs: []string{"millraced", "millrace-agent"},
+		tenants:  []tenant{{"bench", []string{"bench"}}, {"real", []string{"real"}}}, // of the bench's own host, and of the real agent's
+	})
 	if err != nil {
 		return err
 	}
@@ -66,21 +96,34 @@ func run(ctx context.Context) error {
 	return report(figures)
 }
 
+func (f figure) print() {
+	goal := ""
+	if f.goal != "" {
+		goal = "  (goal " + f.goal + ")"
+	}
+	if f.missed {
+		goal += "  MISSED"
+	}
+	fmt.Printf("%-62s %s%s\n", f.name, f.value, goal)
+}
+
 func report(figures []figure) error {
-	var summary, missed []string
 	for _, f := range figures {
-		goal := ""
-		if f.goal != "" {
-			goal = "  (goal " + f.goal + ")"
-		}
+		f.print()
+	}
+	return summary(figures)
+}
+
+// summary prints the figures in one line. Its error names those that missed their goal.
+func summary(figures []figure) error {
+	var values, missed []string
+	for _, f := range figures {
 		if f.missed {
-			goal += "  MISSED"
 			missed = append(missed, f.name)
 		}
-		fmt.Printf("%-62s %s%s\n", f.name, f.value, goal)
-		summary = append(summary, f.name+"="+strings.ReplaceAll(f.value, " ", ""))
+		values = append(values, f.name+"="+strings.ReplaceAll(f.value, " ", ""))
 	}
-	fmt.Println(strings.ReplaceAll(strings.Join(summary, ", "), "→", "to"))
+	fmt.Println(strings.ReplaceAll(strings.Join(values, ", "), "→", "to"))
 	if len(missed) > 0 {
 		return fmt.Errorf("missed: %s", strings.Join(missed, ", "))
 	}

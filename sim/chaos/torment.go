@@ -4,14 +4,12 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/millrace-ci/millrace/sim/local"
 )
 
 // figures are what was measured of faults.
@@ -185,7 +183,7 @@ func (w *world) killPostgres(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	children := childrenOf(pid)
+	children := local.Children(pid)
 	from := time.Now()
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		return 0, fmt.Errorf("killing Postgres: %w", err)
@@ -195,12 +193,12 @@ func (w *world) killPostgres(ctx context.Context) (time.Duration, error) {
 			break
 		}
 		if took := time.Since(from); ctx.Err() != nil || took > readyWithin {
-			return 0, fmt.Errorf("the processes %v of Postgres: %w", slices.DeleteFunc(children, gone), err)
+			return 0, fmt.Errorf("the processes %v of Postgres: %w", slices.DeleteFunc(children, local.Gone), err)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
 	back := time.Since(from)
-	if left := slices.DeleteFunc(children, gone); len(left) > 0 {
+	if left := slices.DeleteFunc(children, local.Gone); len(left) > 0 {
 		return 0, fmt.Errorf("processes of the killed Postgres outlived it: %v", left)
 	}
 	return back, nil
@@ -212,10 +210,10 @@ func (w *world) signalPostgres(sig syscall.Signal) {
 	if err != nil {
 		return // it does not run
 	}
-	children := childrenOf(pid)
+	children := local.Children(pid)
 	if sig == syscall.SIGSTOP {
 		_ = syscall.Kill(pid, sig)
-		children = childrenOf(pid)
+		children = local.Children(pid)
 	}
 	for _, child := range children {
 		_ = syscall.Kill(child, sig)
@@ -224,27 +222,3 @@ func (w *world) signalPostgres(sig syscall.Signal) {
 }
 
 func (w *world) resumePostgres() { w.signalPostgres(syscall.SIGCONT) }
-
-// childrenOf lists a process's children (proc_pid_stat(5)).
-func childrenOf(parent int) (children []int) {
-	procs, _ := filepath.Glob("/proc/[0-9]*")
-	for _, proc := range procs {
-		stat, err := os.ReadFile(filepath.Join(proc, "stat"))
-		if err != nil {
-			continue
-		}
-		_, rest, _ := strings.Cut(string(stat), ") ")
-		fields := strings.Fields(rest) // state, ppid
-		if len(fields) > 1 && fields[1] == strconv.Itoa(parent) {
-			pid, _ := strconv.Atoi(filepath.Base(proc))
-			children = append(children, pid)
-		}
-	}
-	return children
-}
-
-func gone(pid int) bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	_, rest, _ := strings.Cut(string(stat), ") ")
-	return err != nil || strings.HasPrefix(rest, "Z") || strings.HasPrefix(rest, "X")
-}

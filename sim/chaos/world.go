@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -24,6 +23,7 @@ import (
 	"github.com/millrace-ci/millrace/github/githubtest"
 	"github.com/millrace-ci/millrace/migrations"
 	"github.com/millrace-ci/millrace/pg"
+	"github.com/millrace-ci/millrace/sim/local"
 	"github.com/millrace-ci/millrace/store"
 )
 
@@ -76,7 +76,7 @@ func start(ctx context.Context, dir string, o options) (*world, error) {
 	if err := migrations.Up(ctx, w.postgres.URL("millrace_migrate", database)); err != nil {
 		return w, err
 	}
-	addresses, err := freeAddresses(4)
+	addresses, err := local.FreeAddresses(4)
 	if err != nil {
 		return w, err
 	}
@@ -310,20 +310,3 @@ func processesOf(dir string) (found []string) {
 }
 
 var ours = regexp.MustCompile(`/(millraced|millrace-agent|postgres|qemu-[^/]*)$`)
-
-// freeAddresses are n addresses outside the range from which the kernel takes ports of outgoing connections: a server that
-// was killed must find its port free.
-func freeAddresses(n int) ([]string, error) {
-	var found []string
-	for range 1000 {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 20_000+rand.IntN(12_000)))
-		if err != nil {
-			continue
-		}
-		defer l.Close()
-		if found = append(found, l.Addr().String()); len(found) == n {
-			return found, nil
-		}
-	}
-	return nil, errors.New("no free ports on loopback")
-}
