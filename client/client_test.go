@@ -74,6 +74,39 @@ func TestStrangeAnswers(t *testing.T) {
 	}
 }
 
+// A server that switches protocols and keeps the connection doesn't keep the client: no deadline ends such a body.
+func TestSwitchedProtocol(t *testing.T) {
+	t.Parallel()
+	held := make(chan struct{})
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		c, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: sh\r\nConnection: Upgrade\r\n\r\n")
+		<-held
+	}))
+	defer srv.Close()
+	defer close(held)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		c := client.Agent{URL: srv.URL, Host: millrace.HostID{15: 1}, Key: signKey(1), HTTP: client.NewHTTP()}
+		_, err := c.Sync(ctx, client.SyncRequest{})
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		if err == nil {
+			t.Error("it is taken for an answer")
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("the call outlives its deadline")
+	}
+}
+
 func TestListIsNeverNull(t *testing.T) {
 	t.Parallel()
 	for want, l := range map[string]client.List[int]{

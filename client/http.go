@@ -44,6 +44,9 @@ func do(c *http.Client, r *http.Request, limit int64, out any) (http.Header, err
 		return nil, err
 	}
 	defer res.Body.Close()
+	if res.StatusCode == http.StatusSwitchingProtocols { // no deadline ends what would be read
+		return res.Header, errorOf(res.StatusCode, "", nil)
+	}
 	body, err := io.ReadAll(io.LimitReader(res.Body, limit+1))
 	switch {
 	case err != nil:
