@@ -150,9 +150,12 @@ func (h Host) Suits(d Demand) bool {
 	return h.HasLabels(d) && d.Size.MilliCPU <= h.Facts.Offer.MilliCPU && d.Size.MemoryMB <= h.Facts.Offer.MemoryMB
 }
 
-// HasLabels reports whether the host runs d's arch and has its extra labels.
+// HasLabels reports whether the host runs d's arch, has its extra labels, and closed networks where d takes them.
 func (h Host) HasLabels(d Demand) bool {
 	if d.Arch != ArchAny && !h.Facts.Runs(d.Arch) {
+		return false
+	}
+	if d.Closed && h.Facts.Network != NetworkTap {
 		return false
 	}
 	for _, want := range d.Extra {

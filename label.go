@@ -37,12 +37,13 @@ func (s Size) String() string {
 // VCPUs is the number of virtual processors a guest sees: MilliCPU rounded up.
 func (s Size) VCPUs() int { return max(1, (s.MilliCPU+999)/1000) }
 
-// Demand is what a job's labels ask for.
+// Demand is what a job asks of a host: by its labels, and by its zone's rule.
 type Demand struct {
 	Arch      Arch
 	Size      Size
 	Burstable bool     // may use idle CPU of its host beyond its size
 	Extra     []string // labels that the host must have, lower case, sorted
+	Closed    bool     // its VM's network must be closed: no label asks for it, rules do
 }
 
 // Bounds of what a label may say. They keep arithmetic safe; whether a host is large enough is the placer's to say.

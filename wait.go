@@ -44,7 +44,7 @@ var waits = map[WaitCode]struct{ title, remedy, basis string }{
 	},
 	WaitZoneHosts: {
 		"No host for jobs of its zone",
-		"Give a host the label that jobs of its zone ask for, or change which hosts they may use under Settings → Placement.",
+		"Give a host what jobs of its zone take, labels or closed networks, or change what they take under Settings → Placement.",
 		"None: it lasts until somebody acts.",
 	},
 	WaitRetry: {

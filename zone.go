@@ -64,11 +64,22 @@ type ZoneRule struct {
 	MaxSize    Size // the largest VM that one may have; 0 in either half: no limit
 }
 
+// Asks is what a host must have to run a job that asks for d, by the rule, too.
+func (r ZoneRule) Asks(d Demand) Demand {
+	if len(r.HostLabels) > 0 {
+		d.Extra = slices.Concat(d.Extra, r.HostLabels)
+		slices.Sort(d.Extra)
+		d.Extra = slices.Compact(d.Extra)
+	}
+	d.Closed = r.Egress == EgressNone // VMs of open networks reach more, and hosts refuse them
+	return d
+}
+
 // Exposed are those of hosts that jobs of the rule's zone can come to and whose VMs reach, or may reach, what the host does: its
 // own services and the networks around it.
 func (r ZoneRule) Exposed(hosts []Host) (exposed []Host) {
 	for _, h := range hosts {
-		if r.Allowed && h.Admin != HostDisabled && h.Facts.Network != NetworkTap && r.Egress != EgressNone && h.HasLabels(Demand{Arch: ArchAny, Extra: r.HostLabels}) {
+		if r.Allowed && h.Admin != HostDisabled && h.Facts.Network != NetworkTap && h.HasLabels(r.Asks(Demand{Arch: ArchAny})) {
 			exposed = append(exposed, h)
 		}
 	}

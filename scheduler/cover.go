@@ -106,7 +106,7 @@ func newRules(p *millrace.Pass) rules {
 // admit reports whether a job of a zone may run in v.
 func (r rules) admit(v *millrace.VM, zone millrace.Zone) bool {
 	rule, host := r.settings.Zone(zone), r.hosts[v.HostID]
-	return v.Zone == zone && v.Egress == rule.Egress && host != nil && host.HasLabels(millrace.Demand{Arch: millrace.ArchAny, Extra: rule.HostLabels})
+	return v.Zone == zone && v.Egress == rule.Egress && host != nil && host.HasLabels(rule.Asks(millrace.Demand{Arch: millrace.ArchAny}))
 }
 
 // idle reports whether v runs nothing and can be told something.

@@ -34,8 +34,8 @@ func newFleet(hosts []*free) *fleet {
 	return &fleet{hosts: hosts, groups: map[string]*group{}, lines: map[string]*line{}}
 }
 
-func (f *fleet) group(s shape, d millrace.Demand) *group {
-	key := string(s.arch) + "," + s.extra
+func (f *fleet) group(d millrace.Demand) *group {
+	key := string(d.Arch) + "," + extra(d)
 	if g, ok := f.groups[key]; ok {
 		return g
 	}
@@ -62,8 +62,8 @@ func (f *fleet) group(s shape, d millrace.Demand) *group {
 }
 
 // noRoom is why no host holds d now.
-func (f *fleet) noRoom(s shape, d millrace.Demand) *verdict {
-	g := f.group(s, d)
+func (f *fleet) noRoom(d millrace.Demand) *verdict {
+	g := f.group(d)
 	if len(g.hosts) == 0 {
 		return &verdict{reason: noHost(f.hosts, d)}
 	}

@@ -3,7 +3,6 @@ package scheduler
 import (
 	"container/heap"
 	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -145,16 +144,22 @@ type placing struct {
 
 // demand is what a host must have to run j: what j asks for, and what its zone's rule does.
 func (p *placing) demand(j *millrace.Job) (d millrace.Demand, s shape) {
-	d = j.Demand
-	s = shape{arch: d.Arch, size: d.Size}
-	if rule := p.pass.Settings.Zone(j.Zone); len(rule.HostLabels) > 0 {
-		d.Extra = slices.Concat(d.Extra, rule.HostLabels)
-		slices.Sort(d.Extra)
-		d.Extra = slices.Compact(d.Extra)
+	rule := p.pass.Settings.Zone(j.Zone)
+	d = rule.Asks(j.Demand)
+	s = shape{arch: d.Arch, size: d.Size, extra: extra(d)}
+	if len(rule.HostLabels) > 0 || d.Closed {
 		s.zone = j.Zone
 	}
-	s.extra = strings.Join(d.Extra, ",")
 	return d, s
+}
+
+// extra is all that d asks of a host beside its architecture and room. No label has a space in it.
+func extra(d millrace.Demand) string {
+	s := strings.Join(d.Extra, ",")
+	if d.Closed {
+		s += " closed"
+	}
+	return s
 }
 
 // held is why j can't start whatever is free; nil when it can.
@@ -189,9 +194,11 @@ func (p *placing) fit(j *millrace.Job) (*free, *verdict) {
 	}
 	best := p.room.fit(s, d)
 	if best == nil {
-		v := p.fleet.noRoom(s, d)
-		if s.zone != "" && v.reason.Code == millrace.WaitNoHost && len(p.fleet.group(shape{arch: s.arch, extra: strings.Join(j.Demand.Extra, ",")}, j.Demand).hosts) > 0 {
-			v = &verdict{reason: noZoneHost(p.pass.Settings.Zone(j.Zone), j.Demand)}
+		v := p.fleet.noRoom(d)
+		if s.zone != "" && v.reason.Code == millrace.WaitNoHost && len(p.fleet.group(j.Demand).hosts) > 0 {
+			rule, open := p.pass.Settings.Zone(j.Zone), d
+			open.Closed = false
+			v = &verdict{reason: noZoneHost(rule, j.Demand, p.fleet.group(open).hosts)}
 		}
 		p.full[s] = v
 	}

@@ -24,17 +24,24 @@ func aHost(d millrace.Demand) string {
 }
 
 func hostOf(d millrace.Demand) string {
-	s := string(d.Arch) + " host"
+	s, with := string(d.Arch)+" host", ""
 	if d.Arch == millrace.ArchAny {
 		s = "host"
 	}
 	switch len(d.Extra) {
 	case 0:
-		return s
 	case 1:
-		return s + " with the label " + d.Extra[0]
+		with = " with the label " + d.Extra[0]
 	default:
-		return s + " with the labels " + join(d.Extra, "and")
+		with = " with the labels " + join(d.Extra, "and")
+	}
+	switch {
+	case !d.Closed:
+		return s + with
+	case with == "":
+		return s + " with closed networks"
+	default:
+		return s + with + " and closed networks"
 	}
 }
 
@@ -79,8 +86,18 @@ func noHost(hosts []*free, d millrace.Demand) millrace.WaitReason {
 	return r
 }
 
-// noZoneHost is that hosts suit d, and none of them the rule of its zone.
-func noZoneHost(rule millrace.ZoneRule, d millrace.Demand) millrace.WaitReason {
+// noZoneHost is that hosts suit d, and none of them the rule of its zone; open are those that do but for their networks.
+func noZoneHost(rule millrace.ZoneRule, d millrace.Demand, open []*free) millrace.WaitReason {
+	if len(open) > 0 {
+		names := make([]string, len(open))
+		for i, f := range open {
+			names[i] = f.host.Name
+		}
+		slices.Sort(names)
+		r := because(millrace.WaitZoneHosts, "VMs of %s may reach nothing but what hosts' owners open to them; on %s they reach all that the host does.", rule.Zone.Jobs(), join(names, "and"))
+		r.Remedy = "Have the agent on " + join(names, "or") + " give VMs taps: millrace-agent doctor says there what it lacks. Or change what they may reach under Settings → Placement."
+		return r
+	}
 	label := "the label "
 	if len(rule.HostLabels) > 1 {
 		label = "the labels "

@@ -120,7 +120,7 @@ func (r *room) with(extra string, d millrace.Demand) []*pool {
 	}
 	by := map[runs]*pool{}
 	for _, f := range r.hosts {
-		if !f.online || f.kept != nil || !f.host.HasLabels(millrace.Demand{Arch: millrace.ArchAny, Extra: d.Extra}) {
+		if !f.online || f.kept != nil || !f.host.HasLabels(millrace.Demand{Arch: millrace.ArchAny, Extra: d.Extra, Closed: d.Closed}) {
 			continue
 		}
 		all := []runs{{arch: f.host.Facts.Arch}}

@@ -332,7 +332,7 @@ func TestDecideProperties(t *testing.T) {
 			covered[place.JobID]++
 			h, j := hosts[place.HostID], jobs[place.JobID]
 			rule := p.Settings.Zone(j.Zone)
-			if p.Settings.Refuses(j.Zone, j.Private) != "" || !j.ZoneKnown || !rule.Holds(j.Demand.Size) || !h.HasLabels(millrace.Demand{Arch: millrace.ArchAny, Extra: rule.HostLabels}) {
+			if p.Settings.Refuses(j.Zone, j.Private) != "" || !j.ZoneKnown || !rule.Holds(j.Demand.Size) || !takes(rule, h) {
 				t.Fatalf("job %+v was placed on %+v in spite of the rule %+v", j, h, rule)
 			}
 			if h.Status(p.Now) != millrace.StatusOnline || !h.HasLabels(j.Demand) || !runsAs(h, j.Demand, place.Arch) || j.RetryAt.After(p.Now) {
@@ -431,8 +431,13 @@ func holding(p millrace.Pass, j millrace.Job) *millrace.Incident {
 func keeps(p millrace.Pass, v millrace.VM, zone millrace.Zone) bool {
 	rule := p.Settings.Zone(zone)
 	return v.Zone == zone && v.Egress == rule.Egress && slices.ContainsFunc(p.Hosts, func(h millrace.Host) bool {
-		return h.ID == v.HostID && h.HasLabels(millrace.Demand{Arch: millrace.ArchAny, Extra: rule.HostLabels})
+		return h.ID == v.HostID && takes(rule, h)
 	})
+}
+
+// takes reports whether a host may run jobs by a rule.
+func takes(rule millrace.ZoneRule, h millrace.Host) bool {
+	return h.HasLabels(millrace.Demand{Arch: millrace.ArchAny, Extra: rule.HostLabels}) && (rule.Egress != millrace.EgressNone || h.Facts.Network == millrace.NetworkTap)
 }
 
 // ruled reports whether j's zone stops it.
@@ -466,6 +471,7 @@ func drawPass(t *rapid.T) millrace.Pass {
 		h := host(src, fmt.Sprintf("h%d", n), rapid.SampledFrom([]millrace.Arch{millrace.AMD64, millrace.ARM64}).Draw(t, "arch"), rapid.IntRange(1, 16).Draw(t, "cpus"), rapid.IntRange(1, 32).Draw(t, "gb"))
 		h.Admin = rapid.SampledFrom([]millrace.HostAdmin{millrace.HostEnabled, millrace.HostEnabled, millrace.HostDraining, millrace.HostDisabled}).Draw(t, "admin")
 		h.Facts.Labels = rapid.SampledFrom([][]string{{}, {"outside"}}).Draw(t, "labels")
+		h.Facts.Network = rapid.SampledFrom(append([]millrace.VMNetwork{""}, millrace.VMNetworks...)).Draw(t, "network")
 		h.SeenAt = now.Add(-time.Duration(rapid.IntRange(0, 40).Draw(t, "silent")) * time.Second)
 		if h.Facts.Arch == millrace.AMD64 && rapid.Bool().Draw(t, "emulates") {
 			h.Facts.Emulates = []millrace.Arch{millrace.ARM64}

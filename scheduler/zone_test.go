@@ -25,6 +25,13 @@ func TestZones(t *testing.T) {
 	rule := func(z millrace.Zone, labels ...string) millrace.ZoneRule {
 		return millrace.ZoneRule{Zone: z, Allowed: true, HostLabels: labels, Egress: millrace.EgressInternet, MaxSize: millrace.Size{MilliCPU: 2000}}
 	}
+	shut := func(z millrace.Zone, labels ...string) millrace.ZoneRule {
+		r := rule(z, labels...)
+		r.Egress = millrace.EgressNone
+		return r
+	}
+	closed, small := host(src, "closed", millrace.AMD64, 8, 16), host(src, "small", millrace.AMD64, 1, 1)
+	closed.Facts.Network, small.Facts.Network, inside.Facts.Network = millrace.NetworkTap, millrace.NetworkTap, millrace.NetworkUser // and of outside nothing is known
 	for name, tc := range map[string]struct {
 		job   millrace.Job
 		zones []millrace.ZoneRule
@@ -69,6 +76,25 @@ func TestZones(t *testing.T) {
 			job: large, zones: []millrace.ZoneRule{rule(millrace.ZonePublic)}, code: millrace.WaitZoneSize,
 			text: "Needs 4 vCPU, 8 GB; jobs of public repositories may have 2 vCPU at the most.",
 		},
+		"nothing to reach, and no host has closed networks": {
+			job: private, zones: []millrace.ZoneRule{shut(millrace.ZonePrivate)}, code: millrace.WaitZoneHosts,
+			text: "VMs of private repositories may reach nothing but what hosts' owners open to them; on inside and outside they reach all that the host does.",
+		},
+		"nothing to reach, on the host with closed networks": {
+			job: private, zones: []millrace.ZoneRule{shut(millrace.ZonePrivate)}, hosts: []millrace.Host{inside, closed}, on: "closed",
+		},
+		"nothing to reach, and the one with closed networks isn't theirs": {
+			job: public, zones: []millrace.ZoneRule{shut(millrace.ZonePublic, "outside")}, hosts: []millrace.Host{outside, closed}, code: millrace.WaitZoneHosts,
+			text: "VMs of public repositories may reach nothing but what hosts' owners open to them; on outside they reach all that the host does.",
+		},
+		"nothing to reach, and no host is theirs": {
+			job: public, zones: []millrace.ZoneRule{shut(millrace.ZonePublic, "spare")}, hosts: []millrace.Host{outside, closed}, code: millrace.WaitZoneHosts,
+			text: "Jobs of public repositories may use hosts with the label spare only, and no amd64 host has it.",
+		},
+		"nothing to reach, and the host with closed networks is small": {
+			job: large, zones: []millrace.ZoneRule{{Zone: millrace.ZonePublic, Allowed: true, Egress: millrace.EgressNone}}, hosts: []millrace.Host{inside, small}, code: millrace.WaitTooBig,
+			text: "Needs 4 vCPU, 8 GB; the largest amd64 host with closed networks, small, offers 1 vCPU, 1 GB.",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -110,6 +136,7 @@ func TestRulesRetireVMs(t *testing.T) {
 	t.Parallel()
 	src := ids(23)
 	h := host(src, "h", millrace.AMD64, 8, 16)
+	h.Facts.Network = millrace.NetworkTap
 	j := job(src, 0, "millrace")
 	j.Private, j.Zone = false, millrace.ZonePublic
 	open := millrace.ZoneRule{Zone: millrace.ZonePublic, Allowed: true, Egress: millrace.EgressInternet}

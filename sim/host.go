@@ -48,7 +48,7 @@ func (s *Sim) addHost(setup *store.Store, o *org, n int) error {
 	}
 	h.facts = millrace.HostFacts{
 		Arch: millrace.AMD64, VCPUs: 64, MemoryMB: 262144, DiskMB: 1_000_000, Offer: millrace.Size{MilliCPU: 64_000, MemoryMB: 250_000},
-		Labels: []string{}, Driver: "sim", Version: "sim", Kernel: "6.1", CPUModel: "sim",
+		Labels: []string{}, Network: millrace.NetworkTap, Driver: "sim", Version: "sim", Kernel: "6.1", CPUModel: "sim",
 	}
 	if n%2 == 1 {
 		h.facts.Arch = millrace.ARM64
