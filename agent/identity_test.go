@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -91,9 +92,25 @@ type keeper struct {
 	before bool // it dies before
 	after  bool // it dies after
 	taken  int
+	mu     sync.Mutex
+}
+
+// at changes it: what it is at.
+func (k *keeper) at(change func()) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	change()
+}
+
+func (k *keeper) keys() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.taken
 }
 
 func (k *keeper) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		k.t.Error(err)
@@ -140,31 +157,31 @@ func TestRotate(t *testing.T) {
 		}
 		return id.Rotate(t.Context(), dir)
 	}
-	if id, err := rotate(); err != nil || k.taken != 0 || !bytes.Equal(id.SignSeed, first.SignSeed) {
-		t.Errorf("unasked: %d, %v", k.taken, err)
+	if id, err := rotate(); err != nil || k.keys() != 0 || !bytes.Equal(id.SignSeed, first.SignSeed) {
+		t.Errorf("unasked: %d, %v", k.keys(), err)
 	}
 	if err := MakeKeys(dir); err != nil {
 		t.Fatal(err)
 	}
-	k.before = true
-	if id, err := rotate(); err == nil || !bytes.Equal(id.SignSeed, first.SignSeed) || k.taken != 0 {
-		t.Errorf("died before: %d, %v", k.taken, err)
+	k.at(func() { k.before = true })
+	if id, err := rotate(); err == nil || !bytes.Equal(id.SignSeed, first.SignSeed) || k.keys() != 0 {
+		t.Errorf("died before: %d, %v", k.keys(), err)
 	}
-	k.before, k.after = false, true
-	if id, err := rotate(); err == nil || !bytes.Equal(id.SignSeed, first.SignSeed) || k.taken != 1 {
-		t.Errorf("died after: %d, %v", k.taken, err)
+	k.at(func() { k.before, k.after = false, true })
+	if id, err := rotate(); err == nil || !bytes.Equal(id.SignSeed, first.SignSeed) || k.keys() != 1 {
+		t.Errorf("died after: %d, %v", k.keys(), err)
 	}
-	k.after = false
+	k.at(func() { k.after = false })
 	id, err := rotate()
-	if err != nil || k.taken != 1 || bytes.Equal(id.SignSeed, first.SignSeed) {
-		t.Fatalf("at last: %d, %v", k.taken, err)
+	if err != nil || k.keys() != 1 || bytes.Equal(id.SignSeed, first.SignSeed) {
+		t.Fatalf("at last: %d, %v", k.keys(), err)
 	}
 	keys, err := id.SealKeys()
 	if err != nil || len(keys) != 2 || !bytes.Equal(keys[1].Bytes(), first.SealSeed) {
 		t.Errorf("%d keys to open with, %v", len(keys), err)
 	}
-	if again, err := rotate(); err != nil || k.taken != 1 || !bytes.Equal(again.SignSeed, id.SignSeed) {
-		t.Errorf("soon again: %d, %v", k.taken, err)
+	if again, err := rotate(); err != nil || k.keys() != 1 || !bytes.Equal(again.SignSeed, id.SignSeed) {
+		t.Errorf("soon again: %d, %v", k.keys(), err)
 	}
 
 	// It is asked for: they are made at the end of one agent, and sent at the start of the next.
@@ -173,10 +190,10 @@ func TestRotate(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if asked, err := rotate(); err != nil || k.taken != 2 || bytes.Equal(asked.SignSeed, id.SignSeed) {
-		t.Errorf("asked for: %d, %v", k.taken, err)
+	if asked, err := rotate(); err != nil || k.keys() != 2 || bytes.Equal(asked.SignSeed, id.SignSeed) {
+		t.Errorf("asked for: %d, %v", k.keys(), err)
 	}
-	k.sign = make([]byte, 32) // another's
+	k.at(func() { k.sign = make([]byte, 32) }) // another's
 	if err := MakeKeys(dir); err != nil {
 		t.Fatal(err)
 	}

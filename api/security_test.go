@@ -266,7 +266,7 @@ func TestMassAssignment(t *testing.T) {
 		"PATCH /hosts/{host}":     `{"admin":"draining"`,
 		"PATCH /placement":        `{"strategy":"spread"`,
 	}
-	bodiless := []string{"POST /hosts/{host}/restart", "POST /hosts/{host}/reboot"}
+	bodiless := []string{"POST /hosts/{host}/restart", "POST /hosts/{host}/reboot", "POST /hosts/{host}/rotate-keys"}
 	fill := strings.NewReplacer("{org}", "calm", "{user}", member.UserID.String())
 	count := func() int64 { return scalar[int64](w, `SELECT count(*) FROM audit`) }
 	before := count()
@@ -317,8 +317,9 @@ func TestAnswersHaveNoSecrets(t *testing.T) {
 		}
 	}
 	slices.Sort(found)
-	// A token's secret is in the answer to making it alone; a key of usage is what is summed up.
-	if want := []string{"APIToken.secret", "EnrollmentToken.secret", "Usage.key"}; !slices.Equal(found, want) {
+	// A token's secret is in the answer to making it alone; a key of usage is what is summed up; of a
+	// host's keys there is when they were made.
+	if want := []string{"APIToken.secret", "EnrollmentToken.secret", "Host.keys_at", "Host.rotate_keys_pending", "Usage.key"}; !slices.Equal(found, want) {
 		t.Errorf("fields for what is secret: %v, want %v", found, want)
 	}
 

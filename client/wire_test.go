@@ -25,10 +25,11 @@ func TestAgentProtocolIsClosed(t *testing.T) {
 		{client.SyncResponse{}, map[string]string{
 			"version": "is only said again", "vms": "at most a thousand, within the offer", "server_time": "is not read",
 			"restart": "ends the process, which the service manager starts again; VMs run on", "reboot": "is done only where the host's owner allows it",
+			"rotate": "ends the process as restart does; what the new keys are is made here",
 		}},
 		{client.VMOrder{}, map[string]string{
 			"id": "16 bytes", "epoch": "a number", "arch": "one that the owner offers", "milli_cpu": "within the offer", "memory_mb": "within the offer",
-			"burstable": "is not read", "zone": "is not read", "egress": "one of two; the owner's bounds hold beside it", "state": "is compared",
+			"burstable": "takes no more than the offer", "zone": "is not read", "egress": "one of two; the owner's bounds hold beside it", "state": "is compared",
 		}},
 		{client.JITResponse{}, map[string]string{"sealed": "goes to the guest alone, by its channel"}},
 		{client.Problem{}, map[string]string{

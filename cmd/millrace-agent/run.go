@@ -91,8 +91,7 @@ privileges then.`,
 				return err
 			}
 			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
-			id, err := agent.LoadIdentity(o.dir)
-			if err != nil {
+			if _, err := agent.LoadIdentity(o.dir); err != nil { // before a lock is left where nothing is
 				return err
 			}
 			unlock, err := agent.Lock(o.dir)
@@ -100,7 +99,8 @@ privileges then.`,
 				return err
 			}
 			defer unlock()
-			if id, err = agent.LoadIdentity(o.dir); err != nil { // another agent may have changed it until now
+			id, err := agent.LoadIdentity(o.dir) // which another agent may have changed until now
+			if err != nil {
 				return err
 			}
 			if id, err = id.Rotate(cmd.Context(), o.dir); err != nil {
