@@ -85,12 +85,14 @@ func (s *server) showPlacement(w http.ResponseWriter, r *http.Request, v visit, 
 	if view.Settings, err = org.PlacementSettings(r.Context()); err != nil {
 		return err
 	}
-	hosts, err := org.Hosts(r.Context())
-	if err != nil {
-		return err
-	}
-	for _, h := range hosts {
-		view.Hosts = append(view.Hosts, h.Host)
+	if v.By.May(millrace.HostsRead) {
+		hosts, err := org.Hosts(r.Context())
+		if err != nil {
+			return err
+		}
+		for _, h := range hosts {
+			view.Hosts = append(view.Hosts, h.Host)
+		}
 	}
 	if view.MayWrite {
 		if view.Names, err = org.RepositoryNames(r.Context()); err != nil {
