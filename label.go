@@ -53,6 +53,10 @@ const (
 	maxLabels   = 100 // GitHub's limit for one runner: REST API, generate-jitconfig
 )
 
+// MinMemoryMB is the least memory of a VM. A monitor takes tens of MB for itself, so that a host's bounds would mean little for
+// thousands of VMs of a megabyte.
+const MinMemoryMB = 64
+
 // implied are the labels that GitHub gives every self-hosted Linux runner; they ask nothing of a host but its arch.
 var implied = map[string]Arch{"self-hosted": "", "linux": "", "x64": AMD64, "arm64": ARM64}
 
@@ -142,6 +146,9 @@ func parseOwn(d *Demand, label, rest string) error {
 		mem, ok := parseMemory(parts[1])
 		if !ok {
 			return Errorf(Unprocessable, "Label %.40q: %.40q is not an amount of memory; write for example 16gb or 512mb.", label, parts[1])
+		}
+		if mem < MinMemoryMB {
+			return Errorf(Unprocessable, "Label %.40q: a VM has at least %d MB of memory, and %.40q is less.", label, MinMemoryMB, parts[1])
 		}
 		d.Size, parts = Size{MilliCPU: cpu, MemoryMB: mem}, parts[2:]
 	}

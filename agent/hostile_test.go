@@ -198,7 +198,7 @@ func (d *recorder) Start(ctx context.Context, spec vm.Spec) (vm.Machine, error) 
 	d.specs = append(d.specs, spec)
 	size := millrace.Size{MilliCPU: spec.MilliCPU, MemoryMB: spec.MemoryMB}
 	if !machineID.MatchString(spec.ID) || len(spec.ID) > 64 || spec.Arch != millrace.AMD64 || spec.MilliCPU < 1 || spec.MilliCPU > offered.MilliCPU ||
-		spec.VCPUs != size.VCPUs() || spec.MemoryMB < vm.MinMemoryMB || spec.MemoryMB > offered.MemoryMB ||
+		spec.VCPUs != size.VCPUs() || spec.MemoryMB < millrace.MinMemoryMB || spec.MemoryMB > offered.MemoryMB ||
 		spec.Egress != "" && spec.Egress != millrace.EgressInternet && spec.Egress != millrace.EgressNone {
 		d.odd = append(d.odd, fmt.Sprintf("%+v", spec))
 	}

@@ -227,7 +227,7 @@ func (st *step) refuse(o client.VMOrder) string {
 		return "The VM ended on this host before."
 	case st.Refuses != "":
 		return "The host takes no VM now: " + st.Refuses + "."
-	case o.Epoch < 1 || o.MilliCPU < 1 || o.MemoryMB < vm.MinMemoryMB:
+	case o.Epoch < 1 || o.MilliCPU < 1 || o.MemoryMB < millrace.MinMemoryMB:
 		return "The host refused an order that makes no sense."
 	case !st.Facts.Runs(o.Arch):
 		return fmt.Sprintf("The host is %s and cannot run %.40q.", st.Facts.Arch, o.Arch)

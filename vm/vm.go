@@ -22,10 +22,6 @@ type Spec struct {
 	Egress    millrace.Egress // what it may reach, at the most; "" is the internet
 }
 
-// MinMemoryMB is the least memory of a machine. A monitor takes tens of MB for itself, so that a host's bounds would mean little
-// for thousands of machines of a megabyte.
-const MinMemoryMB = 64
-
 // Driver starts machines of one kind on this host. Machines outlive the process that started them: it may be killed at any
 // moment, and the next one adopts them.
 type Driver interface {

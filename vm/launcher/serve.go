@@ -272,7 +272,7 @@ func (s *server) reserve(spec vm.Spec) error {
 		return fmt.Errorf("there is a machine %q already", spec.ID)
 	case !s.Host.Facts.Runs(spec.Arch):
 		return fmt.Errorf("this machine's owner doesn't let it run %q", spec.Arch)
-	case size.MilliCPU < 1 || size.MemoryMB < vm.MinMemoryMB || spec.VCPUs != size.VCPUs():
+	case size.MilliCPU < 1 || size.MemoryMB < millrace.MinMemoryMB || spec.VCPUs != size.VCPUs():
 		return fmt.Errorf("%d vCPUs, %d thousandths of them and %d MB make no machine", spec.VCPUs, size.MilliCPU, size.MemoryMB)
 	case size.MilliCPU > left.MilliCPU || size.MemoryMB > left.MemoryMB:
 		return fmt.Errorf("%s is more than is left of %s, which this machine's owner gives", size, s.Host.Facts.Offer)
