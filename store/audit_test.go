@@ -158,6 +158,10 @@ func TestNothingIsDoneUnaudited(t *testing.T) {
 		{"host.changed", func() error { return w.org.SetHostAdmin(ctx, w.Caller(), w.host.ID, millrace.HostDisabled) }},
 		{"host.cloned", func() error { return w.org.Cloned(ctx, w.host.ID, first) }},
 		{"host.restarted", func() error { return w.org.RestartAgent(ctx, w.Caller(), w.host.ID) }},
+		{"host.keys_asked", func() error { return w.org.RotateKeys(ctx, w.Caller(), w.host.ID) }},
+		{"host.keys_rotated", func() error {
+			return w.org.SetHostKeys(ctx, store.HostCredentials{HostID: w.host.ID, SignKey: w.host.SignKey, Rotate: true}, "", bytes.Repeat([]byte{0x77}, 32), bytes.Repeat([]byte{0x78}, 32))
+		}},
 		{"host.rebooted", func() error { return w.org.RebootHost(ctx, w.Caller(), w.host.ID) }},
 		{"host.removed", func() error { return w.org.RemoveHost(ctx, w.Caller(), w.host.ID, true) }},
 		{"member.role_changed", func() error { _, err := w.org.SetRole(ctx, w.Caller(), member.ID, millrace.RoleViewer); return err }},

@@ -73,6 +73,8 @@ func (o Org) Host(ctx context.Context, id millrace.HostID) (row HostRow, err err
 	return row, err
 }
 
+var errHostRemoved = millrace.Errorf(millrace.HostRemoved, "This host was removed from its org. Enroll the machine anew to use it again.")
+
 var errNoHost = millrace.Errorf(millrace.NotFound, "There is no host with this ID.")
 
 // HostCredentials are what a host's request is checked against.
@@ -231,10 +233,11 @@ func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, ref
 	}
 	var current int64
 	var refused string
+	var removed bool
 	var vms []millrace.VM
 	look := func(b *pgx.Batch, lock string) {
-		b.Queue(`SELECT epoch, desired_version, refuses FROM hosts WHERE (org_id, host_id) = ($1, $2)`, o.id, host).QueryRow(func(row pgx.Row) error {
-			return row.Scan(&current, &version, &refused)
+		b.Queue(`SELECT epoch, desired_version, refuses, removed_at IS NOT NULL FROM hosts WHERE (org_id, host_id) = ($1, $2)`, o.id, host).QueryRow(func(row pgx.Row) error {
+			return row.Scan(&current, &version, &refused, &removed)
 		})
 		b.Queue(`
 			SELECT `+vmColumns+` FROM vms v WHERE (v.org_id, v.host_id) = ($1, $2) AND v.state <> 'gone' ORDER BY v.vm_id`+lock,
@@ -248,6 +251,8 @@ func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, ref
 	switch {
 	case err != nil:
 		return 0, nil, err
+	case removed: // since its request was let in
+		return 0, nil, errHostRemoved
 	case current != epoch:
 		return 0, nil, errEpoch
 	case refuses == refused && !slices.ContainsFunc(vms, func(v millrace.VM) bool { return observe(&v, reported, now) }):

@@ -79,7 +79,7 @@ func TestHostPage(t *testing.T) {
 			t.Errorf("%s: %s", do, res.Status)
 		}
 	}
-	shows("Online", "rack-1", "Runs a job", "calm/app", "host.enrolled", "Drain Disable Restart agent Reboot", "Fail the jobs of its 1 VMs")
+	shows("Online", "rack-1", "Runs a job", "calm/app", "host.enrolled", "Drain Disable Restart agent Rotate keys Reboot", "Fail the jobs of its 1 VMs")
 	act("drain", http.StatusSeeOther, "")
 	shows("Draining", "1 VMs left", "Enable", "host.changed")
 	act("enable", http.StatusSeeOther, "")
