@@ -101,8 +101,6 @@ func checkFacts(f millrace.HostFacts) error {
 	return nil
 }
 
-var errRemoved = millrace.Errorf(millrace.HostRemoved, "This host was removed from its org. Enroll the machine anew to use it again.")
-
 // windows tell replays of one host's requests, see [client.Window].
 type windows struct {
 	requests client.Window
@@ -124,7 +122,7 @@ func (s *Server) signed(w http.ResponseWriter, r *http.Request, limit int64) (ho
 		return host, nil, err
 	}
 	if host.Removed {
-		return host, nil, errRemoved
+		return host, nil, store.ErrHostRemoved
 	}
 	isFirst := client.IsFirst(r.URL.Path)
 	if !isFirst && claims.Epoch == host.Epoch-1 {
@@ -253,13 +251,13 @@ func (s *Server) sync(w http.ResponseWriter, r *http.Request) error {
 		if version, vms, err = org.Desired(ctx, host.HostID); err != nil {
 			return err
 		}
-		if version == in.Have && !late { // it was woken for another reason than an order
+		if version == in.Have { // it was woken for another reason than an order
 			now, err := s.store.HostCredentials(ctx, host.HostID)
 			if err != nil {
 				return err
 			}
 			if now.Removed {
-				return errRemoved
+				return store.ErrHostRemoved
 			}
 		}
 	}

@@ -35,8 +35,8 @@ func NewHTTP() *http.Client {
 	}
 }
 
-// do sends r, reads the answer into out, which may be nil, or *[]byte for the bytes as they are, and returns the answer's header. An answer that isn't 2xx is
-// the server's error.
+// do sends r, reads the answer into out, and returns the answer's header. out may be nil, or a *[]byte for the bytes as they are.
+// An answer that isn't 2xx is the server's error.
 func do(c *http.Client, r *http.Request, limit int64, out any) (http.Header, error) {
 	r.Header.Set("Accept", "application/json, "+ProblemType)
 	res, err := c.Do(r)

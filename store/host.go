@@ -1,10 +1,8 @@
 package store
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -73,41 +71,7 @@ func (o Org) Host(ctx context.Context, id millrace.HostID) (row HostRow, err err
 	return row, err
 }
 
-var errHostRemoved = millrace.Errorf(millrace.HostRemoved, "This host was removed from its org. Enroll the machine anew to use it again.")
-
 var errNoHost = millrace.Errorf(millrace.NotFound, "There is no host with this ID.")
-
-// HostCredentials are what a host's request is checked against.
-type HostCredentials struct {
-	OrgID    millrace.OrgID
-	HostID   millrace.HostID
-	SignKey  []byte
-	SealKey  []byte
-	Epoch    int64
-	Sequence int64 // the highest that was stored of this epoch
-	Admin    millrace.HostAdmin
-	Removed  bool
-	Restart  bool // its agent is asked to start anew
-	Reboot   bool // its agent is asked to reboot the machine once it has no VM
-	Rotate   bool // its agent is asked to make new keys
-	KeysAt   time.Time
-}
-
-// KeysDue reports whether the host is to have new keys: it is asked, or its keys are old.
-func (c HostCredentials) KeysDue(now time.Time) bool {
-	return c.Rotate || now.Sub(c.KeysAt) > millrace.KeyLife
-}
-
-// HostCredentials finds a host by its ID alone. NotFound when there is none.
-func (s *Store) HostCredentials(ctx context.Context, id millrace.HostID) (c HostCredentials, err error) {
-	c.HostID = id
-	_, err = s.roundTrip(ctx, s.app, 0, func(b *pgx.Batch) {
-		b.Queue(`SELECT org_id, sign_key, seal_key, epoch, sequence, admin, removed, restart, reboot, rotate, keys_at FROM host_credentials($1)`, id).QueryRow(func(row pgx.Row) error {
-			return row.Scan(&c.OrgID, &c.SignKey, &c.SealKey, &c.Epoch, &c.Sequence, &c.Admin, &c.Removed, &c.Restart, &c.Reboot, &c.Rotate, &c.KeysAt)
-		})
-	})
-	return c, err
-}
 
 // StartHost notes an agent's start and its machine's facts, and gives the new epoch: what the process before it still
 // says changes nothing. A host that was asked to reboot has, and takes jobs again. bootID is the machine's, of this boot.
@@ -143,62 +107,6 @@ func (o Org) StartHost(ctx context.Context, id millrace.HostID, bootID string, f
 		return err
 	})
 	return epoch, err
-}
-
-// SetHostKeys replaces a host's keys by those that it made: from then on the former ones are worth nothing. Once more the same
-// changes nothing. Conflict: another host has such a key, the present one is no longer what signed this, or it is a second machine
-// with the host's key that says so, see [Org.Cloned]. Forbidden: nobody asked for new ones.
-func (o Org) SetHostKeys(ctx context.Context, c HostCredentials, bootID string, sign, seal []byte) error {
-	id := c.HostID
-	return o.tx(ctx, func(tx *Tx) error {
-		var name, cloned string
-		var was, sealed []byte
-		err := tx.QueryRow(ctx, `SELECT name, cloned_boot, sign_key, seal_key FROM hosts WHERE (org_id, host_id) = ($1, $2) AND removed_at IS NULL FOR NO KEY UPDATE`, o.id, id).
-			Scan(&name, &cloned, &was, &sealed)
-		switch {
-		case err != nil:
-			return err
-		case cloned != "" && cloned == bootID:
-			return errCloned
-		case bytes.Equal(was, sign) && bytes.Equal(sealed, seal):
-			return nil
-		case !c.KeysDue(tx.now):
-			return millrace.Errorf(millrace.Forbidden, "Nobody asked this host for new keys.")
-		case !bytes.Equal(was, c.SignKey):
-			return millrace.Errorf(millrace.Conflict, "The host has other keys meanwhile.")
-		}
-		if _, err := tx.Exec(ctx, `UPDATE hosts SET sign_key = $3, seal_key = $4, keys_at = $5 WHERE (org_id, host_id) = ($1, $2)`, o.id, id, sign, seal, tx.now); err != nil {
-			return err
-		}
-		tx.announceOrg(o.id)
-		return tx.audit(ctx, o.id, millrace.Actor{Kind: millrace.ActorHost, ID: id.String()}, "host.keys_rotated", id.String(), millrace.Change{Field: "name", After: name})
-	})
-}
-
-var errCloned = millrace.Errorf(millrace.Conflict, "Another machine has this host's key and was there first: the disk was copied after enrollment. Remove identity.json and the VMs from the copy's directory and enroll it anew.")
-
-// stale is how long a request of an ended agent may still be under way.
-const stale = 5 * time.Second
-
-// Cloned is told of a request of an earlier epoch than the host's present one, rightly signed. An agent that started anew says
-// nothing in its old epoch; one that does runs beside the new one, and on another machine when their boots differ: somebody copied
-// the disk. The one that came second is refused from then on, and both must start anew.
-func (o Org) Cloned(ctx context.Context, id millrace.HostID, epoch int64) error {
-	return o.tx(ctx, func(tx *Tx) error {
-		var name string
-		err := tx.QueryRow(ctx, `
-			UPDATE hosts SET cloned_boot = boot_id, boot_id = former_boot, former_boot = '', cloned_at = $4, epoch = epoch + 1
-			WHERE (org_id, host_id) = ($1, $2) AND epoch = $3 + 1 AND former_boot <> '' AND boot_id <> '' AND former_boot <> boot_id AND started_at <= $5
-			RETURNING name`, o.id, id, epoch, tx.now, tx.now.Add(-stale)).Scan(&name)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		tx.announceOrg(o.id)
-		return tx.audit(ctx, o.id, millrace.Actor{Kind: millrace.ActorSystem}, "host.cloned", id.String(), millrace.Change{Field: "name", After: name})
-	})
 }
 
 // Desired returns the VMs that the host should be running, and the version of that list.
@@ -252,7 +160,7 @@ func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, ref
 	case err != nil:
 		return 0, nil, err
 	case removed: // since its request was let in
-		return 0, nil, errHostRemoved
+		return 0, nil, ErrHostRemoved
 	case current != epoch:
 		return 0, nil, errEpoch
 	case refuses == refused && !slices.ContainsFunc(vms, func(v millrace.VM) bool { return observe(&v, reported, now) }):
@@ -263,6 +171,9 @@ func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, ref
 		look(&read, ` FOR UPDATE`)
 		if err := tx.SendBatch(ctx, &read).Close(); err != nil {
 			return err
+		}
+		if removed {
+			return ErrHostRemoved
 		}
 		if current != epoch {
 			return errEpoch

@@ -278,7 +278,11 @@ func (s *server) reserve(spec vm.Spec) error {
 		return fmt.Errorf("%s is more than is left of %s, which this machine's owner gives", size, s.Host.Facts.Offer)
 	}
 	s.running[spec.ID] = spec
-	return s.save()
+	err := s.save()
+	if err != nil {
+		delete(s.running, spec.ID)
+	}
+	return err
 }
 
 func (s *server) forget(id string) error {
