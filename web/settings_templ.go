@@ -221,7 +221,7 @@ func settingsPage(f ui.Frame, v visit, s settingsView) templ.Component {
 				return templ_7745c5c3_Err
 			}
 			if v.By.May(millrace.OrgExport) {
-				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 15, "<section class=\"card p-4 sm:p-5\" aria-labelledby=\"export\"><h2 id=\"export\" class=\"font-semibold\">Export</h2><p class=\"mt-1 mb-4 text-muted\">All that is stored of this org, as a ZIP of JSON lines with its VMs' consoles. Secrets are not in it. A large org takes minutes; the audit log notes it.</p><form method=\"post\" action=\"")
+				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 15, "<section class=\"card p-4 sm:p-5\" aria-labelledby=\"export\"><h2 id=\"export\" class=\"font-semibold\">Export</h2><p class=\"mt-1 mb-4 text-muted\">All that is stored of this org, as a ZIP of JSON lines with its VMs' consoles and its agents' logs. Secrets are not in it. A large org takes minutes; the audit log notes it.</p><form method=\"post\" action=\"")
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
 				}
