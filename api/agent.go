@@ -222,7 +222,7 @@ func (s *Server) sync(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, org := r.Context(), s.store.Org(host.OrgID)
 	changed := s.store.Bus.On(store.TopicHost(host.HostID))
-	version, vms, err := org.Observe(ctx, host.HostID, host.Epoch, text(in.Refuses), observations)
+	desired, err := org.Observe(ctx, host.HostID, host.Epoch, text(in.Refuses), observations)
 	if err != nil {
 		return err
 	}
@@ -231,12 +231,8 @@ func (s *Server) sync(w http.ResponseWriter, r *http.Request) error {
 	heartbeat := time.NewTimer(millrace.Heartbeat)
 	defer heartbeat.Stop()
 	for late := false; ; {
-		if version != in.Have || late {
-			out := client.SyncResponse{Version: version, VMs: make([]client.VMOrder, 0, len(vms)), ServerTime: s.now(), Restart: host.Restart, Reboot: host.Reboot, Rotate: host.KeysDue(s.now())}
-			for _, v := range vms {
-				out.VMs = append(out.VMs, client.NewVMOrder(v))
-			}
-			writeJSON(w, http.StatusOK, out)
+		if desired.Version != in.Have || late {
+			writeJSON(w, http.StatusOK, SyncResponse(desired, s.now()))
 			return nil
 		}
 		select {
@@ -248,19 +244,24 @@ func (s *Server) sync(w http.ResponseWriter, r *http.Request) error {
 			return ctx.Err()
 		}
 		changed = s.store.Bus.On(store.TopicHost(host.HostID))
-		if version, vms, err = org.Desired(ctx, host.HostID); err != nil {
+		if desired, err = org.Desired(ctx, host.HostID); err != nil {
 			return err
 		}
-		if version == in.Have { // it was woken for another reason than an order
-			now, err := s.store.HostCredentials(ctx, host.HostID)
-			if err != nil {
-				return err
-			}
-			if now.Removed {
-				return store.ErrHostRemoved
-			}
+		if desired.Removed {
+			return store.ErrHostRemoved
 		}
 	}
+}
+
+// SyncResponse is what a host that should be doing d is told.
+func SyncResponse(d store.Desired, now time.Time) client.SyncResponse {
+	out := client.SyncResponse{
+		Version: d.Version, VMs: make([]client.VMOrder, 0, len(d.VMs)), ServerTime: now, Restart: d.Restart, Reboot: d.Reboot, Rotate: d.KeysDue(now),
+	}
+	for _, v := range d.VMs {
+		out.VMs = append(out.VMs, client.NewVMOrder(v))
+	}
+	return out
 }
 
 // Observations reads what an agent reports. What contradicts a VM's row is the store's to see; what makes no sense is

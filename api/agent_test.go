@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"net/http"
-	"net/http/httptrace"
 	"slices"
 	"strings"
 	"testing"
@@ -211,21 +210,8 @@ func TestSync(t *testing.T) {
 		t.Fatalf("%+v, %v", first, err)
 	}
 
-	// It is woken by a placement: sooner than by the heartbeat, which would be after this context.
-	ctx, cancel := context.WithTimeout(t.Context(), millrace.Heartbeat/2)
-	defer cancel()
-	sent := make(chan struct{})
-	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { close(sent) }})
-	type result struct {
-		out client.SyncResponse
-		err error
-	}
-	results := make(chan result, 1)
-	go func() {
-		out, err := h.Sync(traced, client.SyncRequest{Have: first.Version})
-		results <- result{out, err}
-	}()
-	<-sent
+	// It is woken by a placement.
+	results := h.open(t, client.SyncRequest{Have: first.Version})
 	vm := w.place(w.calm, h, 1)
 	r := <-results
 	if r.err != nil || r.out.Version == first.Version || len(r.out.VMs) != 1 {
@@ -238,6 +224,8 @@ func TestSync(t *testing.T) {
 
 	// What it reports is joined; what makes no sense is the host's mistake, not ours.
 	report := client.VMReport{ID: vm.ID, Epoch: 1, State: millrace.VMBooting, Steps: []client.StepReport{{State: millrace.VMBooting, AgeMS: 50}}}
+	ctx, cancel := context.WithTimeout(t.Context(), millrace.Heartbeat/2)
+	defer cancel()
 	out, err := h.Sync(ctx, client.SyncRequest{VMs: []client.VMReport{report}})
 	if err != nil || len(out.VMs) != 1 || out.VMs[0].State != millrace.VMBooting {
 		t.Errorf("%+v, %v", out, err)
@@ -564,15 +552,23 @@ func TestJITOfAnothersVM(t *testing.T) {
 	}
 }
 
-// A host that was removed is told so, whatever it asks, and nothing that it says counts; one that is asked to restart or reboot is
-// asked until it has.
+// A host that was removed is told so, whatever it asks, and nothing that it says counts; one that is asked to restart or reboot
+// hears it at once, and until it has.
 func TestRemovedHost(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	h, kept := w.enroll(w.calm, "rack-1"), w.enroll(w.calm, "rack-2")
 	org, by := w.st.Org(w.calm.ID), w.calm.Caller()
+	first, err := kept.Sync(t.Context(), client.SyncRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	results := kept.open(t, client.SyncRequest{Have: first.Version})
 	if err := org.RestartAgent(t.Context(), by, kept.Host); err != nil {
 		t.Fatal(err)
+	}
+	if r := <-results; r.err != nil || !r.out.Restart || r.out.Reboot {
+		t.Errorf("a sync that was open: %+v", r)
 	}
 	if err := org.RebootHost(t.Context(), by, kept.Host); err != nil {
 		t.Fatal(err)

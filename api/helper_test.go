@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"strings"
 	"sync"
 	"testing"
@@ -240,6 +241,27 @@ func (w *world) enroll(tenant storetest.Tenant, name string) host {
 		w.t.Fatalf("%+v, %v", started, err)
 	}
 	return h
+}
+
+// synced is a sync's outcome.
+type synced struct {
+	out client.SyncResponse
+	err error
+}
+
+// open sends a sync, which the server holds, and which must end before a heartbeat would end it.
+func (h host) open(t *testing.T, in client.SyncRequest) <-chan synced {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), millrace.Heartbeat/2)
+	t.Cleanup(cancel)
+	sent, results := make(chan struct{}), make(chan synced, 1)
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { close(sent) }})
+	go func() {
+		out, err := h.Sync(ctx, in)
+		results <- synced{out, err}
+	}()
+	<-sent
+	return results
 }
 
 // place queues a job of tenant and launches a VM for it on h.

@@ -2,10 +2,8 @@ package api_test
 
 import (
 	"bytes"
-	"context"
 	"math"
 	"net/http"
-	"net/http/httptrace"
 	"strings"
 	"testing"
 	"time"
@@ -30,20 +28,12 @@ func TestRemovedWhileItWaits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-	defer cancel()
-	sent, ended := make(chan struct{}), make(chan error, 1)
-	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { close(sent) }})
-	go func() {
-		_, err := h.Sync(traced, client.SyncRequest{Have: first.Version, VMs: []client.VMReport{{ID: vm.ID, Epoch: 1, State: millrace.VMBooting}}})
-		ended <- err
-	}()
-	<-sent
+	ended := h.open(t, client.SyncRequest{Have: first.Version, VMs: []client.VMReport{{ID: vm.ID, Epoch: 1, State: millrace.VMBooting}}})
 	if err := w.st.Org(w.calm.ID).RemoveHost(t.Context(), w.calm.Caller(), h.Host, true); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-ended; millrace.CodeOf(err) != millrace.HostRemoved {
-		t.Errorf("the open sync: %v", err)
+	if r := <-ended; millrace.CodeOf(r.err) != millrace.HostRemoved {
+		t.Errorf("the open sync: %v", r.err)
 	}
 	if n := scalar[int](w, `SELECT count(*) FROM outbox WHERE kind = $1`, millrace.RetireVM{}.Kind()); n != 1 {
 		t.Errorf("%d registrations are to be taken back at GitHub", n)

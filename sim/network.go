@@ -11,6 +11,7 @@ import (
 	"github.com/millrace-ci/millrace/api"
 	"github.com/millrace-ci/millrace/client"
 	"github.com/millrace-ci/millrace/github/githubtest"
+	"github.com/millrace-ci/millrace/store"
 )
 
 // poll is a sync that is held until there is news for its host.
@@ -18,7 +19,7 @@ type poll struct {
 	host  *host
 	call  int
 	have  int64
-	list  []millrace.VM // of the version that the host has
+	known store.Desired // of the version that the host has
 	stale bool          // an announcement that there is another was lost
 	reply func(client.SyncResponse)
 }
@@ -84,16 +85,16 @@ func (srv *server) sync(p *poll, epoch int64, in client.SyncRequest) error {
 	if err != nil {
 		return err
 	}
-	version, vms, err := srv.st.Org(p.host.org.ID).Observe(s.ctx, p.host.id, epoch, in.Refuses, observed)
+	desired, err := srv.st.Org(p.host.org.ID).Observe(s.ctx, p.host.id, epoch, in.Refuses, observed)
 	if err != nil {
 		return err
 	}
 	srv.st.Heard(p.host.org.ID, p.host.id, epoch, 0) // sequence numbers are the signed calls' own
-	if version != p.have {
-		p.reply(orders(version, vms))
+	if desired.Version != p.have {
+		p.reply(api.SyncResponse(desired, s.now))
 		return nil
 	}
-	p.list = vms
+	p.known = desired
 	srv.polls[p.host.id] = p
 	life := srv.life
 	s.after(millrace.Heartbeat, func() {
@@ -108,26 +109,18 @@ func (srv *server) sync(p *poll, epoch int64, in client.SyncRequest) error {
 func (srv *server) answer(p *poll, late bool) {
 	if late && !p.stale { // it would read what it has
 		delete(srv.polls, p.host.id)
-		p.reply(orders(p.have, p.list))
+		p.reply(api.SyncResponse(p.known, srv.sim.now))
 		return
 	}
-	version, vms, err := srv.st.Org(p.host.org.ID).Desired(srv.sim.ctx, p.host.id)
+	desired, err := srv.st.Org(p.host.org.ID).Desired(srv.sim.ctx, p.host.id)
 	if err != nil {
 		srv.sim.tolerate(err)
 		return
 	}
-	if version != p.have || late {
+	if desired.Version != p.have || late {
 		delete(srv.polls, p.host.id)
-		p.reply(orders(version, vms))
+		p.reply(api.SyncResponse(desired, srv.sim.now))
 	}
-}
-
-func orders(version int64, vms []millrace.VM) client.SyncResponse {
-	out := client.SyncResponse{Version: version, VMs: make([]client.VMOrder, 0, len(vms))}
-	for _, v := range vms {
-		out.VMs = append(out.VMs, client.NewVMOrder(v))
-	}
-	return out
 }
 
 // toServer is a host's way to the control plane: any process that is up.

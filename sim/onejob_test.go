@@ -10,7 +10,6 @@ import (
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/agent"
 	"github.com/millrace-ci/millrace/api"
-	"github.com/millrace-ci/millrace/client"
 	"github.com/millrace-ci/millrace/scheduler"
 	"github.com/millrace-ci/millrace/store"
 	"github.com/millrace-ci/millrace/store/storetest"
@@ -93,7 +92,7 @@ func (f *fleet) happen(event agent.Event) {
 			f.open = &e
 			seen, err := api.Observations(e.Request.VMs)
 			f.must(err)
-			_, _, err = f.st.Org(f.tenant.ID).Observe(f.t.Context(), f.host.ID, f.epoch, e.Request.Refuses, seen)
+			_, err = f.st.Org(f.tenant.ID).Observe(f.t.Context(), f.host.ID, f.epoch, e.Request.Refuses, seen)
 			f.must(err)
 			f.announce() // what the host observed may matter to the placer
 		case agent.StartVM:
@@ -119,18 +118,14 @@ func (f *fleet) answer() {
 	if f.open == nil {
 		return
 	}
-	version, vms, err := f.st.Org(f.tenant.ID).Desired(f.t.Context(), f.host.ID)
+	desired, err := f.st.Org(f.tenant.ID).Desired(f.t.Context(), f.host.ID)
 	f.must(err)
-	if version == f.open.Request.Have {
+	if desired.Version == f.open.Request.Have {
 		return
-	}
-	response := client.SyncResponse{Version: version}
-	for _, v := range vms {
-		response.VMs = append(response.VMs, client.NewVMOrder(v))
 	}
 	call := f.open.Call
 	f.open = nil
-	f.happen(agent.Synced{Call: call, Response: response})
+	f.happen(agent.Synced{Call: call, Response: api.SyncResponse(desired, *f.clock)})
 }
 
 // pass lets time pass: the agent is woken as often as it wants to be.

@@ -76,15 +76,15 @@ func TestEverybodyAtOnce(t *testing.T) {
 		return err
 	})
 	forever("observing", func(st *store.Store) error {
-		_, vms, err := st.Org(w.ID).Desired(t.Context(), w.host.ID)
+		desired, err := st.Org(w.ID).Desired(t.Context(), w.host.ID)
 		if err != nil {
 			return err
 		}
-		list := make([]millrace.Observation, len(vms))
-		for i, v := range vms {
+		list := make([]millrace.Observation, len(desired.VMs))
+		for i, v := range desired.VMs {
 			list[i] = millrace.Observation{VMID: v.ID, Epoch: v.Epoch, State: millrace.VMGone, Reason: "no kernel"}
 		}
-		_, _, err = st.Org(w.ID).Observe(t.Context(), w.host.ID, w.host.Epoch, "", list)
+		_, err = st.Org(w.ID).Observe(t.Context(), w.host.ID, w.host.Epoch, "", list)
 		return err
 	})
 	intake.Wait()

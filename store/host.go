@@ -109,43 +109,57 @@ func (o Org) StartHost(ctx context.Context, id millrace.HostID, bootID string, f
 	return epoch, err
 }
 
-// Desired returns the VMs that the host should be running, and the version of that list.
-func (o Org) Desired(ctx context.Context, host millrace.HostID) (version int64, vms []millrace.VM, err error) {
-	_, err = o.store.roundTrip(ctx, o.store.app, o.id, func(b *pgx.Batch) { readDesired(b, o.id, host, &version, &vms) })
-	return version, vms, err
+// Desired is what a host should be doing. Its version is raised by every change but that of keys that grew old.
+type Desired struct {
+	Version int64
+	VMs     []millrace.VM // that it should be running
+	Removed bool          // it should be doing nothing any more
+	Restart bool          // its agent is asked to start anew
+	Reboot  bool          // its agent is asked to reboot the machine once it has no VM
+	Rotate  bool          // its agent is asked to make new keys
+	KeysAt  time.Time
 }
 
-// readDesired reads the VMs that a host should be running, and the version of that list.
-func readDesired(b *pgx.Batch, org millrace.OrgID, host millrace.HostID, version *int64, vms *[]millrace.VM) {
+const desiredColumns = `desired_version, removed_at IS NOT NULL, restart_epoch = epoch, reboot_epoch = epoch, rotate_epoch = epoch, coalesce(keys_at, created_at)`
+
+func (d *Desired) targets() []any {
+	return []any{&d.Version, &d.Removed, &d.Restart, &d.Reboot, &d.Rotate, &d.KeysAt}
+}
+
+// Desired returns what the host should be doing.
+func (o Org) Desired(ctx context.Context, host millrace.HostID) (d Desired, err error) {
+	_, err = o.store.roundTrip(ctx, o.store.app, o.id, func(b *pgx.Batch) { d.queueRead(b, o.id, host) })
+	return d, err
+}
+
+func (d *Desired) queueRead(b *pgx.Batch, org millrace.OrgID, host millrace.HostID) {
 	// The version first: a list that is newer than its version is fetched once more, an older one would be missed.
-	b.Queue(`SELECT desired_version FROM hosts WHERE (org_id, host_id) = ($1, $2)`, org, host).QueryRow(func(row pgx.Row) error {
-		return row.Scan(version)
+	b.Queue(`SELECT `+desiredColumns+` FROM hosts WHERE (org_id, host_id) = ($1, $2)`, org, host).QueryRow(func(row pgx.Row) error {
+		return row.Scan(d.targets()...)
 	})
 	b.Queue(`
 		SELECT `+vmColumns+` FROM vms v
 		WHERE (v.org_id, v.host_id) = ($1, $2) AND v.state IN ('pending', 'booting', 'online', 'busy', 'lost') ORDER BY v.vm_id`,
 		org, host).Query(func(rows pgx.Rows) (err error) {
-		*vms, err = pgx.CollectRows(rows, scanVM)
+		d.VMs, err = pgx.CollectRows(rows, scanVM)
 		return err
 	})
 }
 
 // Observe joins what a host observes into its VMs, notes why it takes no VM ("" when it does), and returns what it should be
-// running. A VM that ended before it ever
-// ran a job is a failed try of its job, and its registration at GitHub, if any, is removed. A VM that is being stopped and
-// that the host doesn't report is gone.
-func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, refuses string, observations []millrace.Observation) (version int64, desired []millrace.VM, err error) {
+// doing. A VM that ended before it ever ran a job is a failed try of its job, and its registration at GitHub, if any, is
+// removed. A VM that is being stopped and that the host doesn't report is gone.
+func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, refuses string, observations []millrace.Observation) (desired Desired, err error) {
 	reported := make(map[millrace.VMID]millrace.Observation, len(observations))
 	for _, ob := range observations {
 		reported[ob.VMID] = ob
 	}
 	var current int64
 	var refused string
-	var removed bool
 	var vms []millrace.VM
 	look := func(b *pgx.Batch, lock string) {
-		b.Queue(`SELECT epoch, desired_version, refuses, removed_at IS NOT NULL FROM hosts WHERE (org_id, host_id) = ($1, $2)`, o.id, host).QueryRow(func(row pgx.Row) error {
-			return row.Scan(&current, &version, &refused, &removed)
+		b.Queue(`SELECT epoch, refuses, `+desiredColumns+` FROM hosts WHERE (org_id, host_id) = ($1, $2)`, o.id, host).QueryRow(func(row pgx.Row) error {
+			return row.Scan(append([]any{&current, &refused}, desired.targets()...)...)
 		})
 		b.Queue(`
 			SELECT `+vmColumns+` FROM vms v WHERE (v.org_id, v.host_id) = ($1, $2) AND v.state <> 'gone' ORDER BY v.vm_id`+lock,
@@ -158,13 +172,14 @@ func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, ref
 	now, err := o.store.roundTrip(ctx, o.store.app, o.id, func(b *pgx.Batch) { look(b, "") })
 	switch {
 	case err != nil:
-		return 0, nil, err
-	case removed: // since its request was let in
-		return 0, nil, ErrHostRemoved
+		return desired, err
+	case desired.Removed: // since its request was let in
+		return desired, ErrHostRemoved
 	case current != epoch:
-		return 0, nil, errEpoch
+		return desired, errEpoch
 	case refuses == refused && !slices.ContainsFunc(vms, func(v millrace.VM) bool { return observe(&v, reported, now) }):
-		return version, slices.DeleteFunc(vms, func(v millrace.VM) bool { return v.State == millrace.VMStopping }), nil
+		desired.VMs = slices.DeleteFunc(vms, func(v millrace.VM) bool { return v.State == millrace.VMStopping })
+		return desired, nil
 	}
 	err = o.tx(ctx, func(tx *Tx) error {
 		var read, b pgx.Batch
@@ -172,7 +187,7 @@ func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, ref
 		if err := tx.SendBatch(ctx, &read).Close(); err != nil {
 			return err
 		}
-		if removed {
+		if desired.Removed {
 			return ErrHostRemoved
 		}
 		if current != epoch {
@@ -213,10 +228,10 @@ func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, ref
 			tx.announceOrg(o.id)
 			tx.announceDemand(o.id)
 		}
-		readDesired(&b, o.id, host, &version, &desired)
+		desired.queueRead(&b, o.id, host)
 		return tx.SendBatch(ctx, &b).Close()
 	})
-	return version, desired, err
+	return desired, err
 }
 
 var errEpoch = millrace.Errorf(millrace.Unauthenticated, "The agent was started again; this process's epoch is over.")

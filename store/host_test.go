@@ -181,7 +181,7 @@ func TestStartRaisesTheEpoch(t *testing.T) {
 		t.Fatalf("epoch %d, %v", epoch, err)
 	}
 	gone := []millrace.Observation{{VMID: vm, Epoch: 1, State: millrace.VMGone}}
-	_, _, err = w.org.Observe(t.Context(), w.host.ID, w.host.Epoch, "", gone)
+	_, err = w.org.Observe(t.Context(), w.host.ID, w.host.Epoch, "", gone)
 	code(t, err, millrace.Unauthenticated)
 	if state := w.vm(vm).State; state != millrace.VMPending {
 		t.Errorf("the older process's word made the VM %s", state)
@@ -199,7 +199,7 @@ func TestFailedBootIsTriedAgainLater(t *testing.T) {
 	for try := 1; try <= 9; try++ {
 		vm := w.place(job)
 		w.advance(10 * time.Second)
-		_, _, err := w.org.Observe(t.Context(), w.host.ID, w.host.Epoch, "", []millrace.Observation{{VMID: vm, Epoch: 1, State: millrace.VMGone, Reason: "no kernel"}})
+		_, err := w.org.Observe(t.Context(), w.host.ID, w.host.Epoch, "", []millrace.Observation{{VMID: vm, Epoch: 1, State: millrace.VMGone, Reason: "no kernel"}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -240,9 +240,9 @@ func TestStoppingVMThatIsNotReportedIsGone(t *testing.T) {
 	if state := w.vm(stopping).State; state != millrace.VMStopping {
 		t.Fatalf("an unregistered VM that is retired is %s", state)
 	}
-	_, list, err := w.org.Desired(t.Context(), w.host.ID)
-	if err != nil || len(list) != 1 || list[0].ID != silent {
-		t.Errorf("the host should have %+v, %v", list, err)
+	desired, err := w.org.Desired(t.Context(), w.host.ID)
+	if err != nil || len(desired.VMs) != 1 || desired.VMs[0].ID != silent {
+		t.Errorf("the host should have %+v, %v", desired.VMs, err)
 	}
 	w.observe(millrace.VMBooting, silent, stopping)
 	if state := w.vm(stopping).State; state != millrace.VMStopping {

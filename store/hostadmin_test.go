@@ -42,9 +42,9 @@ func TestHostAdmin(t *testing.T) {
 		if err != nil || row.Admin != want || row.Restart != restart || row.Reboot != reboot {
 			t.Errorf("%s, restart %t, reboot %t, %v; want %s, %t, %t", row.Admin, row.Restart, row.Reboot, err, want, restart, reboot)
 		}
-		c, err := w.st.HostCredentials(t.Context(), w.host.ID)
-		if err != nil || c.Admin != want || c.Restart != restart || c.Reboot != reboot {
-			t.Errorf("credentials %+v, %v", c, err)
+		desired, err := w.org.Desired(t.Context(), w.host.ID)
+		if err != nil || desired.Restart != restart || desired.Reboot != reboot {
+			t.Errorf("desired %+v, %v", desired, err)
 		}
 	}
 	code(t, w.org.SetHostAdmin(t.Context(), w.Caller(), w.host.ID, "bogus"), millrace.Unprocessable)
@@ -116,7 +116,7 @@ func TestClonedHost(t *testing.T) {
 		t.Errorf("cloned at %s, want now", at)
 	}
 	start("boot-2", millrace.Conflict)
-	_, _, err := w.org.Observe(t.Context(), w.host.ID, copied, "", nil)
+	_, err := w.org.Observe(t.Context(), w.host.ID, copied, "", nil)
 	code(t, err, millrace.Unauthenticated)
 	start("boot-1", "")
 	start("boot-3", "") // it was rebooted

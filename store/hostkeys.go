@@ -24,23 +24,19 @@ type HostCredentials struct {
 	Sequence int64 // the highest that was stored of this epoch
 	Admin    millrace.HostAdmin
 	Removed  bool
-	Restart  bool // its agent is asked to start anew
-	Reboot   bool // its agent is asked to reboot the machine once it has no VM
-	Rotate   bool // its agent is asked to make new keys
-	KeysAt   time.Time
 }
 
 // KeysDue reports whether the host is to have new keys: it is asked, or its keys are old.
-func (c HostCredentials) KeysDue(now time.Time) bool {
-	return c.Rotate || now.Sub(c.KeysAt) > millrace.KeyLife
+func (d Desired) KeysDue(now time.Time) bool {
+	return d.Rotate || now.Sub(d.KeysAt) > millrace.KeyLife
 }
 
 // HostCredentials finds a host by its ID alone. NotFound when there is none.
 func (s *Store) HostCredentials(ctx context.Context, id millrace.HostID) (c HostCredentials, err error) {
 	c.HostID = id
 	_, err = s.roundTrip(ctx, s.app, 0, func(b *pgx.Batch) {
-		b.Queue(`SELECT org_id, sign_key, seal_key, epoch, sequence, admin, removed, restart, reboot, rotate, keys_at FROM host_credentials($1)`, id).QueryRow(func(row pgx.Row) error {
-			return row.Scan(&c.OrgID, &c.SignKey, &c.SealKey, &c.Epoch, &c.Sequence, &c.Admin, &c.Removed, &c.Restart, &c.Reboot, &c.Rotate, &c.KeysAt)
+		b.Queue(`SELECT org_id, sign_key, seal_key, epoch, sequence, admin, removed FROM host_credentials($1)`, id).QueryRow(func(row pgx.Row) error {
+			return row.Scan(&c.OrgID, &c.SignKey, &c.SealKey, &c.Epoch, &c.Sequence, &c.Admin, &c.Removed)
 		})
 	})
 	return c, err
@@ -54,8 +50,9 @@ func (o Org) SetHostKeys(ctx context.Context, c HostCredentials, bootID string, 
 	return o.tx(ctx, func(tx *Tx) error {
 		var name, cloned string
 		var was, sealed []byte
-		err := tx.QueryRow(ctx, `SELECT name, cloned_boot, sign_key, seal_key FROM hosts WHERE (org_id, host_id) = ($1, $2) AND removed_at IS NULL FOR NO KEY UPDATE`, o.id, id).
-			Scan(&name, &cloned, &was, &sealed)
+		var d Desired
+		err := tx.QueryRow(ctx, `SELECT name, cloned_boot, sign_key, seal_key, `+desiredColumns+` FROM hosts WHERE (org_id, host_id) = ($1, $2) AND removed_at IS NULL FOR NO KEY UPDATE`, o.id, id).
+			Scan(append([]any{&name, &cloned, &was, &sealed}, d.targets()...)...)
 		switch {
 		case err != nil:
 			return err
@@ -63,7 +60,7 @@ func (o Org) SetHostKeys(ctx context.Context, c HostCredentials, bootID string, 
 			return errCloned
 		case bytes.Equal(was, sign) && bytes.Equal(sealed, seal):
 			return nil
-		case !c.KeysDue(tx.now):
+		case !d.KeysDue(tx.now):
 			return millrace.Errorf(millrace.Forbidden, "Nobody asked this host for new keys.")
 		case !bytes.Equal(was, c.SignKey):
 			return millrace.Errorf(millrace.Conflict, "The host has other keys meanwhile.")

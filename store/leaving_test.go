@@ -371,7 +371,7 @@ func TestDeletedOrgsVMs(t *testing.T) {
 	if _, err := w.root.Exec(t.Context(), `DELETE FROM outbox`); err != nil {
 		t.Fatal(err)
 	}
-	before, _, err := a.org.Desired(t.Context(), a.host.ID)
+	before, err := a.org.Desired(t.Context(), a.host.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -381,9 +381,9 @@ func TestDeletedOrgsVMs(t *testing.T) {
 	if got := w.tasks(); !slices.Equal(got, []string{"vm.retire", "vm.retire", "org.erase"}) {
 		t.Errorf("tasks %v", got)
 	}
-	version, vms, err := a.org.Desired(t.Context(), a.host.ID)
-	if err != nil || version == before || len(vms) != 2 || slices.ContainsFunc(vms, func(v millrace.VM) bool { return v.ID == pending }) {
-		t.Errorf("version %d, then %d; %d VMs, %v", before, version, len(vms), err)
+	desired, err := a.org.Desired(t.Context(), a.host.ID)
+	if err != nil || desired.Version == before.Version || len(desired.VMs) != 2 || slices.ContainsFunc(desired.VMs, func(v millrace.VM) bool { return v.ID == pending }) {
+		t.Errorf("version %d, then %d; %d VMs, %v", before.Version, desired.Version, len(desired.VMs), err)
 	}
 	if _, err := a.org.BeginJIT(t.Context(), a.host.ID, pending, 1); millrace.CodeOf(err) != millrace.Gone {
 		t.Errorf("a VM of a deleted org is registered: %v", err)
@@ -398,8 +398,8 @@ func TestDeletedOrgsVMs(t *testing.T) {
 	if err := w.st.Unregistered(t.Context(), a.ID, a.idle); err != nil {
 		t.Fatal(err)
 	}
-	if _, vms, err = a.org.Desired(t.Context(), a.host.ID); err != nil || len(vms) != 0 {
-		t.Errorf("%d VMs, %v", len(vms), err)
+	if desired, err = a.org.Desired(t.Context(), a.host.ID); err != nil || len(desired.VMs) != 0 {
+		t.Errorf("%d VMs, %v", len(desired.VMs), err)
 	}
 	live := func(want int) {
 		t.Helper()
@@ -438,9 +438,9 @@ func TestDeletedOrgsVMsAtMost(t *testing.T) {
 	} {
 		w.advance(step.after)
 		live, err := w.st.EndVMs(t.Context(), a.ID)
-		_, vms, desiredErr := a.org.Desired(t.Context(), a.host.ID)
-		if err != nil || desiredErr != nil || live != step.live || len(vms) != step.desired {
-			t.Errorf("after %s: %d VMs hold back, %d are to be there; want %d and %d; %v, %v", step.after, live, len(vms), step.live, step.desired, err, desiredErr)
+		desired, desiredErr := a.org.Desired(t.Context(), a.host.ID)
+		if err != nil || desiredErr != nil || live != step.live || len(desired.VMs) != step.desired {
+			t.Errorf("after %s: %d VMs hold back, %d are to be there; want %d and %d; %v, %v", step.after, live, len(desired.VMs), step.live, step.desired, err, desiredErr)
 		}
 	}
 }

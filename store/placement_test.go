@@ -166,9 +166,9 @@ func TestPlaceReserves(t *testing.T) {
 	if got := left(); got != millrace.JITPerMinute {
 		t.Errorf("after an hour %v are left", got)
 	}
-	version, list, err := w.org.Desired(t.Context(), w.host.ID)
-	if err != nil || version != w.host.Desired+1 || len(list) != 1 || list[0].ID != vm.ID {
-		t.Errorf("the host is told version %d: %v, %v", version, list, err)
+	desired, err := w.org.Desired(t.Context(), w.host.ID)
+	if err != nil || desired.Version != w.host.Desired+1 || len(desired.VMs) != 1 || desired.VMs[0].ID != vm.ID {
+		t.Errorf("the host is told version %d: %v, %v", desired.Version, desired.VMs, err)
 	}
 	rows, err := w.org.Hosts(t.Context())
 	if err != nil || rows[0].VMs != 1 || rows[0].Committed != w.DefaultSize {
@@ -246,7 +246,7 @@ func TestRetire(t *testing.T) {
 	w := newWorld(t)
 	bare, registered := w.place(w.queue(1)), w.place(w.queue(2))
 	w.register(registered, 12)
-	before, _, err := w.org.Desired(t.Context(), w.host.ID)
+	before, err := w.org.Desired(t.Context(), w.host.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -265,9 +265,9 @@ func TestRetire(t *testing.T) {
 	if diff := cmp.Diff([]string{"vm.retire"}, w.tasks()); diff != "" {
 		t.Errorf("tasks:\n%s", diff)
 	}
-	version, list, err := w.org.Desired(t.Context(), w.host.ID)
-	if err != nil || version != before+1 || len(list) != 1 || list[0].ID != registered {
-		t.Errorf("the host is told version %d after %d: %+v, %v", version, before, list, err)
+	desired, err := w.org.Desired(t.Context(), w.host.ID)
+	if err != nil || desired.Version != before.Version+1 || len(desired.VMs) != 1 || desired.VMs[0].ID != registered {
+		t.Errorf("the host is told version %d after %d: %+v, %v", desired.Version, before.Version, desired.VMs, err)
 	}
 	r, err := w.st.Retiring(t.Context(), w.ID, registered)
 	if err != nil || r.VM.RunnerID != 12 || r.Target != (millrace.RunnerTarget{InstallationID: w.Installation.ID, Owner: "calm"}) {
@@ -413,7 +413,7 @@ func TestPlacementTellsItsHosts(t *testing.T) {
 	if want := store.TopicHost(w.host.ID) + " " + store.TopicOrg(w.ID) + " xid:"; !strings.HasPrefix(n.Payload, want) {
 		t.Errorf("announced %q, want %q and the transaction", n.Payload, want)
 	}
-	if version, _, err := w.org.Desired(t.Context(), w.host.ID); err != nil || version != w.host.Desired+1 {
-		t.Errorf("version %d, %v: one pass is one version", version, err)
+	if desired, err := w.org.Desired(t.Context(), w.host.ID); err != nil || desired.Version != w.host.Desired+1 {
+		t.Errorf("version %d, %v: one pass is one version", desired.Version, err)
 	}
 }

@@ -33,11 +33,11 @@ func TestOneJob(t *testing.T) {
 		t.Fatalf("placed %+v, %v", placed, err)
 	}
 	<-woken
-	version, vms, err := org.Desired(ctx, host.ID)
-	if err != nil || version != 2 || len(vms) != 1 {
-		t.Fatalf("desired version %d, %d VMs, %v", version, len(vms), err)
+	desired, err := org.Desired(ctx, host.ID)
+	if err != nil || desired.Version != 2 || len(desired.VMs) != 1 {
+		t.Fatalf("desired version %d, %d VMs, %v", desired.Version, len(desired.VMs), err)
 	}
-	vm := vms[0]
+	vm := desired.VMs[0]
 	grant, err := org.BeginJIT(ctx, host.ID, vm.ID, vm.Epoch)
 	if err != nil || grant.Target.Owner != "calm" || grant.Sealed != nil {
 		t.Fatalf("grant %+v, %v", grant, err)
@@ -50,7 +50,7 @@ func TestOneJob(t *testing.T) {
 	}
 	observe := func(state millrace.VMState) {
 		t.Helper()
-		_, _, err := org.Observe(ctx, host.ID, host.Epoch, "", []millrace.Observation{{VMID: vm.ID, Epoch: vm.Epoch, State: state, Usage: millrace.Metering{CPUMillis: 5}}})
+		_, err := org.Observe(ctx, host.ID, host.Epoch, "", []millrace.Observation{{VMID: vm.ID, Epoch: vm.Epoch, State: state, Usage: millrace.Metering{CPUMillis: 5}}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -217,9 +217,9 @@ func TestForeignRowsAreNotFound(t *testing.T) {
 	if s, err := org.Samples(ctx, vm); err != nil || len(s) != 0 {
 		t.Errorf("samples of another's VM: %v, %v", s, err)
 	}
-	_, _, err := org.Observe(ctx, w.host.ID, w.host.Epoch, "", nil)
+	_, err := org.Observe(ctx, w.host.ID, w.host.Epoch, "", nil)
 	code(t, err, millrace.NotFound)
-	if _, _, err := org.Desired(ctx, w.host.ID); millrace.CodeOf(err) != millrace.NotFound {
+	if _, err := org.Desired(ctx, w.host.ID); millrace.CodeOf(err) != millrace.NotFound {
 		t.Errorf("desired: %v", err)
 	}
 	page, err := org.VMs(ctx, store.VMFilter{Host: w.host.ID})

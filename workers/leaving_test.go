@@ -129,10 +129,10 @@ func TestDeletedOrgIsErasedByItself(t *testing.T) {
 		t.Errorf("runner %d was deleted", id)
 	}
 	w.wait(told)
-	if _, vms, err := w.org().Desired(t.Context(), w.host.ID); err != nil || len(vms) != 0 {
-		t.Fatalf("the host should still have %v, %v", vms, err)
+	if desired, err := w.org().Desired(t.Context(), w.host.ID); err != nil || len(desired.VMs) != 0 {
+		t.Fatalf("the host should still have %v, %v", desired.VMs, err)
 	}
-	if _, _, err := w.org().Observe(t.Context(), w.host.ID, w.host.Epoch, "", nil); err != nil {
+	if _, err := w.org().Observe(t.Context(), w.host.ID, w.host.Epoch, "", nil); err != nil {
 		t.Fatal(err)
 	}
 	for {

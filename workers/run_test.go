@@ -65,12 +65,12 @@ func TestClocksDiffer(t *testing.T) {
 	defer run(t, st)()
 	storetest.MustIntake(t, st, storetest.Delivery(tenant, 1, millrace.JobQueued))
 	<-told
-	_, vms, err := st.Org(tenant.ID).Desired(t.Context(), host.ID)
-	if err != nil || len(vms) != 1 {
-		t.Fatal(vms, err)
+	desired, err := st.Org(tenant.ID).Desired(t.Context(), host.ID)
+	if err != nil || len(desired.VMs) != 1 {
+		t.Fatal(desired.VMs, err)
 	}
 	// It never comes up: its job is tried again in 5 s.
-	_, _, err = st.Org(tenant.ID).Observe(t.Context(), host.ID, 1, "", []millrace.Observation{{VMID: vms[0].ID, Epoch: vms[0].Epoch, State: millrace.VMGone, Reason: "no"}})
+	_, err = st.Org(tenant.ID).Observe(t.Context(), host.ID, 1, "", []millrace.Observation{{VMID: desired.VMs[0].ID, Epoch: desired.VMs[0].Epoch, State: millrace.VMGone, Reason: "no"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -100,11 +100,11 @@ func newWorld(t *testing.T, github *registry) *world {
 	told := w.st.Bus.On(store.TopicHost(w.host.ID))
 	storetest.MustIntake(t, w.st, storetest.Delivery(w.tenant, 1, millrace.JobQueued))
 	w.wait(told)
-	_, vms, err := w.org().Desired(t.Context(), w.host.ID)
-	if err != nil || len(vms) != 1 {
-		t.Fatalf("the host should have %v, %v", vms, err)
+	desired, err := w.org().Desired(t.Context(), w.host.ID)
+	if err != nil || len(desired.VMs) != 1 {
+		t.Fatalf("the host should have %v, %v", desired.VMs, err)
 	}
-	w.vm = vms[0]
+	w.vm = desired.VMs[0]
 	if err := w.org().SaveJIT(t.Context(), w.vm.ID, w.vm.Epoch, 4711, []byte("sealed")); err != nil {
 		t.Fatal(err)
 	}
@@ -139,8 +139,8 @@ func TestCancelledWhileQueued(t *testing.T) {
 		t.Fatal("the registration is still there")
 	}
 	w.wait(told)
-	if _, vms, err := w.org().Desired(t.Context(), w.host.ID); err != nil || len(vms) != 0 {
-		t.Errorf("the host should still have %v, %v", vms, err)
+	if desired, err := w.org().Desired(t.Context(), w.host.ID); err != nil || len(desired.VMs) != 0 {
+		t.Errorf("the host should still have %v, %v", desired.VMs, err)
 	}
 	row, err := w.org().VM(t.Context(), w.vm.ID)
 	if err != nil || row.State != millrace.VMStopping || row.Reason == "" {
