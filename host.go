@@ -1,6 +1,8 @@
 package millrace
 
 import (
+	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +15,9 @@ const Heartbeat = 10 * time.Second
 // OfflineAfter is how long a host may be silent. Three missed heartbeats: an agent's upgrade restarts the process and
 // loses one, and that must not move its VMs.
 const OfflineAfter = 3 * Heartbeat
+
+// MaxHostVMs is how many VMs a host has at most.
+const MaxHostVMs = 10_000
 
 // KeyLife is how long a host has the same keys: then its agent is asked for new ones.
 const KeyLife = 90 * 24 * time.Hour
@@ -42,7 +47,7 @@ type Host struct {
 	ClonedAt    time.Time         // when a second machine was last found to have its key; zero: none was
 }
 
-// HostFacts is what an agent says of its machine. Offer is the upper bound that the host's owner set there: the
+// HostFacts is what an agent says of its machine. Offer and MaxVMs are the upper bounds that the host's owner set there: the
 // control plane can never place more.
 type HostFacts struct {
 	Arch     Arch      `json:"arch"`
@@ -51,6 +56,7 @@ type HostFacts struct {
 	MemoryMB int       `json:"memory_mb"`
 	DiskMB   int       `json:"disk_mb"`
 	Offer    Size      `json:"offer"`
+	MaxVMs   int       `json:"max_vms,omitempty" doc:"How many VMs it runs at once; none or 0: as many as its offer holds"`
 	Labels   []string  `json:"labels"`
 	Driver   string    `json:"driver"` // e.g. "qemu/kvm", "qemu/tcg", "fake"
 	Network  VMNetwork `json:"network,omitempty"`
@@ -74,6 +80,26 @@ const (
 
 // VMNetworks are all of them.
 var VMNetworks = []VMNetwork{NetworkTap, NetworkUser, NetworkUnknown}
+
+// Room is what the host has for VMs when it is empty.
+func (f HostFacts) Room() Room {
+	if f.MaxVMs == 0 {
+		return Room{f.Offer, math.MaxInt32} // so many that arithmetic is safe
+	}
+	return Room{f.Offer, f.MaxVMs}
+}
+
+// Bounds says what bounds the VMs of the host, e.g. "8 vCPU, 16 GB", "8 vCPU, 16 GB, 4 VMs".
+func (f HostFacts) Bounds() string {
+	switch f.MaxVMs {
+	case 0:
+		return f.Offer.String()
+	case 1:
+		return f.Offer.String() + ", 1 VM"
+	default:
+		return fmt.Sprintf("%s, %d VMs", f.Offer, f.MaxVMs)
+	}
+}
 
 // Runs reports whether the host has VMs of arch, by its own processor or by emulation.
 func (f HostFacts) Runs(arch Arch) bool { return arch == f.Arch || slices.Contains(f.Emulates, arch) }
@@ -147,7 +173,7 @@ func (h Host) TakesVMs(now time.Time) bool { return h.Status(now) == StatusOnlin
 
 // Suits reports whether the host could ever run d when empty: arch, extra labels and offer.
 func (h Host) Suits(d Demand) bool {
-	return h.HasLabels(d) && d.Size.MilliCPU <= h.Facts.Offer.MilliCPU && d.Size.MemoryMB <= h.Facts.Offer.MemoryMB
+	return h.HasLabels(d) && h.Facts.Room().Holds(d.Size.Room())
 }
 
 // HasLabels reports whether the host runs d's arch, has its extra labels, and closed networks where d takes them.

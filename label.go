@@ -37,6 +37,33 @@ func (s Size) String() string {
 // VCPUs is the number of virtual processors a guest sees: MilliCPU rounded up.
 func (s Size) VCPUs() int { return max(1, (s.MilliCPU+999)/1000) }
 
+// Room is a number of VMs and their size in all: what a host has for VMs, what is left of that, or what some take.
+type Room struct {
+	Size
+	VMs int
+}
+
+// Room is what one VM of the size takes.
+func (s Size) Room() Room { return Room{s, 1} }
+
+// Plus is r and o together.
+func (r Room) Plus(o Room) Room {
+	return Room{Size{MilliCPU: r.MilliCPU + o.MilliCPU, MemoryMB: r.MemoryMB + o.MemoryMB}, r.VMs + o.VMs}
+}
+
+// Minus is r without o.
+func (r Room) Minus(o Room) Room { return r.Plus(o.Times(-1)) }
+
+// Times is n times r.
+func (r Room) Times(n int) Room {
+	return Room{Size{MilliCPU: n * r.MilliCPU, MemoryMB: n * r.MemoryMB}, n * r.VMs}
+}
+
+// Holds reports whether o is within r.
+func (r Room) Holds(o Room) bool {
+	return o.MilliCPU <= r.MilliCPU && o.MemoryMB <= r.MemoryMB && o.VMs <= r.VMs
+}
+
 // Demand is what a job asks of a host: by its labels, and by its zone's rule.
 type Demand struct {
 	Arch      Arch

@@ -22,6 +22,7 @@ type Offer struct {
 	Emulates        []millrace.Arch // architectures of VMs beside the machine's own
 	CPUOvercommit   float64         // vCPUs sold for each one there is; 0 is 1
 	MemoryReserveMB int             // kept for the host itself; 0 is 512
+	MaxVMs          int             // at once; 0: as many as fit
 }
 
 const defaultReserveMB = 512
@@ -58,6 +59,10 @@ func Facts(dir string, o Offer) (millrace.HostFacts, error) {
 		}
 	}
 	f.Emulates = slices.Compact(slices.Sorted(slices.Values(f.Emulates)))
+	if o.MaxVMs < 0 || o.MaxVMs > millrace.MaxHostVMs {
+		return f, millrace.Errorf(millrace.Invalid, "A machine runs 1 to %d VMs at once, or with 0 as many as fit; not %d.", millrace.MaxHostVMs, o.MaxVMs)
+	}
+	f.MaxVMs = o.MaxVMs
 	f.Offer, err = o.of(f)
 	return f, err
 }

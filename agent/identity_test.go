@@ -214,7 +214,7 @@ func TestEnrollRefusesWhatIsNoToken(t *testing.T) {
 
 func TestFacts(t *testing.T) {
 	t.Parallel()
-	f, err := Facts(t.TempDir(), Offer{CPUOvercommit: 2, Labels: []string{"gpu"}})
+	f, err := Facts(t.TempDir(), Offer{CPUOvercommit: 2, MaxVMs: 3, Labels: []string{"gpu"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -223,6 +223,14 @@ func TestFacts(t *testing.T) {
 	}
 	if want := (millrace.Size{MilliCPU: f.VCPUs * 2000, MemoryMB: f.MemoryMB - defaultReserveMB}); f.Offer != want {
 		t.Errorf("offers %v, want %v", f.Offer, want)
+	}
+	if f.MaxVMs != 3 || f.Bounds() != f.Offer.String()+", 3 VMs" {
+		t.Errorf("bounds are %s", f.Bounds())
+	}
+	for _, n := range []int{-1, millrace.MaxHostVMs + 1} {
+		if _, err := Facts(t.TempDir(), Offer{MaxVMs: n}); millrace.CodeOf(err) != millrace.Invalid {
+			t.Errorf("at most %d VMs: %v", n, err)
+		}
 	}
 	other := millrace.ARM64
 	if f.Arch == other {

@@ -212,14 +212,12 @@ func (st *step) begin(o client.VMOrder) {
 
 // refuse says why this host won't have the VM; "" when it will. The offer is the host's own: it bounds every order.
 func (st *step) refuse(o client.VMOrder) string {
-	left := st.Facts.Offer
+	left := st.Facts.Room()
 	for _, v := range st.VMs {
 		if v.live() {
-			left.MilliCPU -= v.Order.MilliCPU
-			left.MemoryMB -= v.Order.MemoryMB
+			left = left.Minus(v.Order.Size().Room())
 		}
 	}
-	size := millrace.Size{MilliCPU: o.MilliCPU, MemoryMB: o.MemoryMB}
 	switch {
 	case o.State != millrace.VMPending && o.State != "":
 		return "The host's agent does not know the VM any more."
@@ -233,8 +231,8 @@ func (st *step) refuse(o client.VMOrder) string {
 		return fmt.Sprintf("The host is %s and cannot run %.40q.", st.Facts.Arch, o.Arch)
 	case o.Egress != "" && !slices.Contains(millrace.Egresses, o.Egress):
 		return fmt.Sprintf("The host doesn't know what a VM may reach whose egress is %.40q.", o.Egress)
-	case o.MilliCPU > left.MilliCPU || o.MemoryMB > left.MemoryMB:
-		return fmt.Sprintf("The host refused %s: of its offer (%s) that is more than is left.", size, st.Facts.Offer)
+	case !left.Holds(o.Size().Room()):
+		return fmt.Sprintf("The host refused %s: of its offer (%s) that is more than is left.", o.Size(), st.Facts.Bounds())
 	default:
 		return ""
 	}

@@ -45,7 +45,7 @@ func newWorld(t *rapid.T) *world {
 		started: map[Ref]bool{}, running: map[Ref]bool{}, hello: map[Ref]bool{}, busy: map[Ref]bool{}, exited: map[Ref]bool{},
 		fetching: map[Ref]bool{}, jit: map[Ref]bool{}, told: map[Ref]bool{}, withdraw: map[Ref]bool{}, ended: map[Ref]bool{},
 		journal: map[Ref][]byte{},
-		state:   State{Facts: millrace.HostFacts{Arch: millrace.AMD64, Offer: millrace.Size{MilliCPU: 3000, MemoryMB: 2048}}},
+		state:   State{Facts: millrace.HostFacts{Arch: millrace.AMD64, Offer: millrace.Size{MilliCPU: 3000, MemoryMB: 2048}, MaxVMs: 2}},
 	}
 	w.step(Timer{})
 	return w
@@ -80,15 +80,14 @@ func (w *world) step(ev Event) {
 			w.t.Fatalf("%#v: %v was forgotten, and its end never told", ev, ref)
 		}
 	}
-	used := millrace.Size{}
+	used := millrace.Room{}
 	for _, v := range next.VMs {
 		if v.live() {
-			used.MilliCPU += v.Order.MilliCPU
-			used.MemoryMB += v.Order.MemoryMB
+			used = used.Plus(v.Order.Size().Room())
 		}
 	}
-	if offer := next.Facts.Offer; used.MilliCPU > offer.MilliCPU || used.MemoryMB > offer.MemoryMB {
-		w.t.Fatalf("%v is in use of an offer of %v", used, offer)
+	if !next.Facts.Room().Holds(used) {
+		w.t.Fatalf("%d VMs, %v, run on a host of %s", used.VMs, used, next.Facts.Bounds())
 	}
 	if wake := next.Wake(); !wake.IsZero() && !wake.After(w.now) {
 		w.t.Fatalf("%#v: the agent would spin: it wants to wake at %v, and it is %v", ev, wake, w.now)

@@ -289,6 +289,13 @@ func TestRefusals(t *testing.T) {
 	if r := d.report(3); r.State != millrace.VMGone || !strings.Contains(r.Reason, "offer") {
 		t.Errorf("reported %+v", r)
 	}
+
+	one := newDriver(t)
+	one.state.Facts.MaxVMs = 1
+	one.answer(1, order(1), order(2))
+	if r := one.report(2); one.state.Live() != 1 || r.State != millrace.VMGone || !strings.Contains(r.Reason, "1 VM)") {
+		t.Errorf("of two orders for a host of one VM these live: %+v", one.state.VMs)
+	}
 }
 
 func TestEpochs(t *testing.T) {

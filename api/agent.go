@@ -24,7 +24,6 @@ const (
 	maxConsole   = 256 << 10
 	maxSamples   = 256 << 10
 	maxHostName  = 63
-	maxReports   = 10_000
 	maxBootID    = 64
 	maxLeaked    = 3 // tokens that one address may have revoked
 )
@@ -85,6 +84,8 @@ func checkFacts(f millrace.HostFacts) error {
 	case f.VCPUs < 1 || f.VCPUs > large || f.MemoryMB < 1 || f.MemoryMB > large || f.DiskMB < 0 || f.DiskMB > large ||
 		f.Offer.MilliCPU < 0 || f.Offer.MilliCPU > large || f.Offer.MemoryMB < 0 || f.Offer.MemoryMB > large:
 		return millrace.Errorf(millrace.Unprocessable, "The host's vCPUs, memory, disk and offer are not plausible.")
+	case f.MaxVMs < 0 || f.MaxVMs > millrace.MaxHostVMs:
+		return millrace.Errorf(millrace.Unprocessable, "A host runs at most 0 to %d VMs, not %d.", millrace.MaxHostVMs, f.MaxVMs)
 	case f.Network != "" && !slices.Contains(millrace.VMNetworks, f.Network):
 		return millrace.Errorf(millrace.Unprocessable, "A host's VM networks are tap, user or unknown, not %.40q.", f.Network)
 	case f.BootMS < 0 || f.BootMS > large:
@@ -267,8 +268,8 @@ func SyncResponse(d store.Desired, now time.Time) client.SyncResponse {
 // Observations reads what an agent reports. What contradicts a VM's row is the store's to see; what makes no sense is
 // refused here.
 func Observations(reports []client.VMReport) ([]millrace.Observation, error) {
-	if len(reports) > maxReports {
-		return nil, millrace.Errorf(millrace.Unprocessable, "A host reports at most %d VMs.", maxReports)
+	if len(reports) > millrace.MaxHostVMs {
+		return nil, millrace.Errorf(millrace.Unprocessable, "A host reports at most %d VMs.", millrace.MaxHostVMs)
 	}
 	list := make([]millrace.Observation, 0, len(reports))
 	for _, r := range reports {

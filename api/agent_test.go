@@ -86,6 +86,8 @@ func TestEnrollRefuses(t *testing.T) {
 		"emulates twice":   {request(func(in *client.EnrollRequest) { in.Facts.Emulates = []millrace.Arch{millrace.ARM64, millrace.ARM64} }), 422},
 		"no vCPUs":         {request(func(in *client.EnrollRequest) { in.Facts.VCPUs = 0 }), 422},
 		"negative offer":   {request(func(in *client.EnrollRequest) { in.Facts.Offer.MemoryMB = -1 }), 422},
+		"fewer VMs than 0": {request(func(in *client.EnrollRequest) { in.Facts.MaxVMs = -1 }), 422},
+		"too many VMs":     {request(func(in *client.EnrollRequest) { in.Facts.MaxVMs = millrace.MaxHostVMs + 1 }), 422},
 		"implausible disk": {request(func(in *client.EnrollRequest) { in.Facts.DiskMB = 1 << 40 }), 422},
 		"NUL in a fact":    {request(func(in *client.EnrollRequest) { in.Facts.Kernel = "6\x00" }), 422},
 		"many labels":      {request(func(in *client.EnrollRequest) { in.Facts.Labels = make([]string, 101) }), 422},

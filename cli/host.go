@@ -33,7 +33,7 @@ func (c *cli) hosts() *cobra.Command {
 			for _, h := range list.Data {
 				rows = append(rows, []string{
 					h.ID.String(), h.Name, string(h.Status), string(h.Facts.Arch), strconv.Itoa(h.VMs),
-					h.Committed.String(), h.Facts.Offer.String(), clock(h.SeenAt),
+					h.Committed.String(), h.Facts.Bounds(), clock(h.SeenAt),
 				})
 			}
 			return c.table([]string{"host", "name", "status", "arch", "vms", "committed", "offer", "seen"}, rows)
@@ -128,7 +128,7 @@ func hostRows(h client.Host) [][]string {
 		{"pending", or(strings.Join(pending, " "))},
 		{"vms", strconv.Itoa(h.VMs)},
 		{"committed", h.Committed.String()},
-		{"offer", h.Facts.Offer.String()},
+		{"offer", h.Facts.Bounds()},
 		{"labels", or(strings.Join(h.Facts.Labels, " "))},
 		{"arch", h.Facts.Arches()},
 		{"cpu", or(h.Facts.CPUModel)},

@@ -125,6 +125,11 @@ type VMOrder struct {
 	State millrace.VMState `json:"state"`
 }
 
+// Size is what the VM gets.
+func (o VMOrder) Size() millrace.Size {
+	return millrace.Size{MilliCPU: o.MilliCPU, MemoryMB: o.MemoryMB}
+}
+
 // NewVMOrder is the order for v.
 func NewVMOrder(v millrace.VM) VMOrder {
 	return VMOrder{

@@ -24,7 +24,7 @@ type group struct {
 	lines   map[string]*line // by the classes that are large enough
 }
 
-// class is the hosts of a group that offer the same.
+// class is the hosts of a group that offer the same. How many VMs each runs at once makes no difference to one that is empty.
 type class struct {
 	offer         millrace.Size
 	hosts, online []*free
@@ -116,22 +116,30 @@ func (f *fleet) line(hosts []*free) *line {
 	return l
 }
 
-// roomiest is the host of a line with the most CPU left among those with enough memory left, or, when none has, the one
-// with the most memory left.
+// open is what of f a VM could have now.
+func (f *free) open() millrace.Size {
+	if f.left.VMs < 1 {
+		return millrace.Size{}
+	}
+	return millrace.Size{MilliCPU: max(0, f.left.MilliCPU), MemoryMB: max(0, f.left.MemoryMB)}
+}
+
+// roomiest is the host of a line with the most CPU open among those with enough memory open, or, when none has, the one with
+// the most memory open.
 func (l *line) roomiest(memoryMB int) *free {
 	if l.byMemory == nil {
 		l.byMemory = slices.Clone(l.hosts)
-		slices.SortStableFunc(l.byMemory, func(a, b *free) int { return cmp.Compare(b.left.MemoryMB, a.left.MemoryMB) })
+		slices.SortStableFunc(l.byMemory, func(a, b *free) int { return cmp.Compare(b.open().MemoryMB, a.open().MemoryMB) })
 		best := l.byMemory[0]
 		for _, f := range l.byMemory {
-			if f.left.MilliCPU > best.left.MilliCPU {
+			if f.open().MilliCPU > best.open().MilliCPU {
 				best = f
 			}
 			l.mostCPU = append(l.mostCPU, best)
 		}
 	}
 	n, _ := slices.BinarySearchFunc(l.byMemory, memoryMB, func(f *free, memory int) int {
-		if f.left.MemoryMB >= memory {
+		if f.open().MemoryMB >= memory {
 			return -1
 		}
 		return 1

@@ -114,7 +114,7 @@ func (p *placing) serves(j *millrace.Job) func(*millrace.VM) bool {
 	d, _ := p.demand(j)
 	return func(v *millrace.VM) bool {
 		i, ok := slices.BinarySearchFunc(p.room.hosts, v.HostID, func(f *free, id millrace.HostID) int { return slices.Compare(f.host.ID[:], id[:]) })
-		return ok && fits(d.Size, v.Size) && p.room.hosts[i].host.Suits(d)
+		return ok && v.Size.Room().Holds(d.Size.Room()) && p.room.hosts[i].host.Suits(d)
 	}
 }
 
@@ -124,14 +124,14 @@ func (l *line) has(f *free) bool {
 	return ok
 }
 
-// nearest is the host of the line that lacks the least memory, and then the least CPU, of size.
+// nearest is the host of the line that lacks the least memory, then the least CPU of size, and then no VM's end.
 func (l *line) nearest(size millrace.Size) *free {
-	lacks := func(f *free) (memory, cpu int) {
-		return max(0, size.MemoryMB-f.left.MemoryMB), max(0, size.MilliCPU-f.left.MilliCPU)
+	lacks := func(f *free) millrace.Room {
+		r := size.Room().Minus(f.left)
+		return millrace.Room{Size: millrace.Size{MilliCPU: max(0, r.MilliCPU), MemoryMB: max(0, r.MemoryMB)}, VMs: max(0, r.VMs)}
 	}
 	return slices.MinFunc(l.hosts, func(a, b *free) int {
-		memoryA, cpuA := lacks(a)
-		memoryB, cpuB := lacks(b)
-		return cmp.Or(cmp.Compare(memoryA, memoryB), cmp.Compare(cpuA, cpuB), byID(a, b))
+		x, y := lacks(a), lacks(b)
+		return cmp.Or(cmp.Compare(x.MemoryMB, y.MemoryMB), cmp.Compare(x.MilliCPU, y.MilliCPU), cmp.Compare(x.VMs, y.VMs), byID(a, b))
 	})
 }

@@ -17,7 +17,8 @@ type line struct {
 	of    int64   // only VMs of this repository count; 0: those of any
 	debt  int     // slots that VMs hold beyond the plan, or beyond the repository's limit: as many must end before the first job starts
 
-	named    string  // hosts' names, once asked for
+	isFull   string // see [line.full], once asked for
+	atMost   bool
 	byMemory []*free // hosts, those with most memory left first
 	mostCPU  []*free // at each place of byMemory: the host up to there with the most CPU left
 }
@@ -123,7 +124,7 @@ func (l *line) starts(p *placing) (starts []start, vms int) {
 	}
 	queue := make([]queued, len(l.jobs))
 	for i, w := range l.jobs {
-		queue[i] = queued{job: w.job, needs: w.job.Demand.Size, takes: p.past.takes(w.job.ID), mix: mixOf(w.job.ID)}
+		queue[i] = queued{job: w.job, needs: w.job.Demand.Size.Room(), takes: p.past.takes(w.job.ID), mix: mixOf(w.job.ID)}
 		if l.hosts == nil {
 			queue[i].needs = slot
 		}
@@ -145,25 +146,25 @@ func (l *line) starts(p *placing) (starts []start, vms int) {
 // queued is a job in line: what it needs, and how long it takes.
 type queued struct {
 	job   *millrace.Job
-	needs millrace.Size
+	needs millrace.Room
 	takes *table
 	mix   mix
 }
 
 // slot is what a VM is of a plan.
-var slot = millrace.Size{MilliCPU: 1}
+var slot = millrace.Room{VMs: 1}
 
 // free is what the first job of the line finds free.
-func (l *line) free() millrace.Size {
+func (l *line) free() millrace.Room {
 	if l.hosts == nil {
-		return millrace.Size{MilliCPU: -l.debt}
+		return millrace.Room{VMs: -l.debt}
 	}
-	left := l.roomiest(math.MaxInt).left
-	return millrace.Size{MilliCPU: max(0, left.MilliCPU), MemoryMB: max(0, left.MemoryMB)}
+	f := l.roomiest(math.MaxInt)
+	return millrace.Room{Size: f.open(), VMs: max(0, f.left.VMs)}
 }
 
 // left is what is free of each host now; of a plan's slots, as of one host.
-func (l *line) left(buf []millrace.Size) []millrace.Size {
+func (l *line) left(buf []millrace.Room) []millrace.Room {
 	if l.hosts == nil {
 		return append(buf, l.free())
 	}
@@ -177,7 +178,7 @@ func (l *line) left(buf []millrace.Size) []millrace.Size {
 type vmEnd struct {
 	at         *quantiles
 	mid        time.Duration // the middle of at
-	frees      millrace.Size
+	frees      millrace.Room
 	host       int // its place among the line's
 	repository int64
 	stands     int // for so many VMs
@@ -216,18 +217,17 @@ func (l *line) ends(p *placing) (ends []vmEnd, n int) {
 		if at := which[i]; at < len(p.pass.VMs) {
 			v := &p.pass.VMs[at]
 			e.at, e.mid = p.past.remains(v)
-			e.frees, e.host, e.repository = v.Size, hosts[v.HostID], v.RepositoryID
+			e.frees, e.host, e.repository = v.Size.Room(), hosts[v.HostID], v.RepositoryID
 		} else {
 			place := &p.Placements[at-len(p.pass.VMs)]
 			j := p.placed[place.JobID]
 			e.at, e.mid = p.past.placed(place)
-			e.frees, e.host, e.repository = j.Demand.Size, hosts[place.HostID], j.RepositoryID
+			e.frees, e.host, e.repository = j.Demand.Size.Room(), hosts[place.HostID], j.RepositoryID
 		}
 		if l.hosts == nil {
 			e.frees = slot
 		}
-		e.frees.MilliCPU *= e.stands
-		e.frees.MemoryMB *= e.stands
+		e.frees = e.frees.Times(e.stands)
 		ends = append(ends, e)
 	}
 	return ends, n

@@ -35,13 +35,12 @@ func (l *line) order(p *placing, ends []vmEnd, queue []queued) {
 	for i := range l.jobs {
 		for {
 			needs := list[0].queue[0].needs
-			if len(h) == 0 || fits(needs, got) {
+			if len(h) == 0 || got.Holds(needs) {
 				break
 			}
 			e := h.pop()
 			at = e.at
-			got.MilliCPU += e.frees.MilliCPU
-			got.MemoryMB += e.frees.MemoryMB
+			got = got.Plus(e.frees)
 			if repo := repos[e.repository]; repo != nil {
 				repo.turns -= e.stands
 				if len(repo.jobs) > 0 {
@@ -52,8 +51,8 @@ func (l *line) order(p *placing, ends []vmEnd, queue []queued) {
 		repo := list[0]
 		q := repo.queue[0]
 		l.jobs[i], queue[i] = repo.later[0], q
-		got.MilliCPU = max(0, got.MilliCPU-q.needs.MilliCPU)
-		got.MemoryMB = max(0, got.MemoryMB-q.needs.MemoryMB)
+		got = got.Minus(q.needs)
+		got.MilliCPU, got.MemoryMB, got.VMs = max(0, got.MilliCPU), max(0, got.MemoryMB), max(0, got.VMs)
 		h.push(end{at: at + boot + q.takes.quantiles[paths/2], frees: q.needs, repository: l.jobs[i].job.RepositoryID, stands: 1})
 		repo.turns++
 		repo.jobs, repo.later, repo.queue = repo.jobs[1:], repo.later[1:], repo.queue[1:]

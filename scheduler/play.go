@@ -23,7 +23,7 @@ type play struct {
 
 	turns  map[int64]int
 	ending ending
-	left   []millrace.Size // of each host
+	left   []millrace.Room // of each host
 }
 
 // alike is the jobs of one repository that need the same, by their places, and those of them that have not started.
@@ -40,7 +40,7 @@ const maxAlike = 16
 func newPlay(l *line, queue []queued, ends []vmEnd, had map[int64]repository) *play {
 	type kind struct {
 		repository int64
-		needs      millrace.Size
+		needs      millrace.Room
 	}
 	p := &play{line: l, queue: queue, ends: ends, had: had, turns: map[int64]int{}}
 	at := map[kind]int{}
@@ -92,15 +92,13 @@ func (p *play) run(path int, boot time.Duration, starts []start) {
 	for len(h) > 0 && waiting > 0 {
 		e := h.pop()
 		left := &p.left[e.host]
-		left.MilliCPU += e.frees.MilliCPU
-		left.MemoryMB += e.frees.MemoryMB
+		*left = left.Plus(e.frees)
 		if p.byTurn {
 			p.turns[e.repository] -= e.stands
 		}
 		for i := p.take(*left); i >= 0; i = p.take(*left) {
 			q := &p.queue[i]
-			left.MilliCPU -= q.needs.MilliCPU
-			left.MemoryMB -= q.needs.MemoryMB
+			*left = left.Minus(q.needs)
 			starts[i].add(e.at)
 			if p.byTurn {
 				p.turns[q.job.RepositoryID]++
@@ -120,10 +118,10 @@ func (p *play) run(path int, boot time.Duration, starts []start) {
 }
 
 // take removes the job whose turn it is of those that fit and returns its place; -1 when none fits.
-func (p *play) take(left millrace.Size) int {
+func (p *play) take(left millrace.Room) int {
 	var best *alike
 	for k := range p.alike {
-		if a := &p.alike[k]; len(a.next) > 0 && fits(p.queue[a.next[0]].needs, left) && (best == nil || p.before(a, best)) {
+		if a := &p.alike[k]; len(a.next) > 0 && left.Holds(p.queue[a.next[0]].needs) && (best == nil || p.before(a, best)) {
 			best = a
 		}
 	}
@@ -142,15 +140,10 @@ func (p *play) before(a, b *alike) bool {
 	return older(p.queue[a.next[0]].job, p.queue[b.next[0]].job) < 0
 }
 
-// fits reports whether size is within left.
-func fits(size, left millrace.Size) bool {
-	return size.MilliCPU <= left.MilliCPU && size.MemoryMB <= left.MemoryMB
-}
-
 // end is when something is free again.
 type end struct {
 	at         time.Duration
-	frees      millrace.Size
+	frees      millrace.Room
 	host       int   // its place among the line's
 	repository int64 // whose VM it is
 	stands     int   // for so many VMs

@@ -163,40 +163,61 @@ func hostsAway(hosts []*free) millrace.WaitReason {
 // noCapacity is what the hosts of l lack for d.
 func noCapacity(l *line, d millrace.Demand) (r millrace.WaitReason) {
 	f := l.roomiest(d.Size.MemoryMB)
-	if f.kept != nil && fits(d.Size, f.left) {
+	if f.kept != nil && f.left.Holds(d.Size.Room()) {
 		r = because(millrace.WaitNoCapacity, "What is free on %s is kept for a job of %s that has waited for long and needs %s.", f.host.Name, f.kept.Repository, f.kept.Demand.Size)
 		return r
 	}
 	cpu, memory := words(d.Size)
-	freeCPU, freeMemory := words(millrace.Size{MilliCPU: max(0, f.left.MilliCPU), MemoryMB: max(0, f.left.MemoryMB)})
-	less := memory
+	open := f.open()
+	freeCPU, freeMemory := words(open)
+	shorter := "less than " + memory + " in runs-on"
 	switch {
-	case f.left.MemoryMB <= 0:
-		r = because(millrace.WaitNoCapacity, "Needs %s; no memory is free on %s.", memory, l.names())
-	case f.left.MemoryMB < d.Size.MemoryMB:
+	case open.MemoryMB == 0:
+		full, atMost := l.full()
+		r = because(millrace.WaitNoCapacity, "Needs %s; %s.", memory, full)
+		if atMost {
+			shorter = "more for --max-vms there"
+		}
+	case open.MemoryMB < d.Size.MemoryMB:
 		r = because(millrace.WaitNoCapacity, "Needs %s; the largest free slot on %s is %s, on %s.", memory, aHost(d), freeMemory, f.host.Name)
-	case f.left.MilliCPU <= 0:
-		less = cpu
+	case open.MilliCPU == 0:
+		shorter = "less than " + cpu + " in runs-on"
 		r = because(millrace.WaitNoCapacity, "Needs %s; no CPU is free on %s where %s is free.", cpu, aHost(d), memory)
 	default:
-		less = cpu
+		shorter = "less than " + cpu + " in runs-on"
 		r = because(millrace.WaitNoCapacity, "Needs %s beside %s; the most that is free on %s is %s, on %s.", cpu, memory, aHost(d), freeCPU, f.host.Name)
 	}
-	r.Remedy = "It starts by itself when enough is free. Another " + hostOf(d) + ", or less than " + less + " in runs-on, shortens the wait."
+	r.Remedy = "It starts by itself when enough is free. Another " + hostOf(d) + ", or " + shorter + ", shortens the wait."
 	return r
 }
 
-// names lists the line's hosts in order of their names.
-func (l *line) names() string {
-	if l.named == "" {
-		list := make([]string, len(l.hosts))
-		for i, f := range l.hosts {
-			list[i] = f.host.Name
+// full says that all of the line's hosts are: "no memory is free on a1". atMost: some run as many VMs as they may.
+func (l *line) full() (text string, atMost bool) {
+	if l.isFull == "" {
+		var memory, vms []string
+		for _, f := range l.hosts {
+			if f.left.VMs < 1 {
+				vms = append(vms, f.host.Name)
+			} else {
+				memory = append(memory, f.host.Name)
+			}
 		}
-		slices.Sort(list)
-		l.named = join(list, "and")
+		slices.Sort(memory)
+		slices.Sort(vms)
+		var texts []string
+		if len(memory) > 0 {
+			texts = append(texts, "no memory is free on "+join(memory, "and"))
+		}
+		switch len(vms) {
+		case 0:
+		case 1:
+			texts = append(texts, vms[0]+" runs as many VMs at once as its owner allows")
+		default:
+			texts = append(texts, join(vms, "and")+" run as many VMs at once as their owners allow")
+		}
+		l.isFull, l.atMost = strings.Join(texts, ", and "), len(vms) > 0
 	}
-	return l.named
+	return l.isFull, l.atMost
 }
 
 // words are the two halves of a size: "4 vCPU" and "16 GB".

@@ -21,6 +21,8 @@ func TestReasons(t *testing.T) {
 	arm1.SeenAt, arm2.Admin = now.Add(-time.Hour), millrace.HostDraining
 	full := host(src, "rack-3", millrace.AMD64, 8, 16)
 	full.Refuses = "its disk is nearly full (1.2 GB free)"
+	single := host(src, "rack-4", millrace.AMD64, 64, 256)
+	single.Facts.MaxVMs = 1
 	big, small := job(src, 0, "millrace-8cpu-16gb"), job(src, 0, "millrace-4cpu-8gb")
 	cpu := job(src, 0, "millrace-7cpu-1gb")
 	retry := job(src, 0, "millrace")
@@ -77,6 +79,21 @@ func TestReasons(t *testing.T) {
 			pass(8, []millrace.Job{cpu, job(src, 1, "millrace-2cpu-4gb")}, []millrace.Host{rack1}, vmFor(src, cpu, rack1)), millrace.WaitNoCapacity,
 			"Needs 2 vCPU beside 4 GB; the most that is free on an amd64 host is 1 vCPU, on rack-1.",
 			"It starts by itself when enough is free. Another amd64 host, or less than 2 vCPU in runs-on, shortens the wait.",
+		},
+		"no VM more": {
+			pass(8, []millrace.Job{small, job(src, 1, "millrace-4cpu-8gb")}, []millrace.Host{single}, vmFor(src, small, single)), millrace.WaitNoCapacity,
+			"Needs 8 GB; rack-4 runs as many VMs at once as its owner allows.",
+			"It starts by itself when enough is free. Another amd64 host, or more for --max-vms there, shortens the wait.",
+		},
+		"no VM more, and no memory": {
+			pass(8, []millrace.Job{big, small, job(src, 1, "millrace-4cpu-8gb")}, []millrace.Host{rack1, single}, vmFor(src, big, rack1), vmFor(src, small, single)), millrace.WaitNoCapacity,
+			"Needs 8 GB; no memory is free on rack-1, and rack-4 runs as many VMs at once as its owner allows.",
+			"It starts by itself when enough is free. Another amd64 host, or more for --max-vms there, shortens the wait.",
+		},
+		"no VM more, and little memory": {
+			pass(8, []millrace.Job{small, small, job(src, 1, "millrace-4cpu-12gb")}, []millrace.Host{single, rack1}, vmFor(src, small, rack1), vmFor(src, small, single)), millrace.WaitNoCapacity,
+			"Needs 12 GB; the largest free slot on an amd64 host is 8 GB, on rack-1.",
+			"It starts by itself when enough is free. Another amd64 host, or less than 12 GB in runs-on, shortens the wait.",
 		},
 		"plan": {
 			pass(0, one("millrace"), []millrace.Host{rack1}), millrace.WaitPlanLimit,

@@ -16,7 +16,7 @@ type free struct {
 	index  int // in the order of IDs
 	status millrace.HostStatus
 	online bool // it takes VMs
-	left   millrace.Size
+	left   millrace.Room
 	kept   *millrace.Job // it takes no other than this one; nil: any
 	in     []*pool
 	boots  *millrace.WaitReason // that a VM boots here; nil: not said yet
@@ -24,7 +24,7 @@ type free struct {
 
 // tightest orders hosts by what is left of them; no two are equal.
 func tightest(a, b *free) int {
-	if a.left != b.left {
+	if a.left.Size != b.left.Size {
 		return cmp.Or(cmp.Compare(a.left.MemoryMB, b.left.MemoryMB), cmp.Compare(a.left.MilliCPU, b.left.MilliCPU))
 	}
 	return byID(a, b)
@@ -32,20 +32,15 @@ func tightest(a, b *free) int {
 
 // freeHosts is what is left of each host.
 func freeHosts(fleet millrace.Pass) []*free {
-	used := make(map[millrace.HostID]millrace.Size, len(fleet.Hosts))
+	used := make(map[millrace.HostID]millrace.Room, len(fleet.Hosts))
 	for i := range fleet.VMs {
 		v := &fleet.VMs[i]
-		u := used[v.HostID]
-		used[v.HostID] = millrace.Size{MilliCPU: u.MilliCPU + v.Size.MilliCPU, MemoryMB: u.MemoryMB + v.Size.MemoryMB}
+		used[v.HostID] = used[v.HostID].Plus(v.Size.Room())
 	}
 	hosts := make([]*free, len(fleet.Hosts))
 	for i := range fleet.Hosts {
 		h := &fleet.Hosts[i]
-		offer, u := h.Facts.Offer, used[h.ID]
-		hosts[i] = &free{
-			host: h, status: h.Status(fleet.Now), online: h.TakesVMs(fleet.Now),
-			left: millrace.Size{MilliCPU: offer.MilliCPU - u.MilliCPU, MemoryMB: offer.MemoryMB - u.MemoryMB},
-		}
+		hosts[i] = &free{host: h, status: h.Status(fleet.Now), online: h.TakesVMs(fleet.Now), left: h.Facts.Room().Minus(used[h.ID])}
 	}
 	slices.SortFunc(hosts, byID)
 	for i, f := range hosts {
@@ -61,7 +56,7 @@ func byID(a, b *free) int { return bytes.Compare(a.host.ID[:], b.host.ID[:]) }
 type room struct {
 	hosts  []*free
 	spread bool
-	least  millrace.Size // what no waiting job asks less of: a host with less left holds none
+	least  millrace.Room // what no waiting job asks less of: a host with less left holds none
 	pools  map[string][]*pool
 }
 
@@ -95,12 +90,13 @@ func (r runs) compare(other runs) int {
 	}
 }
 
-func newRoom(hosts []*free, least millrace.Size, strategy millrace.Strategy) *room {
+func newRoom(hosts []*free, least millrace.Room, strategy millrace.Strategy) *room {
 	return &room{hosts: hosts, spread: strategy == millrace.Spread, least: least, pools: map[string][]*pool{}}
 }
 
 // smallest is the least CPU and the least memory that any of jobs asks for.
-func smallest(jobs []*millrace.Job) (least millrace.Size) {
+func smallest(jobs []*millrace.Job) millrace.Room {
+	var least millrace.Size
 	for _, j := range jobs {
 		size := j.Demand.Size
 		if size.MilliCPU > 0 && (least.MilliCPU == 0 || size.MilliCPU < least.MilliCPU) {
@@ -110,7 +106,7 @@ func smallest(jobs []*millrace.Job) (least millrace.Size) {
 			least.MemoryMB = size.MemoryMB
 		}
 	}
-	return least
+	return least.Room()
 }
 
 // with are the pools of hosts that have d's extra labels, in order.
@@ -120,7 +116,7 @@ func (r *room) with(extra string, d millrace.Demand) []*pool {
 	}
 	by := map[runs]*pool{}
 	for _, f := range r.hosts {
-		if !f.online || f.kept != nil || !f.host.HasLabels(millrace.Demand{Arch: millrace.ArchAny, Extra: d.Extra, Closed: d.Closed}) {
+		if !f.online || f.kept != nil || f.left.VMs < 1 || !f.host.HasLabels(millrace.Demand{Arch: millrace.ArchAny, Extra: d.Extra, Closed: d.Closed}) {
 			continue
 		}
 		all := []runs{{arch: f.host.Facts.Arch}}
@@ -192,9 +188,8 @@ func (r *room) keep(f *free, j *millrace.Job) {
 // use takes size of what is left of f.
 func (r *room) use(f *free, size millrace.Size) {
 	r.take(f)
-	f.left.MilliCPU -= size.MilliCPU
-	f.left.MemoryMB -= size.MemoryMB
-	if f.left.MilliCPU < r.least.MilliCPU || f.left.MemoryMB < r.least.MemoryMB {
+	f.left = f.left.Minus(size.Room())
+	if !f.left.Holds(r.least) {
 		f.in = nil
 	}
 	for _, p := range f.in {

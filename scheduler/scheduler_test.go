@@ -303,10 +303,9 @@ func TestDecideProperties(t *testing.T) {
 		p := drawPass(t)
 		d := scheduler.Decide(p)
 
-		used := map[millrace.HostID]millrace.Size{}
+		used := map[millrace.HostID]millrace.Room{}
 		for _, v := range p.VMs {
-			u := used[v.HostID]
-			used[v.HostID] = millrace.Size{MilliCPU: u.MilliCPU + v.Size.MilliCPU, MemoryMB: u.MemoryMB + v.Size.MemoryMB}
+			used[v.HostID] = used[v.HostID].Plus(v.Size.Room())
 		}
 		hosts, jobs := map[millrace.HostID]millrace.Host{}, map[millrace.JobID]millrace.Job{}
 		for _, h := range p.Hosts {
@@ -338,12 +337,9 @@ func TestDecideProperties(t *testing.T) {
 			if h.Status(p.Now) != millrace.StatusOnline || !h.HasLabels(j.Demand) || !runsAs(h, j.Demand, place.Arch) || j.RetryAt.After(p.Now) {
 				t.Fatalf("job %+v was placed on %+v", j, h)
 			}
-			u := used[h.ID]
-			u.MilliCPU += j.Demand.Size.MilliCPU
-			u.MemoryMB += j.Demand.Size.MemoryMB
-			used[h.ID] = u
-			if u.MilliCPU > h.Facts.Offer.MilliCPU || u.MemoryMB > h.Facts.Offer.MemoryMB {
-				t.Fatalf("%s holds %v of %v", h.Name, u, h.Facts.Offer)
+			used[h.ID] = used[h.ID].Plus(j.Demand.Size.Room())
+			if u := used[h.ID]; !h.Facts.Room().Holds(u) {
+				t.Fatalf("%s holds %d VMs, %v, of %s", h.Name, u.VMs, u, h.Facts.Bounds())
 			}
 		}
 		for _, share := range p.Settings.Shares {
@@ -472,6 +468,7 @@ func drawPass(t *rapid.T) millrace.Pass {
 		h.Admin = rapid.SampledFrom([]millrace.HostAdmin{millrace.HostEnabled, millrace.HostEnabled, millrace.HostDraining, millrace.HostDisabled}).Draw(t, "admin")
 		h.Facts.Labels = rapid.SampledFrom([][]string{{}, {"outside"}}).Draw(t, "labels")
 		h.Facts.Network = rapid.SampledFrom(append([]millrace.VMNetwork{""}, millrace.VMNetworks...)).Draw(t, "network")
+		h.Facts.MaxVMs = rapid.IntRange(0, 3).Draw(t, "VMs at once")
 		h.SeenAt = now.Add(-time.Duration(rapid.IntRange(0, 40).Draw(t, "silent")) * time.Second)
 		if h.Facts.Arch == millrace.AMD64 && rapid.Bool().Draw(t, "emulates") {
 			h.Facts.Emulates = []millrace.Arch{millrace.ARM64}

@@ -75,15 +75,14 @@ func (w *town) minute(t *rapid.T) {
 
 // check holds of every minute: nothing is over-committed, and nobody has more than they may.
 func (w *town) check(t *rapid.T) {
-	used, has := map[millrace.HostID]millrace.Size{}, map[int64]int{}
+	used, has := map[millrace.HostID]millrace.Room{}, map[int64]int{}
 	for _, v := range w.vms {
-		u := used[v.HostID]
-		used[v.HostID] = millrace.Size{MilliCPU: u.MilliCPU + v.Size.MilliCPU, MemoryMB: u.MemoryMB + v.Size.MemoryMB}
+		used[v.HostID] = used[v.HostID].Plus(v.Size.Room())
 		has[v.RepositoryID]++
 	}
 	for _, h := range w.hosts {
-		if u := used[h.ID]; u.MilliCPU > h.Facts.Offer.MilliCPU || u.MemoryMB > h.Facts.Offer.MemoryMB {
-			t.Fatalf("%s holds %v of %v", h.Name, u, h.Facts.Offer)
+		if u := used[h.ID]; !h.Facts.Room().Holds(u) {
+			t.Fatalf("%s holds %d VMs, %v, of %s", h.Name, u.VMs, u, h.Facts.Bounds())
 		}
 	}
 	if len(w.vms) > w.slots {

@@ -51,7 +51,7 @@ func (s *Sim) addHost(setup *store.Store, o *org, n int) error {
 		Labels: []string{}, Network: millrace.NetworkTap, Driver: "sim", Version: "sim", Kernel: "6.1", CPUModel: "sim",
 	}
 	if n%2 == 1 {
-		h.facts.Arch = millrace.ARM64
+		h.facts.Arch, h.facts.MaxVMs = millrace.ARM64, 20
 	}
 	if skew := s.within(48*time.Hour) - 24*time.Hour; s.cfg.Skew { // drawn in any case: a day is the same with and without
 		h.skew = skew

@@ -82,9 +82,13 @@ func (s *Sim) hasRoom(r *request) bool {
 	if s.slots(r.org) >= s.cfg.Slots {
 		return false
 	}
+	vms := map[millrace.HostID]int{}
+	for _, v := range s.mirror.live {
+		vms[v.host]++
+	}
 	for _, h := range s.hosts {
-		if h.org == r.org && (!h.up || s.now.Before(h.cutOff.Add(settles)) || s.now.Before(h.slow.Add(settles))) {
-			return false // one that is away may be the one that it needs
+		if h.org == r.org && (vms[h.id] >= h.facts.Room().VMs || !h.up || s.now.Before(h.cutOff.Add(settles)) || s.now.Before(h.slow.Add(settles))) {
+			return false // one that is full or away may be the one that it needs
 		}
 	}
 	return true
@@ -147,15 +151,14 @@ func (s *Sim) checkLaunch(v *vmRow) {
 			s.violated("I2", "job %d gets VM %s while the runner of %s is registered and idle", s.mirror.number(v.forJob), v.name, other.name)
 		}
 	}
-	used := millrace.Size{}
+	used := millrace.Room{}
 	for _, o := range s.mirror.live {
 		if o.host == v.host {
-			used.MilliCPU += o.size.MilliCPU
-			used.MemoryMB += o.size.MemoryMB
+			used = used.Plus(o.size.Room())
 		}
 	}
-	if offer := h.facts.Offer; used.MilliCPU > offer.MilliCPU || used.MemoryMB > offer.MemoryMB {
-		s.violated("I6", "host %s holds %v of %v", h.name, used, offer)
+	if !h.facts.Room().Holds(used) {
+		s.violated("I6", "host %s holds %d VMs, %v, of %s", h.name, used.VMs, used, h.facts.Bounds())
 	}
 	if held := s.slots(h.org); held > s.cfg.Slots {
 		s.violated("I6", "%s holds %d slots of %d", h.org.login, held, s.cfg.Slots)
@@ -205,15 +208,14 @@ func (s *Sim) checkKill(m *machine, reason string) {
 
 // checkRoom checks that an agent starts no more than its host offers, whoever orders it.
 func (s *Sim) checkRoom(h *host) {
-	used := millrace.Size{}
+	used := millrace.Room{}
 	for _, v := range h.state.VMs {
 		if v.State != millrace.VMGone {
-			used.MilliCPU += v.Order.MilliCPU
-			used.MemoryMB += v.Order.MemoryMB
+			used = used.Plus(v.Order.Size().Room())
 		}
 	}
-	if offer := h.facts.Offer; used.MilliCPU > offer.MilliCPU || used.MemoryMB > offer.MemoryMB {
-		s.violated("I6", "the agent of %s started %v of %v", h.name, used, offer)
+	if !h.facts.Room().Holds(used) {
+		s.violated("I6", "the agent of %s started %d VMs, %v, of %s", h.name, used.VMs, used, h.facts.Bounds())
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 	"github.com/millrace-ci/millrace"
 )
 
-const hostColumns = `h.org_id, h.host_id, h.name, h.arch, h.emulates, h.vcpus, h.memory_mb, h.disk_mb, h.offer_cpu, h.offer_memory, h.labels,
+const hostColumns = `h.org_id, h.host_id, h.name, h.arch, h.emulates, h.vcpus, h.memory_mb, h.disk_mb, h.offer_cpu, h.offer_memory, h.max_vms, h.labels,
 	h.network, h.driver, h.version, h.kernel, h.cpu_model, h.boot_ms, h.admin, h.refuses, h.sign_key, h.seal_key, h.epoch, h.desired_version, b.seen_at, h.created_at,
 	coalesce(h.token_id, '00000000-0000-0000-0000-000000000000'), h.fixed_labels, h.ephemeral, h.restart_epoch = h.epoch, h.reboot_epoch = h.epoch, h.rotate_epoch = h.epoch, coalesce(h.keys_at, h.created_at),
 	coalesce(h.cloned_at, '0001-01-01 00:00:00Z')`
@@ -22,7 +22,7 @@ const hostFrom = ` FROM hosts h JOIN host_beats b ON (b.org_id, b.host_id) = (h.
 func hostTargets(h *millrace.Host) []any {
 	f := &h.Facts
 	return []any{
-		&h.OrgID, &h.ID, &h.Name, &f.Arch, &f.Emulates, &f.VCPUs, &f.MemoryMB, &f.DiskMB, &f.Offer.MilliCPU, &f.Offer.MemoryMB, &f.Labels, &f.Network, &f.Driver,
+		&h.OrgID, &h.ID, &h.Name, &f.Arch, &f.Emulates, &f.VCPUs, &f.MemoryMB, &f.DiskMB, &f.Offer.MilliCPU, &f.Offer.MemoryMB, &f.MaxVMs, &f.Labels, &f.Network, &f.Driver,
 		&f.Version, &f.Kernel, &f.CPUModel, &f.BootMS, &h.Admin, &h.Refuses, &h.SignKey, &h.SealKey, &h.Epoch, &h.Desired, &h.SeenAt, &h.CreatedAt,
 		&h.TokenID, &h.FixedLabels, &h.Ephemeral, &h.Restart, &h.Reboot, &h.Rotate, &h.KeysAt, &h.ClonedAt,
 	}
@@ -88,11 +88,11 @@ func (o Org) StartHost(ctx context.Context, id millrace.HostID, bootID string, f
 		}
 		err = tx.QueryRow(ctx, `
 			UPDATE hosts SET epoch = epoch + 1, started_at = $16, former_boot = boot_id, boot_id = $15, arch = $3, vcpus = $4, memory_mb = $5, disk_mb = $6, offer_cpu = $7, offer_memory = $8,
-				labels = coalesce(fixed_labels, $9), driver = $10, version = $11, kernel = $12, cpu_model = $13, boot_ms = $14, emulates = $17, findings = $18, network = $19,
+				labels = coalesce(fixed_labels, $9), driver = $10, version = $11, kernel = $12, cpu_model = $13, boot_ms = $14, emulates = $17, findings = $18, network = $19, max_vms = $20,
 				admin = CASE WHEN reboot_epoch = epoch THEN 'enabled' ELSE admin END
 			WHERE (org_id, host_id) = ($1, $2) AND removed_at IS NULL RETURNING epoch`,
 			o.id, id, f.Arch, f.VCPUs, f.MemoryMB, f.DiskMB, f.Offer.MilliCPU, f.Offer.MemoryMB, notNil(f.Labels), f.Driver, f.Version,
-			f.Kernel, f.CPUModel, f.BootMS, bootID, tx.now, notNil(f.Emulates), notNil(f.Findings), cmp.Or(f.Network, millrace.NetworkUnknown)).Scan(&epoch)
+			f.Kernel, f.CPUModel, f.BootMS, bootID, tx.now, notNil(f.Emulates), notNil(f.Findings), cmp.Or(f.Network, millrace.NetworkUnknown), f.MaxVMs).Scan(&epoch)
 		if err != nil {
 			return err
 		}

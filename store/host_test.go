@@ -171,7 +171,7 @@ func TestStartRaisesTheEpoch(t *testing.T) {
 	w := newWorld(t)
 	vm := w.place(w.queue(1))
 	facts := storetest.Facts()
-	facts.Offer.MilliCPU, facts.Emulates, facts.Network = 2000, []millrace.Arch{millrace.ARM64}, millrace.NetworkTap
+	facts.Offer.MilliCPU, facts.MaxVMs, facts.Emulates, facts.Network = 2000, 7, []millrace.Arch{millrace.ARM64}, millrace.NetworkTap
 	if row, err := w.org.Host(t.Context(), w.host.ID); err != nil || row.Facts.Network != millrace.NetworkUnknown { // its agent said none
 		t.Errorf("%+v, %v", row, err)
 	}
@@ -187,7 +187,7 @@ func TestStartRaisesTheEpoch(t *testing.T) {
 		t.Errorf("the older process's word made the VM %s", state)
 	}
 	row, err := w.org.Host(t.Context(), w.host.ID)
-	if err != nil || row.Facts.Offer.MilliCPU != 2000 || row.Facts.Network != millrace.NetworkTap || !row.Facts.Runs(millrace.ARM64) || !slices.Equal(row.Facts.Findings, facts.Findings) || row.VMs != 1 || row.Committed.MilliCPU != 1000 {
+	if err != nil || row.Facts.Offer.MilliCPU != 2000 || row.Facts.MaxVMs != 7 || row.Facts.Network != millrace.NetworkTap || !row.Facts.Runs(millrace.ARM64) || !slices.Equal(row.Facts.Findings, facts.Findings) || row.VMs != 1 || row.Committed.MilliCPU != 1000 {
 		t.Errorf("%+v, %v", row, err)
 	}
 }

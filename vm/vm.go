@@ -22,6 +22,11 @@ type Spec struct {
 	Egress    millrace.Egress // what it may reach, at the most; "" is the internet
 }
 
+// Size is what the machine gets.
+func (s Spec) Size() millrace.Size {
+	return millrace.Size{MilliCPU: s.MilliCPU, MemoryMB: s.MemoryMB}
+}
+
 // Driver starts machines of one kind on this host. Machines outlive the process that started them: it may be killed at any
 // moment, and the next one adopts them.
 type Driver interface {

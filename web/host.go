@@ -308,6 +308,14 @@ func orDash(text string) string {
 	return text
 }
 
+// vmCount is a host's VMs, of as many as it may have where that is bounded: "3 of 10".
+func vmCount(h store.HostRow) string {
+	if h.Facts.MaxVMs == 0 {
+		return ui.Count(h.VMs)
+	}
+	return ui.Count(h.VMs) + " of " + ui.Count(h.Facts.MaxVMs)
+}
+
 func cpus(milli int) string {
 	return strings.TrimSuffix(strings.TrimRight(fmt.Sprintf("%.2f", float64(milli)/1000), "0"), ".")
 }

@@ -82,6 +82,7 @@ func defaultDir(getenv func(string) string) string {
 func (o *options) offerFlags(cmd *cobra.Command) {
 	cmd.Flags().Float64Var(&o.offer.CPUOvercommit, "cpu-overcommit", 1, "vCPUs to offer for each one there is")
 	cmd.Flags().IntVar(&o.offer.MemoryReserveMB, "memory-reserve", 0, "MB of memory to keep for the host; 0 is 512")
+	cmd.Flags().IntVar(&o.offer.MaxVMs, "max-vms", 0, "VMs to run at once; 0 is as many as fit")
 	cmd.Flags().Func("emulate", "an architecture that isn't this machine's, amd64 or arm64, to run VMs of by emulation: jobs take many times longer", func(arch string) error {
 		o.offer.Emulates = append(o.offer.Emulates, millrace.Arch(arch))
 		return nil

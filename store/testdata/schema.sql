@@ -195,6 +195,7 @@ CREATE TABLE hosts (
 	rotate_epoch bigint NOT NULL DEFAULT 0,
 	keys_at timestamp with time zone,
 	network text NOT NULL DEFAULT 'unknown'::text,
+	max_vms integer NOT NULL DEFAULT 0,
 	CONSTRAINT hosts_host_id_key UNIQUE (host_id),
 	CONSTRAINT hosts_sign_key_key UNIQUE (sign_key),
 	CONSTRAINT hosts_pkey PRIMARY KEY (org_id, host_id),
@@ -204,6 +205,7 @@ CREATE TABLE hosts (
 	CONSTRAINT hosts_facts_check CHECK (((vcpus > 0) AND (memory_mb > 0) AND (disk_mb >= 0) AND (offer_cpu >= 0) AND (offer_memory >= 0))),
 	CONSTRAINT hosts_findings_check CHECK (((jsonb_typeof(findings) = 'array'::text) AND (octet_length((findings)::text) < 1048576))),
 	CONSTRAINT hosts_keys_check CHECK (((length(sign_key) = 32) AND (length(seal_key) = 32))),
+	CONSTRAINT hosts_max_vms_check CHECK ((max_vms >= 0)),
 	CONSTRAINT hosts_network_check CHECK ((network = ANY (ARRAY['tap'::text, 'user'::text, 'unknown'::text])))
 );
 CREATE INDEX hosts_ephemeral_idx ON hosts USING btree (org_id, host_id) WHERE (ephemeral AND (removed_at IS NULL));

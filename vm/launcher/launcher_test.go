@@ -365,6 +365,23 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+// The host's owner may say how many machines run at once.
+func TestMaxVMs(t *testing.T) {
+	t.Parallel()
+	bounded := host
+	bounded.Facts.MaxVMs = 2
+	path, _ := serve(t, t.TempDir(), launcher.Config{Driver: &machines{running: map[string]*machine{}}, Host: bounded})
+	d := dial(t, path)
+	first := start(t, d, spec("a", 100, 64))
+	start(t, d, spec("b", 100, 64))
+	if _, err := d.Start(t.Context(), spec("c", 100, 64)); err == nil || !strings.Contains(err.Error(), "2 VMs") {
+		t.Errorf("a third machine: %v", err)
+	}
+	first.Kill()
+	_ = ends(t, first)
+	start(t, d, spec("c", 100, 64))
+}
+
 // One process has the launcher: others may neither ask nor become it, and what can't be understood is done by nobody.
 func TestStrangers(t *testing.T) {
 	t.Parallel()

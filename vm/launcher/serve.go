@@ -260,12 +260,11 @@ func (s *server) start(ctx context.Context, spec vm.Spec) (vm.Machine, error) {
 func (s *server) reserve(spec vm.Spec) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	left := s.Host.Facts.Offer
+	left := s.Host.Facts.Room()
 	for _, other := range s.running {
-		left.MilliCPU -= other.MilliCPU
-		left.MemoryMB -= other.MemoryMB
+		left = left.Minus(other.Size().Room())
 	}
-	size := millrace.Size{MilliCPU: spec.MilliCPU, MemoryMB: spec.MemoryMB}
+	size := spec.Size()
 	_, twice := s.running[spec.ID]
 	switch {
 	case twice:
@@ -274,8 +273,8 @@ func (s *server) reserve(spec vm.Spec) error {
 		return fmt.Errorf("this machine's owner doesn't let it run %q", spec.Arch)
 	case size.MilliCPU < 1 || size.MemoryMB < millrace.MinMemoryMB || spec.VCPUs != size.VCPUs():
 		return fmt.Errorf("%d vCPUs, %d thousandths of them and %d MB make no machine", spec.VCPUs, size.MilliCPU, size.MemoryMB)
-	case size.MilliCPU > left.MilliCPU || size.MemoryMB > left.MemoryMB:
-		return fmt.Errorf("%s is more than is left of %s, which this machine's owner gives", size, s.Host.Facts.Offer)
+	case !left.Holds(size.Room()):
+		return fmt.Errorf("%s is more than is left of %s, which this machine's owner gives", size, s.Host.Facts.Bounds())
 	}
 	s.running[spec.ID] = spec
 	err := s.save()
