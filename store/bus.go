@@ -41,7 +41,7 @@ func TopicHost(host millrace.HostID) string { return host.String() }
 // TopicTasks is announced when the outbox has a task.
 func TopicTasks() string { return topicTasks }
 
-// announceTo notes that topic is to be announced when the transaction commits: one NOTIFY for all of them.
+// announceTo notes that topic is to be announced when the transaction has committed.
 func (tx *Tx) announceTo(topic string) { tx.topics[topic] = true }
 
 func (tx *Tx) announceOrg(org millrace.OrgID) { tx.announceTo(TopicOrg(org)) }
@@ -59,17 +59,38 @@ func payload(topics []string) string {
 	return joined
 }
 
-// Bus tells waiters of announcements. An announcement may be lost (a broken connection wakes everyone for that reason),
-// so whoever waits also polls.
+// Bus tells waiters of announcements: those of this process at once, and of other processes through Postgres. An announcement
+// may be lost (a broken connection wakes everyone for that reason), so whoever waits also polls.
 type Bus struct {
 	mu      sync.Mutex
 	topics  map[string]chan struct{}
 	demand  Demand
 	demands chan struct{}
+
+	untold  []string      // payloads that other processes are to hear
+	telling chan struct{} // receives when there are some
+	teller  uint32        // the session that tells them: what it says is known here
 }
 
 func newBus() *Bus {
-	return &Bus{topics: map[string]chan struct{}{}, demand: Demand{}, demands: make(chan struct{}, 1)}
+	return &Bus{topics: map[string]chan struct{}{}, demand: Demand{}, demands: make(chan struct{}, 1), telling: make(chan struct{}, 1)}
+}
+
+// announce wakes the waiters of topics, which a commit made true, in this process and soon in others.
+func (b *Bus) announce(topics []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.wakeTopics(topics)
+	b.untold = append(b.untold, payload(topics))
+	poke(b.telling)
+}
+
+// poke makes a channel receive; once is enough.
+func poke(ch chan<- struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
 }
 
 // On is closed at topic's next announcement. Take it before the query whose answer it outdates.
@@ -129,7 +150,11 @@ func (b *Bus) wake(payload string) {
 		b.noteDemand(Demand{0: nil})
 		return
 	}
-	topics := strings.Fields(payload)
+	b.wakeTopics(strings.Fields(payload))
+}
+
+// wakeTopics wakes the waiters of topics. The caller holds the lock.
+func (b *Bus) wakeTopics(topics []string) {
 	for _, topic := range topics {
 		if ch, ok := b.topics[topic]; ok {
 			close(ch)
@@ -145,10 +170,7 @@ func (b *Bus) noteDemand(demand Demand) {
 	for org, commits := range demand {
 		b.demand[org] = append(b.demand[org], commits...)
 	}
-	select {
-	case b.demands <- struct{}{}:
-	default:
-	}
+	poke(b.demands)
 }
 
 // listen relays announcements until ctx ends. Whenever it (re)connects it wakes everyone, for what was announced
@@ -176,7 +198,9 @@ func (b *Bus) listen(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger, 
 				if err != nil {
 					return err
 				}
-				b.wake(n.Payload)
+				if !b.tells(n.PID) {
+					b.wake(n.Payload)
+				}
 			}
 		}()
 		if ctx.Err() != nil {
@@ -188,4 +212,66 @@ func (b *Bus) listen(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger, 
 		case <-ctx.Done():
 		}
 	}
+}
+
+// tell has other processes hear what is announced here, until ctx ends and all is told. A session that notifies commits alone
+// in its database until its commit is on disk (the notes of Postgres's async.c): were each transaction to notify, no two could
+// commit at once. This one tells what came meanwhile in one transaction, and doesn't wait for the disk.
+func (b *Bus) tell(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) {
+	for ctx.Err() == nil {
+		err := func() error {
+			conn, err := pool.Acquire(ctx)
+			if err != nil {
+				return err
+			}
+			raw := conn.Hijack() // for good: by its process ID others are told from it
+			defer raw.Close(context.WithoutCancel(ctx))
+			if _, err := raw.Exec(ctx, "SET synchronous_commit = off"); err != nil {
+				return err
+			}
+			b.mu.Lock()
+			b.teller = raw.PgConn().PID()
+			b.mu.Unlock()
+			for ended := false; !ended; {
+				select {
+				case <-b.telling:
+				case <-ctx.Done():
+					ended = true
+				}
+				b.mu.Lock()
+				untold := b.untold
+				b.untold = nil
+				b.mu.Unlock()
+				if len(untold) == 0 {
+					continue
+				}
+				sending, cancel := context.WithTimeout(context.WithoutCancel(ctx), lingers)
+				_, err := raw.Exec(sending, `SELECT pg_notify($1, p) FROM unnest($2::text[]) AS t (p)`, channel, untold)
+				cancel()
+				if err != nil {
+					b.mu.Lock()
+					b.untold = []string{""} // what it was is lost: the next session wakes everyone
+					b.mu.Unlock()
+					poke(b.telling)
+					return err
+				}
+			}
+			return nil
+		}()
+		if ctx.Err() != nil {
+			return
+		}
+		log.Warn("announcing through the database broke off; trying again", "error", err)
+		select {
+		case <-time.After(retryAway):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// tells reports whether a session is the one that tells what is announced here.
+func (b *Bus) tells(session uint32) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return session == b.teller
 }

@@ -1,7 +1,10 @@
 package store_test
 
 import (
+	"context"
+	"errors"
 	"testing"
+	"time"
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/store"
@@ -143,4 +146,67 @@ func TestOverlongAnnouncementWakesEveryone(t *testing.T) {
 		t.Fatal(err)
 	}
 	closed(t, idle, "an empty payload")
+}
+
+// When the telling connection breaks, other servers may have missed something: they are woken, all of them, once it is back.
+func TestTellingIsTakenUpAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	second := storetest.OpenAt(t, w.db, w.now)
+	there := second.Bus.On(store.TopicDemand(w.ID))
+	w.queue(1)
+	closed(t, there, "the first demand")
+	elsewhere := second.Bus.On(store.TopicDemand(w.ID + 1))
+	if cut := scalar[int](t, w.root, `
+		SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity
+		WHERE datname = current_database() AND usename = 'millrace_system' AND query LIKE 'SELECT pg_notify(%'`); cut != 1 {
+		t.Fatalf("%d connections that told something", cut)
+	}
+	w.queue(2)
+	closed(t, elsewhere, "everyone")
+	there = second.Bus.On(store.TopicDemand(w.ID))
+	w.queue(3)
+	closed(t, there, "demand after the reconnection")
+}
+
+// Who goes away while a transaction waits costs it neither its connection nor its end.
+func TestTransactionOutlastsItsCaller(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	if err := w.org.RestartAgent(t.Context(), w.Caller(), w.host.ID); err != nil {
+		t.Fatal(err)
+	}
+	blocker, err := w.root.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer blocker.Rollback(t.Context()) //nolint:errcheck // it is over by then
+	if _, err := blocker.Exec(t.Context(), `SELECT FROM hosts WHERE host_id = $1 FOR UPDATE`, w.host.ID.UUID()); err != nil {
+		t.Fatal(err)
+	}
+	before := w.st.AppPool().Stat().NewConnsCount()
+	ctx, leave := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- w.org.RotateKeys(ctx, w.Caller(), w.host.ID) }()
+	for began := time.Now(); scalar[int](t, w.root, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 0; {
+		if time.Since(began) > 10*time.Second {
+			t.Fatal("it doesn't wait")
+		}
+	}
+	leave()
+	if err := blocker.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if desired, err := w.org.Desired(t.Context(), w.host.ID); err != nil || !desired.Rotate {
+		t.Errorf("%+v, %v", desired, err)
+	}
+	if n := w.st.AppPool().Stat().NewConnsCount() - before; n != 0 {
+		t.Errorf("%d new connections", n)
+	}
+	if err := w.org.RotateKeys(ctx, w.Caller(), w.host.ID); !errors.Is(err, context.Canceled) {
+		t.Errorf("begun after its caller left: %v", err)
+	}
 }

@@ -28,7 +28,8 @@ type Placed struct {
 // Place runs one placement pass for org: it locks, reads, has decide decide, and writes, in one transaction. A slot and a
 // unit of the installation's JIT budget are reserved here, by the VM's row. commits are the transactions that asked for the
 // pass: when the last one, of whatever server, saw them all, and the time to look again has not come, it does nothing. It
-// does nothing for an org that was deleted either.
+// does nothing for an org that was deleted either, nor for one that is idle: most passes are asked for by a job that started, or
+// by a VM that ended.
 func (s *Store) Place(ctx context.Context, org millrace.OrgID, commits []uint64, decide func(millrace.Pass) millrace.Decision) (placed Placed, err error) {
 	var snapshot string
 	var last *time.Time
@@ -55,15 +56,25 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, commits []uint64,
 			placed = Placed{At: tx.now, NextAt: val(last)}
 			return nil
 		}
-		pass, untied, err := s.readPass(ctx, tx, org)
+		untied, idle, err := tx.look(ctx, org)
 		for err == nil && untied {
 			if err = tx.tie(ctx, org); err == nil {
 				err = tx.endStrays(ctx, org)
 			}
 			if err == nil {
-				pass, untied, err = s.readPass(ctx, tx, org)
+				untied, idle, err = tx.look(ctx, org)
 			}
 		}
+		if err != nil {
+			return err
+		}
+		if idle {
+			placed = Placed{At: tx.now}
+			var b pgx.Batch
+			queueSnapshot(&b, org, snapshot, time.Time{})
+			return tx.SendBatch(ctx, &b).Close()
+		}
+		pass, err := s.readPass(ctx, tx, org)
 		if errors.Is(err, pgx.ErrNoRows) { // the org itself: it was deleted
 			placed = Placed{At: tx.now}
 			return nil
@@ -80,6 +91,21 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, commits []uint64,
 
 // unmatched are an org's VMs, of now and lately, whose runner was not seen with a job.
 const unmatched = `v.org_id = $1 AND v.ran_job IS NULL AND v.runner_id <> 0 AND coalesce(v.gone_at, 'infinity') > $2::timestamptz - interval '1 hour'`
+
+// look reports whether there are VMs to tie, or to end, first; and whether an org is idle: no job is queued, and each VM has
+// run its own.
+func (tx *Tx) look(ctx context.Context, org millrace.OrgID) (untied, idle bool, err error) {
+	err = tx.QueryRow(ctx, `
+		WITH v AS MATERIALIZED ( -- or the planner begins with all jobs that ever ran
+			SELECT v.org_id, v.installation_id, v.runner_id FROM vms v WHERE `+unmatched+`
+		)
+		SELECT EXISTS (SELECT FROM v JOIN jobs j ON (j.org_id, j.installation_id, j.runner_id) = (v.org_id, v.installation_id, v.runner_id) AND j.runner_id <> 0)
+				OR EXISTS (SELECT FROM vms v WHERE v.org_id = $1 AND v.stray),
+			NOT EXISTS (SELECT FROM jobs j WHERE j.org_id = $1 AND j.status = 'queued')
+				AND NOT EXISTS (SELECT FROM vms v WHERE v.org_id = $1 AND v.state <> 'gone' AND v.ran_job IS NULL)`,
+		org, tx.now).Scan(&untied, &idle)
+	return untied, idle, err
+}
 
 // tie ties VMs to the jobs that their runners were seen with: GitHub picked the runner, whatever it was launched for. Of a
 // job that may come from a fork GitHub is asked now: nobody did if the first that was heard of it is that it runs.
@@ -110,17 +136,10 @@ func (tx *Tx) tie(ctx context.Context, org millrace.OrgID) error {
 }
 
 // readPass reads all that a pass decides by, but the jobs that are refused and wait for that already: strangers may queue
-// any number of those. untied says that there are VMs to tie, or to end, first.
-func (s *Store) readPass(ctx context.Context, tx *Tx, org millrace.OrgID) (p millrace.Pass, untied bool, err error) {
+// any number of those.
+func (s *Store) readPass(ctx context.Context, tx *Tx, org millrace.OrgID) (p millrace.Pass, err error) {
 	p.Now = tx.now
 	var b pgx.Batch
-	b.Queue(`
-		WITH v AS MATERIALIZED ( -- or the planner begins with all jobs that ever ran
-			SELECT v.org_id, v.installation_id, v.runner_id FROM vms v WHERE `+unmatched+`
-		)
-		SELECT EXISTS (SELECT FROM v JOIN jobs j ON (j.org_id, j.installation_id, j.runner_id) = (v.org_id, v.installation_id, v.runner_id) AND j.runner_id <> 0)
-			OR EXISTS (SELECT FROM vms v WHERE v.org_id = $1 AND v.stray)`,
-		org, p.Now).QueryRow(func(row pgx.Row) error { return row.Scan(&untied) })
 	b.Queue(`SELECT `+orgColumns+` FROM orgs WHERE org_id = $1 AND deleted_at IS NULL`, org).Query(func(rows pgx.Rows) (err error) {
 		p.Org, err = pgx.CollectExactlyOneRow(rows, scanOrg)
 		return err
@@ -140,8 +159,22 @@ func (s *Store) readPass(ctx context.Context, tx *Tx, org millrace.OrgID) (p mil
 		p.VMs, err = pgx.CollectRows(rows, scanVM)
 		return err
 	})
-	b.Queue(`SELECT `+hostColumns+hostFrom+` WHERE h.org_id = $1 ORDER BY h.host_id`, org).Query(func(rows pgx.Rows) (err error) {
-		p.Hosts, err = pgx.CollectRows(rows, scanHost)
+	p.Runs, p.Queue, p.Boots = map[millrace.VMID]millrace.Durations{}, map[millrace.JobID]millrace.Durations{}, map[millrace.HostID]millrace.Durations{}
+	// Of hosts, which may be many, no more than is looked at: of all columns this would be half of what a pass costs.
+	b.Queue(`
+		SELECT h.host_id, h.name, h.arch, h.emulates, h.offer_cpu, h.offer_memory, h.max_vms, h.labels, h.network, h.admin, h.refuses, b.seen_at, h.boot_n, h.boot_p50, h.boot_p90`+
+		hostFrom+` WHERE h.org_id = $1 ORDER BY h.host_id`, org).Query(func(rows pgx.Rows) (err error) {
+		p.Hosts, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (h millrace.Host, err error) {
+			h.OrgID = org
+			f := &h.Facts
+			var n int
+			var p50, p90 int64
+			err = row.Scan(&h.ID, &h.Name, &f.Arch, &f.Emulates, &f.Offer.MilliCPU, &f.Offer.MemoryMB, &f.MaxVMs, &f.Labels, &f.Network, &h.Admin, &h.Refuses, &h.SeenAt, &n, &p50, &p90)
+			if n > 0 {
+				p.Boots[h.ID] = durations(n, p50, p90)
+			}
+			return h, err
+		})
 		return err
 	})
 	b.Queue(`
@@ -162,7 +195,6 @@ func (s *Store) readPass(ctx context.Context, tx *Tx, org millrace.OrgID) (p mil
 		return err
 	})
 	queueSettings(&b, org, &p.Settings)
-	p.Runs, p.Queue, p.Boots = map[millrace.VMID]millrace.Durations{}, map[millrace.JobID]millrace.Durations{}, map[millrace.HostID]millrace.Durations{}
 	b.Queue(`
 		SELECT v.vm_id, d.n, d.p50, d.p90
 		FROM vms v JOIN jobs j ON (j.org_id, j.job_id) = (v.org_id, v.ran_job)
@@ -172,9 +204,13 @@ func (s *Store) readPass(ctx context.Context, tx *Tx, org millrace.OrgID) (p mil
 		SELECT j.job_id, d.n, d.p50, d.p90
 		FROM jobs j JOIN job_durations d ON (d.org_id, d.repository_id, d.workflow, d.name) = (j.org_id, j.repository_id, j.workflow, j.name)
 		WHERE j.org_id = $1 AND j.status = 'queued'`, org).Query(collectDurations(p.Queue))
-	b.Queue(`SELECT host_id, boot_n, boot_p50, boot_p90 FROM hosts WHERE org_id = $1 AND boot_n > 0`, org).Query(collectDurations(p.Boots))
 	err = tx.SendBatch(ctx, &b).Close()
-	return p, untied, err
+	return p, err
+}
+
+// durations are those of n runs, of milliseconds.
+func durations(n int, p50, p90 int64) millrace.Durations {
+	return millrace.Durations{N: n, P50: time.Duration(p50) * time.Millisecond, P90: time.Duration(p90) * time.Millisecond}
 }
 
 // collectDurations collects rows of an ID and what is known of how long it takes.
@@ -184,11 +220,18 @@ func collectDurations[K millrace.Kind](into map[millrace.ID[K]]millrace.Duration
 		var n int
 		var p50, p90 int64
 		_, err := pgx.ForEachRow(rows, []any{&id, &n, &p50, &p90}, func() error {
-			into[id] = millrace.Durations{N: n, P50: time.Duration(p50) * time.Millisecond, P90: time.Duration(p90) * time.Millisecond}
+			into[id] = durations(n, p50, p90)
 			return nil
 		})
 		return err
 	}
+}
+
+// queueSnapshot notes what the pass saw, and when the next is due whatever comes.
+func queueSnapshot(b *pgx.Batch, org millrace.OrgID, snapshot string, next time.Time) {
+	b.Queue(`
+		INSERT INTO placements (org_id, snapshot, next_at) SELECT o.org_id, $2::text::pg_snapshot, $3 FROM orgs o WHERE o.org_id = $1 AND o.deleted_at IS NULL
+		ON CONFLICT ON CONSTRAINT placements_pkey DO UPDATE SET snapshot = excluded.snapshot, next_at = excluded.next_at`, org, snapshot, ptr(next))
 }
 
 func (tx *Tx) writeDecision(ctx context.Context, p millrace.Pass, d millrace.Decision, snapshot string) error {
@@ -202,9 +245,7 @@ func (tx *Tx) writeDecision(ctx context.Context, p millrace.Pass, d millrace.Dec
 		return err
 	}
 	var b pgx.Batch
-	b.Queue(`
-		INSERT INTO placements (org_id, snapshot, next_at) VALUES ($1, $2::text::pg_snapshot, $3)
-		ON CONFLICT ON CONSTRAINT placements_pkey DO UPDATE SET snapshot = excluded.snapshot, next_at = excluded.next_at`, org, snapshot, ptr(d.NextAt))
+	queueSnapshot(&b, org, snapshot, d.NextAt)
 	waits := map[millrace.JobID]millrace.WaitReason{}
 	hosts := map[millrace.HostID]bool{}
 	spent := map[int64]float64{}

@@ -64,10 +64,59 @@ func TestPassesOfOneOrgTakeTurns(t *testing.T) {
 	ended.Wait()
 }
 
+// Where no job is queued and no VM waits for one nothing is decided, and the next pass knows what this one saw. A job, or a VM that
+// hasn't run one, has it decide.
+func TestIdlePass(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	decides := func(commits ...uint64) (decided bool) {
+		t.Helper()
+		placed, err := w.st.Place(t.Context(), w.ID, commits, func(millrace.Pass) millrace.Decision {
+			decided = true
+			return millrace.Decision{}
+		})
+		if err != nil || placed.VMs != 0 || !placed.NextAt.IsZero() {
+			t.Errorf("%+v, %v", placed, err)
+		}
+		return decided
+	}
+	if decides(store.Unknown...) {
+		t.Error("an org without jobs is decided about")
+	}
+	if n := scalar[int](t, w.root, `SELECT count(*) FROM placements WHERE org_id = $1 AND next_at IS NULL`, w.ID); n != 1 {
+		t.Errorf("%d passes are noted", n)
+	}
+	job := w.queue(1)
+	if !decides(store.Unknown...) {
+		t.Error("a job is queued, and nothing is decided")
+	}
+	vm := w.place(job)
+	w.register(vm, 7)
+	storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, 1, millrace.JobInProgress, func(j *millrace.Job) { j.RunnerID = 7 }))
+	if decides(store.Unknown...) { // which ties them
+		t.Error("all jobs run, and something is decided")
+	}
+	if v := w.vm(vm); v.RanJob != job || v.State != millrace.VMBusy {
+		t.Errorf("a VM whose runner has the job: %+v", v)
+	}
+	other := w.place(w.queue(2))
+	storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, 2, millrace.JobCompleted))
+	if w.vm(other).State != millrace.VMPending || !decides(store.Unknown...) {
+		t.Error("a VM has no job any more, and nothing is decided")
+	}
+	if err := w.st.DeleteOrg(t.Context(), storetest.System, w.ID, w.Slug); err != nil {
+		t.Fatal(err)
+	}
+	if decides(store.Unknown...) {
+		t.Error("a deleted org is decided about")
+	}
+}
+
 // All servers hear of all demand; one pass, of any of them, is enough for what was committed before it.
 func TestPassForAllServers(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	w.queue(1) // or there is nothing to decide
 	second := storetest.OpenAt(t, w.db, w.now)
 	next := w.now().Add(time.Minute)
 	looks := func(st *store.Store, commits ...uint64) (looked bool) {

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -111,13 +112,11 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	listening := make(chan struct{})
 	go func() {
 		defer close(s.stopped)
-		committers := make(chan struct{})
-		go func() {
-			defer close(committers)
-			s.commitIntake(running)
-		}()
+		var wg sync.WaitGroup
+		wg.Go(func() { s.commitIntake(running) })
+		wg.Go(func() { s.Bus.tell(running, system, s.log) })
 		s.Bus.listen(running, system, s.log, listening)
-		<-committers
+		wg.Wait()
 	}()
 	select {
 	case <-listening:
@@ -252,6 +251,53 @@ type session interface {
 	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
 }
 
+// lingers is how long a transaction may go on whose caller has gone.
+const lingers = 5 * time.Second
+
+// lingering is a connection for one transaction. A statement that is cut costs its connection, and a new one costs Postgres as
+// much as hundreds of statements: agents cut their polls whenever they have news. So what has begun goes on for a while when
+// its caller's context ends.
+type lingering struct {
+	conn *pgxpool.Conn
+	ctx  context.Context //nolint:containedctx // it is the transaction's
+	stop func()
+}
+
+// acquire waits for a connection until ctx ends.
+func acquire(ctx context.Context, pool *pgxpool.Pool) (*lingering, error) {
+	conn, err := pool.Acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	work, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	gone := context.AfterFunc(ctx, func() {
+		time.AfterFunc(lingers, func() { cancel(context.Cause(ctx)) })
+	})
+	return &lingering{conn, work, func() { gone(); cancel(nil) }}, nil
+}
+
+func (l *lingering) release() {
+	l.stop()
+	l.conn.Release()
+}
+
+// Exec, Query, QueryRow and SendBatch are the connection's.
+func (l *lingering) Exec(_ context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	return l.conn.Exec(l.ctx, sql, args...)
+}
+
+func (l *lingering) Query(_ context.Context, sql string, args ...any) (pgx.Rows, error) {
+	return l.conn.Query(l.ctx, sql, args...)
+}
+
+func (l *lingering) QueryRow(_ context.Context, sql string, args ...any) pgx.Row {
+	return l.conn.QueryRow(l.ctx, sql, args...)
+}
+
+func (l *lingering) SendBatch(_ context.Context, b *pgx.Batch) pgx.BatchResults {
+	return l.conn.SendBatch(l.ctx, b)
+}
+
 // systemTx runs do in a transaction of the system role.
 func (s *Store) systemTx(ctx context.Context, do func(*Tx) error) error {
 	return s.tx(ctx, s.system, 0, do)
@@ -269,7 +315,12 @@ func (s *Store) roundTrip(ctx context.Context, pool *pgxpool.Pool, org millrace.
 	tx := &Tx{org: org}
 	s.queueSetting(&b, pool, tx)
 	queue(&b)
-	if err := pool.SendBatch(ctx, &b).Close(); err != nil {
+	conn, err := acquire(ctx, pool)
+	if err != nil {
+		return time.Time{}, err
+	}
+	defer conn.release()
+	if err := conn.SendBatch(ctx, &b).Close(); err != nil {
 		return time.Time{}, friendly(err)
 	}
 	if s.now != nil {
@@ -284,11 +335,11 @@ func (s *Store) roundTrip(ctx context.Context, pool *pgxpool.Pool, org millrace.
 // tx runs do in a transaction. What opens it, and what comes first, travels with BEGIN; what it announces with COMMIT: most
 // use cases take as long as their round trips.
 func (s *Store) tx(ctx context.Context, pool *pgxpool.Pool, org millrace.OrgID, do func(*Tx) error, first ...func(*Tx, *pgx.Batch)) error {
-	conn, err := pool.Acquire(ctx)
+	conn, err := acquire(ctx, pool)
 	if err != nil {
 		return err
 	}
-	defer conn.Release() // a connection that is still in a transaction is closed by it
+	defer conn.release() // a connection that is still in a transaction is closed by it
 	tx := &Tx{session: conn, org: org, ids: s.ids, topics: map[string]bool{}, log: s.log}
 	var opening pgx.Batch
 	opening.Queue(`BEGIN`)
@@ -337,23 +388,17 @@ func tenant(org millrace.OrgID) string {
 	return strconv.FormatInt(int64(org), 10)
 }
 
-// commit makes the announcements and commits.
+// commit commits and makes the announcements.
 func (s *Store) commit(ctx context.Context, tx *Tx) error {
 	var b pgx.Batch
 	topics := slices.Sorted(maps.Keys(tx.topics))
-	switch text := payload(topics); {
-	case len(topics) == 0:
-	case s.committed != nil:
+	if len(topics) > 0 {
 		b.Queue(`SELECT pg_current_xact_id()::text`).QueryRow(func(row pgx.Row) (err error) {
 			var id string
 			err = row.Scan(&id)
 			topics = append(topics, topicXID+":"+id)
 			return err
 		})
-	case text == "":
-		b.Queue(`SELECT pg_notify($1, '')`, channel)
-	default:
-		b.Queue(`SELECT pg_notify($1, $2::text || pg_current_xact_id())`, channel, text+" "+topicXID+":")
 	}
 	b.Queue(`COMMIT`).Exec(func(tag pgconn.CommandTag) error {
 		if tag.String() != "COMMIT" { // Postgres ends a transaction in which a statement failed with ROLLBACK
@@ -364,8 +409,11 @@ func (s *Store) commit(ctx context.Context, tx *Tx) error {
 	if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 		return err
 	}
-	if s.committed != nil {
+	switch {
+	case s.committed != nil:
 		s.committed(topics)
+	case len(topics) > 0:
+		s.Bus.announce(topics)
 	}
 	return nil
 }

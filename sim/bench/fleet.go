@@ -45,6 +45,7 @@ const (
 	mostIdleCPU  = 0.15 // of a core
 	backWithin   = 60 * time.Second
 	orderWithin  = 250 * time.Millisecond // 99 of 100 orders
+	warmUp       = 10 * time.Second
 	settleFor    = millrace.Heartbeat + millrace.Heartbeat/2
 	giveUpFleet  = 3 * time.Minute
 	lookForFleet = 20 * time.Millisecond
@@ -55,6 +56,7 @@ type fleet struct {
 	*world
 	o fleetOptions
 	*acknowledgements
+	agents *exec.Cmd
 
 	mu     sync.Mutex
 	synced []time.Time // by host: when the last sync that was answered began
@@ -72,6 +74,9 @@ func measureFleet(ctx context.Context, o fleetOptions) (figures []figure, err er
 	f := &fleet{o: o, acknowledgements: newAcknowledgements(), synced: make([]time.Time, o.hosts), orders: map[string]time.Time{}}
 	s := setup{programs: []string{"millraced"}, hooks: &http.Client{Transport: f.acknowledgements, Timeout: 10 * time.Second}}
 	if o.profile != "" {
+		if err := os.MkdirAll(o.profile, 0o700); err != nil {
+			return nil, err
+		}
 		s.tags, s.settings = "profile", map[string]string{"shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track_planning": "on"}
 	}
 	installations := max(1, int(o.rate/perInstallation/fleetOrgs+0.999))
@@ -133,6 +138,7 @@ func (f *fleet) enroll(ctx context.Context) ([]figure, error) {
 	if err := f.launch(cmd, "agents.log"); err != nil {
 		return nil, err
 	}
+	f.agents = cmd
 	go f.hear(output)
 	if err := json.NewEncoder(input).Encode(c); err != nil {
 		return nil, err
@@ -224,23 +230,29 @@ func (f *fleet) idle(ctx context.Context) ([]figure, error) {
 	}, nil
 }
 
-// cores are shares of a core.
-type cores struct{ server, postgres float64 }
+// cores are shares of a core. What the agents and the stand-in take, the server can't have.
+type cores struct{ server, postgres, agents, standIn float64 }
 
 // cpuWhile measures what the server and Postgres take of a core while something is done.
 func (f *fleet) cpuWhile(ctx context.Context, name string, do func() error) (c cores, err error) {
-	read := func() (server, postgres time.Duration, err error) {
-		if server, err = local.CPU(f.server.Process.Pid); err != nil {
-			return 0, 0, err
-		}
-		postmaster, err := f.postgres.PID()
-		if err != nil {
-			return 0, 0, err
-		}
-		postgres, err = local.FamilyCPU(postmaster)
-		return server, postgres, err
+	postmaster, err := f.postgres.PID()
+	if err != nil {
+		return c, err
 	}
-	server, postgres, err := read()
+	read := func() (took [4]time.Duration, err error) {
+		for i, pid := range []int{f.server.Process.Pid, postmaster, f.agents.Process.Pid, os.Getpid()} {
+			if i == 1 {
+				took[i], err = local.FamilyCPU(pid)
+			} else {
+				took[i], err = local.CPU(pid)
+			}
+			if err != nil {
+				return took, err
+			}
+		}
+		return took, nil
+	}
+	before, err := read()
 	if err != nil {
 		return c, err
 	}
@@ -253,8 +265,9 @@ func (f *fleet) cpuWhile(ctx context.Context, name string, do func() error) (c c
 		return c, err
 	}
 	took := time.Since(began)
-	serverNow, postgresNow, err := read()
-	c = cores{server: float64(serverNow-server) / float64(took), postgres: float64(postgresNow-postgres) / float64(took)}
+	after, err := read()
+	of := func(i int) float64 { return float64(after[i]-before[i]) / float64(took) }
+	c = cores{server: of(0), postgres: of(1), agents: of(2), standIn: of(3)}
 	return c, errors.Join(err, profiled())
 }
 
@@ -290,7 +303,8 @@ func signalName(sig syscall.Signal) string {
 	return map[syscall.Signal]string{syscall.SIGTERM: "SIGTERM", syscall.SIGKILL: "SIGKILL"}[sig]
 }
 
-// load queues jobs at a steady rate, whatever becomes of them, and waits until all are completed.
+// load queues jobs at a steady rate, whatever becomes of them, and waits until all are completed. The first are not measured:
+// each of the server's connections prepares each of its statements once.
 func (f *fleet) load(ctx context.Context) ([]figure, error) {
 	total := int(f.o.rate * f.o.length.Seconds())
 	var owners []string
@@ -299,16 +313,18 @@ func (f *fleet) load(ctx context.Context) ([]figure, error) {
 			owners = append(owners, t.owners[n])
 		}
 	}
-	jobs := make([]int64, 0, total)
-	cores, err := f.cpuWhile(ctx, "load", func() error {
+	warming := int(f.o.rate * warmUp.Seconds())
+	jobs := make([]int64, 0, warming+total)
+	queue := func(n int) error {
 		tick := time.NewTicker(time.Duration(float64(time.Second) / f.o.rate))
 		defer tick.Stop()
-		for i := range total {
+		for range n {
 			select {
 			case <-tick.C:
 			case <-ctx.Done():
 				return ctx.Err()
 			}
+			i := len(jobs)
 			// A size that no other job of the owner has: its VM is given to no other, and so it is known which order was its.
 			id, err := f.github.Queue(githubtest.QueueRequest{
 				Owner: owners[i%len(owners)], Repo: "app", Labels: []string{fmt.Sprintf("millrace-1cpu-%dmb", 256+i/len(owners))},
@@ -320,22 +336,28 @@ func (f *fleet) load(ctx context.Context) ([]figure, error) {
 			jobs = append(jobs, id)
 		}
 		return nil
-	})
+	}
+	if err := queue(warming); err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	cores, err := f.cpuWhile(ctx, "load", func() error { return queue(total) })
 	if err != nil {
 		return nil, err
 	}
+	queueing := time.Since(began)
 	lost, err := f.completed(ctx, jobs)
 	if err != nil {
 		return nil, err
 	}
-	took, never, err := f.untilOrdered(ctx, jobs)
+	took, never, err := f.untilOrdered(ctx, jobs[warming:])
 	if err != nil {
 		return nil, err
 	}
 	acks := sim.QuantilesOf(f.took())
 	orders := sim.QuantilesOf(took)
 	return []figure{
-		{name: fmt.Sprintf("jobs queued, %g/s", f.o.rate), value: strconv.Itoa(total)},
+		{name: fmt.Sprintf("jobs queued, %g/s", f.o.rate), value: fmt.Sprintf("%d in %s", total, seconds(queueing))},
 		{name: "jobs lost", value: strconv.Itoa(lost), goal: "0", missed: lost > 0},
 		{name: "jobs without an order", value: strconv.Itoa(never), goal: "0", missed: never > 0},
 		{name: "ack → order at the agent p50", value: ms(orders.P50)},
@@ -345,6 +367,8 @@ func (f *fleet) load(ctx context.Context) ([]figure, error) {
 		{name: "webhook ack p99 under this load", value: ms(acks.P99)},
 		{name: "server under this load", value: percent(cores.server) + " of a core"},
 		{name: "Postgres under this load", value: percent(cores.postgres) + " of a core"},
+		{name: "agents and their VMs under this load", value: percent(cores.agents) + " of a core"},
+		{name: "stand-in GitHub under this load", value: percent(cores.standIn) + " of a core"},
 	}, nil
 }
 

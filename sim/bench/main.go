@@ -23,6 +23,10 @@ func main() {
 	only := flag.Bool("placement", false, "measure placement alone, for which nothing is started")
 	many := flag.Bool("fleet", false, "measure many hosts alone")
 	o := fleetOptions{signals: []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL}}
+	flag.BoolFunc("no-restarts", "leave out what a fleet does after the server's end", func(string) error {
+		o.signals = nil
+		return nil
+	})
 	flag.IntVar(&o.hosts, "hosts", 2000, "of a fleet")
 	flag.DurationVar(&o.length, "for", time.Minute, "how long a fleet is idle, and then at work")
 	flag.Float64Var(&o.rate, "rate", 100, "jobs per second of a fleet at work")
