@@ -32,7 +32,7 @@ const (
 var leakedToken = regexp.MustCompile(millrace.EnrollmentTokenPrefix + `[0-9A-Za-z]{38}`)
 
 func (s *Server) enroll(w http.ResponseWriter, r *http.Request) error {
-	from := millrace.Actor{Address: address(r.RemoteAddr), RequestID: requestID(r.Context())}
+	from := fromOf(r)
 	if query := r.URL.RawQuery; query != "" {
 		for _, leaked := range leakedToken.FindAllString(query, maxLeaked) {
 			if err := s.store.RevokeLeaked(r.Context(), from, leaked); err != nil {
@@ -65,6 +65,11 @@ func (s *Server) enroll(w http.ResponseWriter, r *http.Request) error {
 	}
 	writeJSON(w, http.StatusCreated, client.EnrollResponse{HostID: host.ID, Org: slug, Epoch: host.Epoch, ServerTime: s.now()})
 	return nil
+}
+
+// fromOf is where a request came from; who made it is known later.
+func fromOf(r *http.Request) millrace.Actor {
+	return millrace.Actor{Address: address(r.RemoteAddr), RequestID: requestID(r.Context())}
 }
 
 func checkName(name string) error {
@@ -197,7 +202,7 @@ func (s *Server) setKeys(w http.ResponseWriter, r *http.Request) error {
 	if !ed25519.Verify(in.SignKey, in.Text(host.HostID), in.Proof) {
 		return millrace.Errorf(millrace.Unprocessable, "The proof is no signature by the new key of its host and both keys.")
 	}
-	if err := s.store.Org(host.OrgID).SetHostKeys(r.Context(), host, in.BootID, in.SignKey, in.SealKey); err != nil {
+	if err := s.store.Org(host.OrgID).SetHostKeys(r.Context(), fromOf(r), host, in.BootID, in.SignKey, in.SealKey); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)

@@ -6,12 +6,15 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/client"
@@ -333,12 +336,47 @@ func TestKeys(t *testing.T) {
 	if resp, err := h.Sync(t.Context(), client.SyncRequest{}); err != nil || resp.Rotate {
 		t.Errorf("it is asked again: %+v, %v", resp, err)
 	}
-	if n := scalar[int](w, `SELECT count(*) FROM audit WHERE action = 'host.keys_rotated' AND actor_kind = 'host'`); n != 1 {
+	if n := scalar[int](w, `SELECT count(*) FROM audit WHERE action = 'host.keys_rotated' AND actor_kind = 'host' AND address = '127.0.0.1' AND request_id LIKE 'req%'`); n != 1 {
 		t.Errorf("%d entries in the audit log", n)
 	}
 	row, err := w.st.Org(w.calm.ID).Host(t.Context(), h.Host)
 	if err != nil || !bytes.Equal(row.SealKey, good.SealKey) || !row.KeysAt.After(row.CreatedAt) {
 		t.Errorf("%v, %v: %v", row.KeysAt, row.CreatedAt, err)
+	}
+}
+
+// While the database is away nothing is broken: agents and programs are told to come again, and are served once it is back.
+func TestDatabaseAway(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	h := w.enroll(w.calm, "rack-1")
+	rest := client.REST{URL: w.url, Org: "calm", Token: millrace.Secret(storetest.MustCreateToken(t, w.st, w.calm)), HTTP: http.DefaultClient}
+	limit := func(connections int) {
+		t.Helper()
+		if _, err := w.root.Exec(t.Context(), fmt.Sprintf(`ALTER DATABASE %s CONNECTION LIMIT %d`, pgx.Identifier{scalar[string](w, `SELECT current_database()`)}.Sanitize(), connections)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limit(0)
+	if n := scalar[int](w, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`); n == 0 {
+		t.Fatal("nobody was connected")
+	}
+	calls := map[string]func() error{
+		"an agent": func() error { _, err := h.Sync(t.Context(), client.SyncRequest{}); return err },
+		"REST":     func() error { _, err := rest.Hosts(t.Context()); return err },
+	}
+	for name, call := range calls {
+		for range 3 { // a connection that is cut, and none to be had
+			if err := call(); millrace.CodeOf(err) != millrace.Unavailable || !strings.Contains(err.Error(), "database") {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+	limit(-1)
+	for name, call := range calls {
+		if err := call(); err != nil {
+			t.Errorf("%s, once it is back: %v", name, err)
+		}
 	}
 }
 

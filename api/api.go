@@ -127,6 +127,9 @@ func (s *Server) problem(ctx context.Context, err error) client.Problem {
 	case code != millrace.Internal:
 	case ctx.Err() != nil:
 		err = millrace.Errorf(millrace.Unavailable, "The request ended before its answer.")
+	case store.Away(err):
+		s.log.Warn("Postgres is away", "request_id", requestID(ctx), "error", err)
+		err = store.ErrAway
 	default:
 		s.log.Error("a request failed", "request_id", requestID(ctx), "error", err)
 	}

@@ -160,7 +160,7 @@ func TestNothingIsDoneUnaudited(t *testing.T) {
 		{"host.restarted", func() error { return w.org.RestartAgent(ctx, w.Caller(), w.host.ID) }},
 		{"host.keys_asked", func() error { return w.org.RotateKeys(ctx, w.Caller(), w.host.ID) }},
 		{"host.keys_rotated", func() error {
-			return w.org.SetHostKeys(ctx, store.HostCredentials{HostID: w.host.ID, SignKey: w.host.SignKey}, "", bytes.Repeat([]byte{0x77}, 32), bytes.Repeat([]byte{0x78}, 32))
+			return w.org.SetHostKeys(ctx, millrace.Actor{}, store.HostCredentials{HostID: w.host.ID, SignKey: w.host.SignKey}, "", bytes.Repeat([]byte{0x77}, 32), bytes.Repeat([]byte{0x78}, 32))
 		}},
 		{"host.rebooted", func() error { return w.org.RebootHost(ctx, w.Caller(), w.host.ID) }},
 		{"host.removed", func() error { return w.org.RemoveHost(ctx, w.Caller(), w.host.ID, true) }},

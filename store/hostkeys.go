@@ -44,8 +44,8 @@ func (s *Store) HostCredentials(ctx context.Context, id millrace.HostID) (c Host
 
 // SetHostKeys replaces a host's keys by those that it made: from then on the former ones are worth nothing. Once more the same
 // changes nothing. Conflict: another host has such a key, the present one is no longer what signed this, or it is a second machine
-// with the host's key that says so, see [Org.Cloned]. Forbidden: nobody asked for new ones.
-func (o Org) SetHostKeys(ctx context.Context, c HostCredentials, bootID string, sign, seal []byte) error {
+// with the host's key that says so, see [Org.Cloned]. Forbidden: nobody asked for new ones. from says where the request came from.
+func (o Org) SetHostKeys(ctx context.Context, from millrace.Actor, c HostCredentials, bootID string, sign, seal []byte) error {
 	id := c.HostID
 	return o.tx(ctx, func(tx *Tx) error {
 		var name, cloned string
@@ -69,7 +69,8 @@ func (o Org) SetHostKeys(ctx context.Context, c HostCredentials, bootID string, 
 			return err
 		}
 		tx.announceOrg(o.id)
-		return tx.audit(ctx, o.id, millrace.Actor{Kind: millrace.ActorHost, ID: id.String()}, "host.keys_rotated", id.String(), millrace.Change{Field: "name", After: name})
+		from.Kind, from.ID = millrace.ActorHost, id.String()
+		return tx.audit(ctx, o.id, from, "host.keys_rotated", id.String(), millrace.Change{Field: "name", After: name})
 	})
 }
 

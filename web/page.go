@@ -13,6 +13,7 @@ import (
 	"github.com/a-h/templ"
 
 	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/store"
 	"github.com/millrace-ci/millrace/web/ui"
 )
 
@@ -35,6 +36,10 @@ func (s *server) page(p page) http.Handler {
 		err := s.recovered(p)(w, r)
 		if err == nil || r.Context().Err() != nil {
 			return
+		}
+		if store.Away(err) {
+			s.Log.WarnContext(r.Context(), "Postgres is away", "path", millrace.Redact(r.URL.Path), "request", id, "error", err)
+			err = store.ErrAway
 		}
 		code := millrace.CodeOf(err)
 		if code == millrace.Unauthenticated {
