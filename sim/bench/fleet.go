@@ -357,7 +357,8 @@ func (f *fleet) load(ctx context.Context) ([]figure, error) {
 	acks := sim.QuantilesOf(f.took())
 	orders := sim.QuantilesOf(took)
 	return []figure{
-		{name: fmt.Sprintf("jobs queued, %g/s", f.o.rate), value: fmt.Sprintf("%d in %s", total, seconds(queueing))},
+		{name: fmt.Sprintf("jobs queued, %g/s", f.o.rate), value: strconv.Itoa(total)},
+		{name: "queueing them took", value: seconds(queueing)},
 		{name: "jobs lost", value: strconv.Itoa(lost), goal: "0", missed: lost > 0},
 		{name: "jobs without an order", value: strconv.Itoa(never), goal: "0", missed: never > 0},
 		{name: "ack → order at the agent p50", value: ms(orders.P50)},
