@@ -124,12 +124,11 @@ func (s *Server) problem(ctx context.Context, err error) client.Problem {
 	switch code := millrace.CodeOf(err); {
 	case code == millrace.Unauthenticated, code == millrace.Forbidden:
 		s.refused(ctx, err)
+	case errors.Is(err, store.ErrAway):
+		s.log.Warn("Postgres is away", "request_id", requestID(ctx), "error", err)
 	case code != millrace.Internal:
 	case ctx.Err() != nil:
 		err = millrace.Errorf(millrace.Unavailable, "The request ended before its answer.")
-	case store.Away(err):
-		s.log.Warn("Postgres is away", "request_id", requestID(ctx), "error", err)
-		err = store.ErrAway
 	default:
 		s.log.Error("a request failed", "request_id", requestID(ctx), "error", err)
 	}

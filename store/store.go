@@ -139,7 +139,7 @@ func Away(err error) bool {
 	return errors.As(err, &connecting) || errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
-// ErrAway is what people and programs are told then.
+// ErrAway is what people and programs are told then; use cases' errors are it.
 var ErrAway = millrace.Errorf(millrace.Unavailable, "The database can't be reached just now. Try again in a moment.")
 
 // retryAway is how long to wait before Postgres is tried again.
@@ -320,7 +320,7 @@ func (s *Store) roundTrip(ctx context.Context, pool *pgxpool.Pool, org millrace.
 	queue(&b)
 	conn, err := acquire(ctx, pool)
 	if err != nil {
-		return time.Time{}, err
+		return time.Time{}, friendly(err)
 	}
 	defer conn.release()
 	if err := conn.SendBatch(ctx, &b).Close(); err != nil {
@@ -340,7 +340,7 @@ func (s *Store) roundTrip(ctx context.Context, pool *pgxpool.Pool, org millrace.
 func (s *Store) tx(ctx context.Context, pool *pgxpool.Pool, org millrace.OrgID, do func(*Tx) error, first ...func(*Tx, *pgx.Batch)) error {
 	conn, err := acquire(ctx, pool)
 	if err != nil {
-		return err
+		return friendly(err)
 	}
 	defer conn.release() // a connection that is still in a transaction is closed by it
 	tx := &Tx{session: conn, org: org, ids: s.ids, topics: map[string]bool{}, log: s.log}
@@ -351,7 +351,7 @@ func (s *Store) tx(ctx context.Context, pool *pgxpool.Pool, org millrace.OrgID, 
 		queue(tx, &opening)
 	}
 	if err := tx.SendBatch(ctx, &opening).Close(); err != nil {
-		return err
+		return friendly(err)
 	}
 	if s.now != nil {
 		tx.now = s.now()
@@ -360,7 +360,7 @@ func (s *Store) tx(ctx context.Context, pool *pgxpool.Pool, org millrace.OrgID, 
 		_, _ = tx.Exec(ctx, `ROLLBACK`) // else Release sees to it
 		return friendly(err)
 	}
-	return s.commit(ctx, tx)
+	return friendly(s.commit(ctx, tx))
 }
 
 // clock is this process's time; what is decided by the database's is read in a transaction.
@@ -463,6 +463,9 @@ func friendly(err error) error {
 		if pgErr.Code == notUTF8 {
 			return millrace.Errorf(millrace.Invalid, "A text holds a NUL or is not UTF-8.")
 		}
+	}
+	if Away(err) {
+		return fmt.Errorf("%w %w", ErrAway, err)
 	}
 	return err
 }

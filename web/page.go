@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -37,9 +38,8 @@ func (s *server) page(p page) http.Handler {
 		if err == nil || r.Context().Err() != nil {
 			return
 		}
-		if store.Away(err) {
+		if errors.Is(err, store.ErrAway) {
 			s.Log.WarnContext(r.Context(), "Postgres is away", "path", millrace.Redact(r.URL.Path), "request", id, "error", err)
-			err = store.ErrAway
 		}
 		code := millrace.CodeOf(err)
 		if code == millrace.Unauthenticated {

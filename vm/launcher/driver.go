@@ -45,7 +45,7 @@ func Dial(ctx context.Context, path string) (*Driver, error) {
 			d.session = session
 			break
 		}
-		if ctx.Err() == nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED) {
+		if ctx.Err() == nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, context.DeadlineExceeded) {
 			return nil, fmt.Errorf("the launcher at %s: %w", path, err)
 		}
 		select {
