@@ -59,6 +59,11 @@ func (r Room) Times(n int) Room {
 	return Room{Size{MilliCPU: n * r.MilliCPU, MemoryMB: n * r.MemoryMB}, n * r.VMs}
 }
 
+// Positive is r with nothing below zero.
+func (r Room) Positive() Room {
+	return Room{Size{MilliCPU: max(0, r.MilliCPU), MemoryMB: max(0, r.MemoryMB)}, max(0, r.VMs)}
+}
+
 // Holds reports whether o is within r.
 func (r Room) Holds(o Room) bool {
 	return o.MilliCPU <= r.MilliCPU && o.MemoryMB <= r.MemoryMB && o.VMs <= r.VMs

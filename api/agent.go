@@ -90,7 +90,7 @@ func checkFacts(f millrace.HostFacts) error {
 		f.Offer.MilliCPU < 0 || f.Offer.MilliCPU > large || f.Offer.MemoryMB < 0 || f.Offer.MemoryMB > large:
 		return millrace.Errorf(millrace.Unprocessable, "The host's vCPUs, memory, disk and offer are not plausible.")
 	case f.MaxVMs < 0 || f.MaxVMs > millrace.MaxHostVMs:
-		return millrace.Errorf(millrace.Unprocessable, "A host runs at most 0 to %d VMs, not %d.", millrace.MaxHostVMs, f.MaxVMs)
+		return millrace.Errorf(millrace.Unprocessable, "A host's maximum of VMs is 1 to %d, or 0 for as many as fit; not %d.", millrace.MaxHostVMs, f.MaxVMs)
 	case f.Network != "" && !slices.Contains(millrace.VMNetworks, f.Network):
 		return millrace.Errorf(millrace.Unprocessable, "A host's VM networks are tap, user or unknown, not %.40q.", f.Network)
 	case f.BootMS < 0 || f.BootMS > large:

@@ -116,12 +116,12 @@ func (f *fleet) line(hosts []*free) *line {
 	return l
 }
 
-// open is what of f a VM could have now.
-func (f *free) open() millrace.Size {
+// open is what of f VMs could have now.
+func (f *free) open() millrace.Room {
 	if f.left.VMs < 1 {
-		return millrace.Size{}
+		return millrace.Room{}
 	}
-	return millrace.Size{MilliCPU: max(0, f.left.MilliCPU), MemoryMB: max(0, f.left.MemoryMB)}
+	return f.left.Positive()
 }
 
 // roomiest is the host of a line with the most CPU open among those with enough memory open, or, when none has, the one with

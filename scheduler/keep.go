@@ -126,10 +126,7 @@ func (l *line) has(f *free) bool {
 
 // nearest is the host of the line that lacks the least memory, then the least CPU of size, and then no VM's end.
 func (l *line) nearest(size millrace.Size) *free {
-	lacks := func(f *free) millrace.Room {
-		r := size.Room().Minus(f.left)
-		return millrace.Room{Size: millrace.Size{MilliCPU: max(0, r.MilliCPU), MemoryMB: max(0, r.MemoryMB)}, VMs: max(0, r.VMs)}
-	}
+	lacks := func(f *free) millrace.Room { return size.Room().Minus(f.left).Positive() }
 	return slices.MinFunc(l.hosts, func(a, b *free) int {
 		x, y := lacks(a), lacks(b)
 		return cmp.Or(cmp.Compare(x.MemoryMB, y.MemoryMB), cmp.Compare(x.MilliCPU, y.MilliCPU), cmp.Compare(x.VMs, y.VMs), byID(a, b))

@@ -159,8 +159,7 @@ func (l *line) free() millrace.Room {
 	if l.hosts == nil {
 		return millrace.Room{VMs: -l.debt}
 	}
-	f := l.roomiest(math.MaxInt)
-	return millrace.Room{Size: f.open(), VMs: max(0, f.left.VMs)}
+	return l.roomiest(math.MaxInt).open()
 }
 
 // left is what is free of each host now; of a plan's slots, as of one host.

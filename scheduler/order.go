@@ -51,8 +51,7 @@ func (l *line) order(p *placing, ends []vmEnd, queue []queued) {
 		repo := list[0]
 		q := repo.queue[0]
 		l.jobs[i], queue[i] = repo.later[0], q
-		got = got.Minus(q.needs)
-		got.MilliCPU, got.MemoryMB, got.VMs = max(0, got.MilliCPU), max(0, got.MemoryMB), max(0, got.VMs)
+		got = got.Minus(q.needs).Positive()
 		h.push(end{at: at + boot + q.takes.quantiles[paths/2], frees: q.needs, repository: l.jobs[i].job.RepositoryID, stands: 1})
 		repo.turns++
 		repo.jobs, repo.later, repo.queue = repo.jobs[1:], repo.later[1:], repo.queue[1:]

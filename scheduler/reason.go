@@ -169,7 +169,7 @@ func noCapacity(l *line, d millrace.Demand) (r millrace.WaitReason) {
 	}
 	cpu, memory := words(d.Size)
 	open := f.open()
-	freeCPU, freeMemory := words(open)
+	freeCPU, freeMemory := words(open.Size)
 	shorter := "less than " + memory + " in runs-on"
 	switch {
 	case open.MemoryMB == 0:

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/millrace-ci/millrace"
@@ -173,100 +174,98 @@ func (b *Bus) noteDemand(demand Demand) {
 	poke(b.demands)
 }
 
-// listen relays announcements until ctx ends. Whenever it (re)connects it wakes everyone, for what was announced
-// meanwhile is lost; first is closed when it listens for the first time.
-func (b *Bus) listen(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger, first chan struct{}) {
+// hold lets use work with a session of its own, which never goes back to the pool, and with another when that breaks, until ctx
+// ends.
+func hold(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger, use func(*pgx.Conn) error) {
 	for ctx.Err() == nil {
 		err := func() error {
 			conn, err := pool.Acquire(ctx)
 			if err != nil {
 				return err
 			}
-			// A session that listens must not go back to the pool.
 			raw := conn.Hijack()
 			defer raw.Close(context.WithoutCancel(ctx))
-			if _, err := raw.Exec(ctx, "LISTEN "+channel); err != nil {
-				return err
-			}
-			b.wake("")
-			if first != nil {
-				close(first)
-				first = nil
-			}
-			for {
-				n, err := raw.WaitForNotification(ctx)
-				if err != nil {
-					return err
-				}
-				if !b.tells(n.PID) {
-					b.wake(n.Payload)
-				}
-			}
+			return use(raw)
 		}()
 		if ctx.Err() != nil {
 			return
 		}
-		log.Warn("listening to the database broke off; trying again", "error", err)
+		log.Warn("a session for announcements broke; trying again", "error", err)
 		select {
-		case <-time.After(200 * time.Millisecond):
+		case <-time.After(retryAway):
 		case <-ctx.Done():
 		}
 	}
+}
+
+// listen relays announcements until ctx ends. Whenever it (re)connects it wakes everyone, for what was announced
+// meanwhile is lost; first is closed when it listens for the first time.
+func (b *Bus) listen(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger, first chan struct{}) {
+	hold(ctx, pool, log, func(session *pgx.Conn) error {
+		if _, err := session.Exec(ctx, "LISTEN "+channel); err != nil {
+			return err
+		}
+		b.wake("")
+		if first != nil {
+			close(first)
+			first = nil
+		}
+		for {
+			n, err := session.WaitForNotification(ctx)
+			if err != nil {
+				return err
+			}
+			if !b.tells(n.PID) {
+				b.wake(n.Payload)
+			}
+		}
+	})
 }
 
 // tell has other processes hear what is announced here, until ctx ends and all is told. A session that notifies commits alone
 // in its database until its commit is on disk (the notes of Postgres's async.c): were each transaction to notify, no two could
 // commit at once. This one tells what came meanwhile in one transaction, and doesn't wait for the disk.
 func (b *Bus) tell(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) {
-	for ctx.Err() == nil {
-		err := func() error {
-			conn, err := pool.Acquire(ctx)
-			if err != nil {
+	hold(ctx, pool, log, func(session *pgx.Conn) error {
+		if _, err := session.Exec(ctx, "SET synchronous_commit = off"); err != nil {
+			return err
+		}
+		b.mu.Lock()
+		b.teller = session.PgConn().PID()
+		b.mu.Unlock()
+		for ended := false; !ended; {
+			select {
+			case <-b.telling:
+			case <-ctx.Done():
+				ended = true
+			}
+			if err := b.tellOthers(ctx, session); err != nil {
 				return err
 			}
-			raw := conn.Hijack() // for good: by its process ID others are told from it
-			defer raw.Close(context.WithoutCancel(ctx))
-			if _, err := raw.Exec(ctx, "SET synchronous_commit = off"); err != nil {
-				return err
-			}
-			b.mu.Lock()
-			b.teller = raw.PgConn().PID()
-			b.mu.Unlock()
-			for ended := false; !ended; {
-				select {
-				case <-b.telling:
-				case <-ctx.Done():
-					ended = true
-				}
-				b.mu.Lock()
-				untold := b.untold
-				b.untold = nil
-				b.mu.Unlock()
-				if len(untold) == 0 {
-					continue
-				}
-				sending, cancel := context.WithTimeout(context.WithoutCancel(ctx), lingers)
-				_, err := raw.Exec(sending, `SELECT pg_notify($1, p) FROM unnest($2::text[]) AS t (p)`, channel, untold)
-				cancel()
-				if err != nil {
-					b.mu.Lock()
-					b.untold = []string{""} // what it was is lost: the next session wakes everyone
-					b.mu.Unlock()
-					poke(b.telling)
-					return err
-				}
-			}
-			return nil
-		}()
-		if ctx.Err() != nil {
-			return
 		}
-		log.Warn("announcing through the database broke off; trying again", "error", err)
-		select {
-		case <-time.After(retryAway):
-		case <-ctx.Done():
-		}
+		return nil
+	})
+}
+
+// tellOthers tells what is untold, even when ctx has ended. What fails is lost: everyone is to be woken then.
+func (b *Bus) tellOthers(ctx context.Context, session *pgx.Conn) error {
+	b.mu.Lock()
+	untold := b.untold
+	b.untold = nil
+	b.mu.Unlock()
+	if len(untold) == 0 {
+		return nil
 	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lingers)
+	defer cancel()
+	_, err := session.Exec(ctx, `SELECT pg_notify($1, p) FROM unnest($2::text[]) AS t (p)`, channel, untold)
+	if err != nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.untold = []string{""}
+		poke(b.telling)
+	}
+	return err
 }
 
 // tells reports whether a session is the one that tells what is announced here.

@@ -117,7 +117,12 @@ type Desired struct {
 	Restart bool          // its agent is asked to start anew
 	Reboot  bool          // its agent is asked to reboot the machine once it has no VM
 	Rotate  bool          // its agent is asked to make new keys
-	KeysAt  time.Time
+	KeysAt  time.Time     // when its present keys came
+}
+
+// KeysDue reports whether the host is to have new keys: it is asked, or its keys are old.
+func (d Desired) KeysDue(now time.Time) bool {
+	return d.Rotate || now.Sub(d.KeysAt) > millrace.KeyLife
 }
 
 const desiredColumns = `desired_version, removed_at IS NOT NULL, restart_epoch = epoch, reboot_epoch = epoch, rotate_epoch = epoch, coalesce(keys_at, created_at)`

@@ -22,21 +22,15 @@ type HostCredentials struct {
 	SealKey  []byte
 	Epoch    int64
 	Sequence int64 // the highest that was stored of this epoch
-	Admin    millrace.HostAdmin
 	Removed  bool
-}
-
-// KeysDue reports whether the host is to have new keys: it is asked, or its keys are old.
-func (d Desired) KeysDue(now time.Time) bool {
-	return d.Rotate || now.Sub(d.KeysAt) > millrace.KeyLife
 }
 
 // HostCredentials finds a host by its ID alone. NotFound when there is none.
 func (s *Store) HostCredentials(ctx context.Context, id millrace.HostID) (c HostCredentials, err error) {
 	c.HostID = id
 	_, err = s.roundTrip(ctx, s.app, 0, func(b *pgx.Batch) {
-		b.Queue(`SELECT org_id, sign_key, seal_key, epoch, sequence, admin, removed FROM host_credentials($1)`, id).QueryRow(func(row pgx.Row) error {
-			return row.Scan(&c.OrgID, &c.SignKey, &c.SealKey, &c.Epoch, &c.Sequence, &c.Admin, &c.Removed)
+		b.Queue(`SELECT org_id, sign_key, seal_key, epoch, sequence, removed FROM host_credentials($1)`, id).QueryRow(func(row pgx.Row) error {
+			return row.Scan(&c.OrgID, &c.SignKey, &c.SealKey, &c.Epoch, &c.Sequence, &c.Removed)
 		})
 	})
 	return c, err

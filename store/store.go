@@ -139,7 +139,7 @@ func Away(err error) bool {
 	return errors.As(err, &connecting) || errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
-// ErrAway is what people and programs are told then; use cases' errors are it.
+// ErrAway is what people and programs are told then: the use case's error wraps it, and what happened.
 var ErrAway = millrace.Errorf(millrace.Unavailable, "The database can't be reached just now. Try again in a moment.")
 
 // retryAway is how long to wait before Postgres is tried again.

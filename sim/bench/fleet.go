@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -239,18 +238,12 @@ func (f *fleet) cpuWhile(ctx context.Context, name string, do func() error) (c c
 	if err != nil {
 		return c, err
 	}
-	read := func() (took [4]time.Duration, err error) {
-		for i, pid := range []int{f.server.Process.Pid, postmaster, f.agents.Process.Pid, os.Getpid()} {
-			if i == 1 {
-				took[i], err = local.FamilyCPU(pid)
-			} else {
-				took[i], err = local.CPU(pid)
-			}
-			if err != nil {
-				return took, err
-			}
-		}
-		return took, nil
+	read := func() ([4]time.Duration, error) {
+		server, err := local.CPU(f.server.Process.Pid)
+		postgres, err2 := local.FamilyCPU(postmaster)
+		agents, err3 := local.CPU(f.agents.Process.Pid)
+		standIn, err4 := local.CPU(os.Getpid())
+		return [4]time.Duration{server, postgres, agents, standIn}, errors.Join(err, err2, err3, err4)
 	}
 	before, err := read()
 	if err != nil {
@@ -430,64 +423,6 @@ func (f *fleet) untilOrdered(ctx context.Context, jobs []int64) (took []time.Dur
 		took = append(took, max(0, at.Sub(from))) // an order may be there before the answer has been read
 	}
 	return took, never, nil
-}
-
-// acknowledgements is the client of whoever sends deliveries; it notes when they were answered with 2xx.
-type acknowledgements struct {
-	base http.RoundTripper
-
-	mu    sync.Mutex
-	jobs  map[int64]time.Time // those whose queued event was acknowledged
-	times []time.Duration     // that acknowledgements took
-}
-
-func newAcknowledgements() *acknowledgements {
-	return &acknowledgements{base: &http.Transport{MaxIdleConnsPerHost: 32}, jobs: map[int64]time.Time{}}
-}
-
-// RoundTrip sends a delivery.
-func (a *acknowledgements) RoundTrip(r *http.Request) (*http.Response, error) {
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
-		return nil, err
-	}
-	r.Body.Close()
-	r = r.Clone(r.Context())
-	r.Body = io.NopCloser(bytes.NewReader(body))
-	began := time.Now()
-	resp, err := a.base.RoundTrip(r)
-	at := time.Now()
-	if err != nil || resp.StatusCode/100 != 2 || r.Header.Get("X-GitHub-Event") != "workflow_job" {
-		return resp, err
-	}
-	var e struct {
-		Action string `json:"action"`
-		Job    struct {
-			ID int64 `json:"id"`
-		} `json:"workflow_job"`
-	}
-	if err := json.Unmarshal(body, &e); err != nil {
-		return resp, err
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.times = append(a.times, at.Sub(began))
-	if e.Action == "queued" {
-		a.jobs[e.Job.ID] = at
-	}
-	return resp, nil
-}
-
-func (a *acknowledgements) queued() map[int64]time.Time {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.jobs
-}
-
-func (a *acknowledgements) took() []time.Duration {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.times
 }
 
 func wait(ctx context.Context, d time.Duration) error {
