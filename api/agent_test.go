@@ -6,15 +6,12 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/client"
@@ -351,16 +348,7 @@ func TestDatabaseAway(t *testing.T) {
 	w := newWorld(t)
 	h := w.enroll(w.calm, "rack-1")
 	rest := client.REST{URL: w.url, Org: "calm", Token: millrace.Secret(storetest.MustCreateToken(t, w.st, w.calm)), HTTP: http.DefaultClient}
-	limit := func(connections int) {
-		t.Helper()
-		if _, err := w.root.Exec(t.Context(), fmt.Sprintf(`ALTER DATABASE %s CONNECTION LIMIT %d`, pgx.Identifier{scalar[string](w, `SELECT current_database()`)}.Sanitize(), connections)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	limit(0)
-	if n := scalar[int](w, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`); n == 0 {
-		t.Fatal("nobody was connected")
-	}
+	restore := w.db.CutOff(t)
 	calls := map[string]func() error{
 		"an agent": func() error { _, err := h.Sync(t.Context(), client.SyncRequest{}); return err },
 		"REST":     func() error { _, err := rest.Hosts(t.Context()); return err },
@@ -372,7 +360,7 @@ func TestDatabaseAway(t *testing.T) {
 			}
 		}
 	}
-	limit(-1)
+	restore()
 	for name, call := range calls {
 		if err := call(); err != nil {
 			t.Errorf("%s, once it is back: %v", name, err)

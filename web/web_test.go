@@ -348,3 +348,26 @@ func TestEventsSayChanged(t *testing.T) {
 	next("id: " + millis(w.now()))
 	next("event: changed")
 }
+
+// While Postgres is away a page says that it is to be tried again, and the member is still signed in once it is back.
+func TestDatabaseAway(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b, link := w.member(), w.link()
+	restore := w.db.CutOff(t)
+	for range 3 { // a connection that is cut, and none to be had
+		for _, path := range []string{"/o/calm/jobs", link} {
+			res, page := w.get(b, path)
+			if res.StatusCode != http.StatusServiceUnavailable || !strings.Contains(page, "Try again in a moment") || !strings.Contains(page, "database") || res.Header.Get("Set-Cookie") != "" {
+				t.Errorf("%s: %s\n%s", path, res.Status, page)
+			}
+		}
+	}
+	restore()
+	if res, _ := w.get(b, "/o/calm/jobs"); res.StatusCode != http.StatusOK {
+		t.Errorf("once it is back: %s", res.Status)
+	}
+	if res, _ := w.get(browser(t), link); res.StatusCode != http.StatusSeeOther {
+		t.Errorf("the link, once it is back: %s", res.Status)
+	}
+}

@@ -167,6 +167,30 @@ func (db Database) Rows(t testing.TB) map[string]string {
 	return all
 }
 
+// CutOff keeps everyone but superusers away from the database, as if Postgres were away, until the returned function ends that.
+func (db Database) CutOff(t testing.TB) (restore func()) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), db.Superuser)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close(context.WithoutCancel(t.Context())) })
+	limit := func(connections int) {
+		t.Helper()
+		if _, err := conn.Exec(t.Context(), fmt.Sprintf(`ALTER DATABASE %s CONNECTION LIMIT %d`, db.Name, connections)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limit(0)
+	tag, err := conn.Exec(t.Context(), `
+		SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity a JOIN pg_roles r ON r.rolname = a.usename AND NOT r.rolsuper
+		WHERE a.datname = current_database()`)
+	if err != nil || tag.RowsAffected() == 0 {
+		t.Fatalf("%d sessions were cut off, %v", tag.RowsAffected(), err)
+	}
+	return func() { t.Helper(); limit(-1) }
+}
+
 // Open opens a store on a database of the test's own.
 func Open(t testing.TB) *store.Store {
 	t.Helper()
