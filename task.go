@@ -3,15 +3,6 @@ package millrace
 // A task is background work: its arguments are its identity, and doing it twice is as good as once. Use
 // cases write tasks to the outbox in their own transaction; the workers relay and run them.
 
-// CloseJob writes the closed facts of a completed job, which insights read.
-type CloseJob struct {
-	OrgID OrgID `json:"org_id"`
-	JobID JobID `json:"job_id"`
-}
-
-// Kind is the task's name.
-func (CloseJob) Kind() string { return "job.close" }
-
 // RetireVM removes a VM's registration at GitHub and then, if the VM still exists, lets its host destroy it. A busy
 // runner (GitHub answers 422) is left alone.
 type RetireVM struct {

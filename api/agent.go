@@ -234,7 +234,7 @@ func (s *Server) sync(w http.ResponseWriter, r *http.Request) error {
 	}
 	waiting.Inc()
 	defer waiting.Dec()
-	heartbeat := time.NewTimer(millrace.Heartbeat)
+	heartbeat := time.NewTimer(millrace.UntilHeartbeat(host.HostID, s.now()))
 	defer heartbeat.Stop()
 	for late := false; ; {
 		if desired.Version != in.Have || late {

@@ -206,6 +206,9 @@ func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, ref
 				continue
 			}
 			tx.queueVM(&b, v)
+			if before.Stamps.Online.IsZero() && !v.Stamps.Online.IsZero() {
+				o.store.learning.host(o.id, host)
+			}
 			if v.State == before.State {
 				continue
 			}

@@ -177,6 +177,7 @@ func (s *Store) intakeInto(ctx context.Context, tx *Tx, batch []intakeRequest, r
 		return err
 	}
 	var statements pgx.Batch
+	var completed closing
 	heard := map[int64]millrace.OrgID{} // once a minute is enough to know that hooks work
 	relist := map[int64]bool{}
 	for i, r := range batch {
@@ -210,7 +211,7 @@ func (s *Store) intakeInto(ctx context.Context, tx *Tx, batch []intakeRequest, r
 		}
 		job := r.delivery.Job.Job
 		job.InstallationID = t.installation
-		if !tx.queueEvent(&statements, t, job) {
+		if !tx.queueEvent(&statements, t, job, &completed) {
 			results[i] = IntakeIgnored
 			continue
 		}
@@ -229,7 +230,10 @@ func (s *Store) intakeInto(ctx context.Context, tx *Tx, batch []intakeRequest, r
 	if statements.Len() == 0 {
 		return nil
 	}
-	return tx.SendBatch(ctx, &statements).Close()
+	if err := tx.SendBatch(ctx, &statements).Close(); err != nil {
+		return err
+	}
+	return s.closeJobs(ctx, tx, completed)
 }
 
 // ownersOrgs are the orgs of the accounts of deliveries whose installation is no org's.
@@ -255,9 +259,9 @@ func (tx *Tx) ownersOrgs(ctx context.Context, batch []intakeRequest, tenants map
 	return orgs, err
 }
 
-// queueEvent joins what GitHub says of a job, in a delivery or when it was asked, into its row. It reports whether the
-// job is ours by its labels; others are ignored.
-func (tx *Tx) queueEvent(b *pgx.Batch, t tenancy, job millrace.Job) bool {
+// queueEvent joins what GitHub says of a job, in a delivery or when it was asked, into its row, and notes it
+// when it is completed. It reports whether the job is ours by its labels; others are ignored.
+func (tx *Tx) queueEvent(b *pgx.Batch, t tenancy, job millrace.Job, completed *closing) bool {
 	demand, ours, err := millrace.ParseLabels(job.Labels, t.prefixes, t.std)
 	if !ours {
 		return false
@@ -266,10 +270,7 @@ func (tx *Tx) queueEvent(b *pgx.Batch, t tenancy, job millrace.Job) bool {
 	if err != nil {
 		job.Wait = millrace.WaitReason{Code: millrace.WaitLabelUnparseable, Text: millrace.MessageOf(err), Remedy: "Correct runs-on in the workflow and run it again."}
 	}
-	tx.queueJob(b, t.org, job)
-	if job.Status == millrace.JobCompleted {
-		tx.queueClose(b, t.org, job)
-	}
+	tx.queueJob(b, t.org, job, completed)
 	return true
 }
 
@@ -284,7 +285,7 @@ func (tx *Tx) queueDelivery(b *pgx.Batch, org millrace.OrgID, r intakeRequest) {
 // greatest seen; a fact that only some events carry is kept once known, and where two events differ (a renamed repository)
 // the greater value wins, so that the order of events cannot matter. A job that begins or ceases to wait, or whose runner
 // or zone becomes known, is news for placement; most of what else is told, and all that is told twice, is none.
-func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job) {
+func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job, completed *closing) {
 	b.Queue(`
 		INSERT INTO repositories (org_id, repository_id, installation_id, full_name, private, seen_at)
 		VALUES ($1, $2, $3, $4, $5, $6)
@@ -293,6 +294,7 @@ func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job) {
 		WHERE (repositories.full_name, repositories.private, repositories.installation_id) IS DISTINCT FROM (excluded.full_name, excluded.private, excluded.installation_id)
 			OR repositories.unlisted_at IS NOT NULL OR repositories.seen_at < excluded.seen_at - interval '1 hour'`,
 		org, j.RepositoryID, j.InstallationID, j.Repository, j.Private, tx.now)
+	var id millrace.JobID
 	var before, after *millrace.JobStatus
 	var runnerBefore, runnerAfter *int64
 	var zoneBefore, zoneAfter *string
@@ -323,30 +325,23 @@ func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job) {
 			-- The less trusted of the two: a repository may be made public while its job waits.
 			zone         = CASE WHEN 'fork' IN (jobs.zone, excluded.zone) THEN 'fork' WHEN 'public' IN (jobs.zone, excluded.zone) THEN 'public' ELSE 'private' END,
 			zone_known   = jobs.zone_known OR excluded.zone_known
-		RETURNING (SELECT status::text FROM before), status::text, (SELECT runner_id FROM before), runner_id, (SELECT zone FROM before), zone || zone_known`,
+		RETURNING job_id, (SELECT status::text FROM before), status::text, (SELECT runner_id FROM before), runner_id, (SELECT zone FROM before), zone || zone_known`,
 		org, millrace.NewJobID(tx.ids, tx.now), j.InstallationID, j.GitHubID, j.RunID, j.RunAttempt, j.RepositoryID, j.Repository,
 		j.Private, j.Zone, j.ZoneKnown, j.Workflow, j.Name, j.Branch, j.SHA, j.ActorID, j.Actor, j.Labels, j.HTMLURL, j.Status, j.Conclusion,
 		j.RunnerID, j.RunnerName, j.QueuedAt, ptr(j.StartedAt), ptr(j.CompletedAt), tx.now, j.Demand.Arch, j.Demand.Size.MilliCPU,
 		j.Demand.Size.MemoryMB, j.Demand.Burstable, notNil(j.Demand.Extra), j.Wait.Code, j.Wait.Text, j.Wait.Remedy).QueryRow(func(row pgx.Row) error {
-		if err := row.Scan(&before, &after, &runnerBefore, &runnerAfter, &zoneBefore, &zoneAfter); err != nil {
+		if err := row.Scan(&id, &before, &after, &runnerBefore, &runnerAfter, &zoneBefore, &zoneAfter); err != nil {
 			return err
 		}
 		tx.announceOrg(org)
+		if *after == millrace.JobCompleted {
+			completed.add(org, id, before != nil && *before == millrace.JobCompleted)
+		}
 		if before == nil || *before != *after && *before == millrace.JobQueued || *runnerBefore != *runnerAfter || *zoneBefore != *zoneAfter {
 			tx.announceDemand(org)
 		}
 		return nil
 	})
-}
-
-// queueClose has the closed facts of a completed job written.
-func (tx *Tx) queueClose(b *pgx.Batch, org millrace.OrgID, j millrace.Job) {
-	tx.announceTo(topicTasks)
-	b.Queue(`
-		INSERT INTO outbox (org_id, kind, args, at)
-		SELECT $1, $2, jsonb_build_object('org_id', $1::bigint, 'job_id', job_id::text), $3
-		FROM jobs WHERE (org_id, installation_id, github_job_id, run_attempt) = ($1, $4, $5, $6)`,
-		org, millrace.CloseJob{}.Kind(), tx.now, j.InstallationID, j.GitHubID, j.RunAttempt)
 }
 
 // deflaters are kept: a new one is 1.2 MB to clear, half a millisecond for each delivery.

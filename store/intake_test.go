@@ -197,23 +197,6 @@ func TestUnparseableLabelIsKept(t *testing.T) {
 	}
 }
 
-func TestCompletedJobIsClosed(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	job := w.queue(1)
-	if got := w.tasks(); len(got) != 0 {
-		t.Errorf("tasks %v", got)
-	}
-	storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, 1, millrace.JobCompleted))
-	if diff := cmp.Diff([]string{millrace.CloseJob{}.Kind()}, w.tasks()); diff != "" {
-		t.Error(diff)
-	}
-	args := scalar[string](t, w.root, `SELECT args->>'job_id' FROM outbox`)
-	if args != job.UUID() {
-		t.Errorf("the task is for %s, not for %s", args, job.UUID())
-	}
-}
-
 func TestIntakeAfterClose(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -231,9 +214,6 @@ func TestJobCompletedTwiceCountsOnce(t *testing.T) {
 		storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, 1, millrace.JobCompleted, func(j *millrace.Job) {
 			j.RunnerID, j.StartedAt, j.CompletedAt = 11, first.Add(-time.Minute), at
 		}))
-		if err := w.st.CloseJob(t.Context(), w.ID, w.jobID(1)); err != nil {
-			t.Fatal(err)
-		}
 		usage, err := w.org.Usage(t.Context(), millrace.ByRepository, first.Add(-time.Hour), first.Add(time.Hour))
 		if err != nil || len(usage) != 1 || usage[0].Jobs != 1 {
 			t.Errorf("after delivery %d: %+v, %v", i+1, usage, err)

@@ -76,15 +76,13 @@ func leavers(t *testing.T) (w *world, a, b leaver) {
 		}
 		l.idle = place(base + 1)
 		w.register(l.idle, base+1)
-		if err := w.st.CloseJob(t.Context(), l.ID, w.jobID(base)); err != nil {
-			t.Fatal(err)
-		}
 		limited := millrace.Condition{Code: millrace.WaitRunnerGroup, Detail: slug}
 		if err := w.st.OpenIncident(t.Context(), l.Installation.ID, 77, slug+"/app", limited); err != nil {
 			t.Fatal(err)
 		}
 		for _, sql := range []string{
 			`INSERT INTO zone_rules (org_id, zone, allowed, host_labels, egress, max_cpu, max_memory) VALUES ($1, 'public', $2 > '2020-01-01'::timestamptz, '{}', 'none', 0, 0)`,
+			`INSERT INTO outbox (org_id, kind, args, at) VALUES ($1, 'vm.retire', '{}', $2)`,
 			`INSERT INTO org_flags (org_id, flag, created_at) VALUES ($1, 'early', $2)`,
 			`INSERT INTO job_durations (org_id, repository_id, workflow, name, n, p50, p90) VALUES ($1, 1, 'w', 'n', 1, extract(epoch FROM $2::timestamptz), 1) ON CONFLICT DO NOTHING`,
 		} {

@@ -144,22 +144,44 @@ func (s *Store) readPass(ctx context.Context, tx *Tx, org millrace.OrgID) (p mil
 		p.Org, err = pgx.CollectExactlyOneRow(rows, scanOrg)
 		return err
 	})
+	p.Runs, p.Queue, p.Boots = map[millrace.VMID]millrace.Durations{}, map[millrace.JobID]millrace.Durations{}, map[millrace.HostID]millrace.Durations{}
 	b.Queue(`
-		SELECT * FROM (
-			SELECT `+jobColumns+` FROM jobs j
+		SELECT `+jobColumns+`, `+durationColumns+` FROM (
+			SELECT * FROM jobs j
 			WHERE j.org_id = $1 AND j.status = 'queued' AND `+refusal+` IS DISTINCT FROM j.wait_code
 			ORDER BY EXISTS (SELECT FROM vms v WHERE (v.org_id, v.for_job) = (j.org_id, j.job_id) AND v.ran_job IS NULL AND v.state NOT IN ('stopping', 'gone')) DESC,
 				j.received_at, j.job_id
 			LIMIT $2
-		) j ORDER BY job_id`, org, maxPassJobs).Query(func(rows pgx.Rows) (err error) {
-		p.Jobs, err = pgx.CollectRows(rows, scanJob)
+		) j`+jobDurations+` ORDER BY j.job_id`, org, maxPassJobs).Query(func(rows pgx.Rows) (err error) {
+		p.Jobs, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (j millrace.Job, err error) {
+			targets, finish := jobTargets(&j)
+			var d nullableDurations
+			err = row.Scan(append(targets, d.targets()...)...)
+			finish()
+			if past, known := d.durations(); known {
+				p.Queue[j.ID] = past
+			}
+			return j, err
+		})
 		return err
 	})
-	b.Queue(`SELECT `+vmColumns+` FROM vms v WHERE v.org_id = $1 AND v.state <> 'gone' ORDER BY v.vm_id`, org).Query(func(rows pgx.Rows) (err error) {
-		p.VMs, err = pgx.CollectRows(rows, scanVM)
+	b.Queue(`
+		SELECT `+vmColumns+`, `+durationColumns+` FROM vms v LEFT JOIN jobs j ON (j.org_id, j.job_id) = (v.org_id, v.ran_job)`+jobDurations+`
+		WHERE v.org_id = $1 AND v.state <> 'gone' ORDER BY v.vm_id`, org).Query(func(rows pgx.Rows) (err error) {
+		p.VMs, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (v millrace.VM, err error) {
+			var n nullableVM
+			var d nullableDurations
+			if err := row.Scan(append(n.targets(), d.targets()...)...); err != nil {
+				return v, err
+			}
+			v = *n.vm()
+			if past, known := d.durations(); known {
+				p.Runs[v.ID] = past
+			}
+			return v, nil
+		})
 		return err
 	})
-	p.Runs, p.Queue, p.Boots = map[millrace.VMID]millrace.Durations{}, map[millrace.JobID]millrace.Durations{}, map[millrace.HostID]millrace.Durations{}
 	// Of hosts, which may be many, no more than is looked at: of all columns this would be half of what a pass costs.
 	b.Queue(`
 		SELECT h.host_id, h.name, h.arch, h.emulates, h.offer_cpu, h.offer_memory, h.max_vms, h.labels, h.network, h.admin, h.refuses, b.seen_at, h.boot_n, h.boot_p50, h.boot_p90`+
@@ -195,36 +217,8 @@ func (s *Store) readPass(ctx context.Context, tx *Tx, org millrace.OrgID) (p mil
 		return err
 	})
 	queueSettings(&b, org, &p.Settings)
-	b.Queue(`
-		SELECT v.vm_id, d.n, d.p50, d.p90
-		FROM vms v JOIN jobs j ON (j.org_id, j.job_id) = (v.org_id, v.ran_job)
-			JOIN job_durations d ON (d.org_id, d.repository_id, d.workflow, d.name) = (j.org_id, j.repository_id, j.workflow, j.name)
-		WHERE v.org_id = $1 AND v.state <> 'gone'`, org).Query(collectDurations(p.Runs))
-	b.Queue(`
-		SELECT j.job_id, d.n, d.p50, d.p90
-		FROM jobs j JOIN job_durations d ON (d.org_id, d.repository_id, d.workflow, d.name) = (j.org_id, j.repository_id, j.workflow, j.name)
-		WHERE j.org_id = $1 AND j.status = 'queued'`, org).Query(collectDurations(p.Queue))
 	err = tx.SendBatch(ctx, &b).Close()
 	return p, err
-}
-
-// durations are those of n runs, of milliseconds.
-func durations(n int, p50, p90 int64) millrace.Durations {
-	return millrace.Durations{N: n, P50: time.Duration(p50) * time.Millisecond, P90: time.Duration(p90) * time.Millisecond}
-}
-
-// collectDurations collects rows of an ID and what is known of how long it takes.
-func collectDurations[K millrace.Kind](into map[millrace.ID[K]]millrace.Durations) func(pgx.Rows) error {
-	return func(rows pgx.Rows) error {
-		var id millrace.ID[K]
-		var n int
-		var p50, p90 int64
-		_, err := pgx.ForEachRow(rows, []any{&id, &n, &p50, &p90}, func() error {
-			into[id] = durations(n, p50, p90)
-			return nil
-		})
-		return err
-	}
 }
 
 // queueSnapshot notes what the pass saw, and when the next is due whatever comes.

@@ -240,6 +240,7 @@ func (s *Store) joinRead(ctx context.Context, tx *Tx, p Poll, owner int64, event
 	}
 	tenant := tenancy{org.ID, org.Prefixes(s.prefixes), org.DefaultSize, p.Target.InstallationID}
 	var b pgx.Batch
+	var completed closing
 	for _, e := range inOrder(events) {
 		job := e.Job
 		if job.InstallationID != p.Target.InstallationID || job.RepositoryID != p.RepositoryID {
@@ -259,7 +260,7 @@ func (s *Store) joinRead(ctx context.Context, tx *Tx, p Poll, owner int64, event
 		news := !ok || job.Status.After(before.status) || job.RunnerID != 0 && before.runner == 0
 		traced := job.ZoneKnown && !before.zoneKnown || job.Zone == millrace.ZoneFork && before.zone != millrace.ZoneFork
 		switch {
-		case (news || traced) && tx.queueEvent(&b, tenant, job):
+		case (news || traced) && tx.queueEvent(&b, tenant, job, &completed):
 			if news && tx.now.Sub(latest(job.QueuedAt, job.StartedAt, job.CompletedAt)) > settling {
 				polled.Missed++
 			}
@@ -280,8 +281,10 @@ func (s *Store) joinRead(ctx context.Context, tx *Tx, p Poll, owner int64, event
 	if b.Len() == 0 {
 		return polled, nil
 	}
-	err = tx.SendBatch(ctx, &b).Close()
-	return polled, err
+	if err := tx.SendBatch(ctx, &b).Close(); err != nil {
+		return polled, err
+	}
+	return polled, s.closeJobs(ctx, tx, completed)
 }
 
 // inOrder are events in the order in which their jobs are locked.
@@ -319,11 +322,7 @@ const deny = `UPDATE jobs SET denials = denials + 1, denied_at = coalesce(denied
 // is over.
 func (s *Store) GiveUpJobs(ctx context.Context) (n int, err error) {
 	err = s.systemTx(ctx, func(tx *Tx) error {
-		type given struct {
-			org millrace.OrgID
-			job millrace.JobID
-		}
-		list, err := many(ctx, tx, func(row pgx.CollectableRow) (g given, err error) { return g, row.Scan(&g.org, &g.job) }, `
+		rows, err := tx.Query(ctx, `
 			WITH over AS (
 				SELECT org_id, job_id FROM jobs
 				WHERE status <> 'completed' AND (
@@ -337,16 +336,22 @@ func (s *Store) GiveUpJobs(ctx context.Context) (n int, err error) {
 			UPDATE jobs j SET status = 'completed', conclusion = $6, completed_at = $1
 			FROM over o WHERE (j.org_id, j.job_id) = (o.org_id, o.job_id) RETURNING j.org_id, j.job_id`,
 			tx.now, denialsToGiveUp, deniedFor, queuedAtMost, confirmedFor, millrace.ConclusionStale)
-		if err != nil || len(list) == 0 {
+		if err != nil {
 			return err
 		}
-		var b pgx.Batch
-		for _, g := range list {
-			tx.queueTask(&b, g.org, millrace.CloseJob{OrgID: g.org, JobID: g.job})
-			tx.announceDemand(g.org)
+		var completed closing
+		var org millrace.OrgID
+		var job millrace.JobID
+		if _, err := pgx.ForEachRow(rows, []any{&org, &job}, func() error {
+			completed.add(org, job, false)
+			tx.announceOrg(org)
+			tx.announceDemand(org)
+			return nil
+		}); err != nil {
+			return err
 		}
-		n = len(list)
-		return tx.SendBatch(ctx, &b).Close()
+		n = len(completed.jobs)
+		return s.closeJobs(ctx, tx, completed)
 	})
 	return n, err
 }

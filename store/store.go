@@ -60,6 +60,7 @@ type Store struct {
 	committed   func(topics []string)
 	intake      chan intakeRequest
 	heard       heard
+	learning    learning
 	consoles    consoles
 	opened      time.Time
 	stop        context.CancelFunc

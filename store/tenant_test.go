@@ -36,13 +36,6 @@ func two(t *testing.T) (w *world, other storetest.Tenant) {
 	for _, tenant := range []storetest.Tenant{w.Tenant, other} {
 		storetest.MustCreateToken(t, w.st, tenant)
 		storetest.MustIntake(t, w.st, storetest.Delivery(tenant, 1, millrace.JobCompleted, func(j *millrace.Job) { j.CompletedAt = w.now() }))
-		row, err := w.st.Org(tenant.ID).Jobs(t.Context(), store.JobFilter{})
-		if err != nil || len(row.Jobs) != 1 {
-			t.Fatalf("%+v, %v", row, err)
-		}
-		if err := w.st.CloseJob(t.Context(), tenant.ID, row.Jobs[0].ID); err != nil {
-			t.Fatal(err)
-		}
 	}
 	return w, other
 }

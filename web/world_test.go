@@ -283,13 +283,6 @@ func (w *world) run(host millrace.Host, id int64, until millrace.Stage, length t
 	if err := org.AppendSamples(ctx, host.ID, vm.ID, vm.Epoch, measured(length)); err != nil {
 		w.t.Fatal(err)
 	}
-	page, err := org.Jobs(ctx, store.JobFilter{Limit: 1})
-	if err != nil || len(page.Jobs) != 1 {
-		w.t.Fatalf("jobs: %v", err)
-	}
-	if err := w.Store.CloseJob(ctx, w.Org.ID, page.Jobs[0].ID); err != nil {
-		w.t.Fatal(err)
-	}
 	return vm
 }
 

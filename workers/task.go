@@ -20,8 +20,6 @@ func (w *Workers) Do(ctx context.Context, task river.JobArgs) error {
 		return w.retireVM(ctx, t)
 	case millrace.TraceRun:
 		return w.traceRun(ctx, t)
-	case millrace.CloseJob:
-		return w.store.CloseJob(ctx, t.OrgID, t.JobID)
 	case millrace.CheckRunnerGroup:
 		return w.checkRunnerGroup(ctx, t)
 	case millrace.ReadInstallation:

@@ -63,6 +63,7 @@ type Scheduled struct {
 // Schedule is all that happens by the clock. A missed or doubled tick is harmless.
 var Schedule = []Scheduled{
 	{Every: 5 * time.Second, Here: func(w *Workers, ctx context.Context) error { return w.store.FlushHeard(ctx) }},
+	{Every: 5 * time.Second, Here: func(w *Workers, ctx context.Context) error { return w.store.Learn(ctx) }},
 	{Every: 5 * time.Second, Task: millrace.FindLostHosts{}},
 	{Every: 10 * time.Second, Task: millrace.ProbeIncidents{}},
 	{Every: 15 * time.Second, Task: millrace.WatchVMs{}},
@@ -116,7 +117,6 @@ func (w *Workers) Run(ctx context.Context) error {
 func (w *Workers) newClient() (*river.Client[pgx.Tx], error) {
 	tasks := river.NewWorkers()
 	addWorker[millrace.RetireVM](tasks, w)
-	addWorker[millrace.CloseJob](tasks, w)
 	addWorker[millrace.CheckRunnerGroup](tasks, w)
 	addWorker[millrace.TraceRun](tasks, w)
 	addWorker[millrace.ReadInstallation](tasks, w)
@@ -207,8 +207,6 @@ const asOftenAsItTakes = 10_000
 // DecodeTask reads a task from the outbox: this is the one list of those that use cases may ask for.
 func DecodeTask(kind string, args []byte) (river.JobArgs, error) {
 	switch kind {
-	case millrace.CloseJob{}.Kind():
-		return decode[millrace.CloseJob](args)
 	case millrace.CheckRunnerGroup{}.Kind():
 		return decode[millrace.CheckRunnerGroup](args)
 	case millrace.TraceRun{}.Kind():

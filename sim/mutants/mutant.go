@@ -20,7 +20,7 @@ var mutants = []mutant{
 	{"a VM's end wakes nobody", "store/host.go", "\t\t\ttx.queueDesired(&b, o.id, host)\n\t\t\ttx.announceDemand(o.id)\n", "\t\t\ttx.queueDesired(&b, o.id, host)\n", "5 a place"},
 	{"an idle runner is never given up", "vm.go", "case v.State == VMOnline && since(v.Stamps.Online) >= assignedWithin:", "case false:", "13, 14"},
 	{"the latest event decides the status", "store/intake.go", "greatest(jobs.status, excluded.status)", "excluded.status", "17 "},
-	{"a completed job that a poll finds is not closed", "store/intake.go", "if job.Status == millrace.JobCompleted {\n\t\ttx.queueClose", "if false {\n\t\ttx.queueClose", "1 a queued"},
+	{"a completed job that a poll finds is not closed", "store/intake.go", "if *after == millrace.JobCompleted {", "if false {", "1 a queued"},
 	{"the plan's slots are not counted", "scheduler/place.go", "\tp.policy.Slots--\n", "", "19 "},
 	{"what is placed takes no room", "scheduler/place.go", "\tp.room.use(best, j.Demand.Size)\n", "", "19 "},
 	{"GitHub is called while it asks not to be", "workers/gate.go", "if slices.Contains(millrace.StopsCalls, i.Code) {", "if false {", "15 "},
