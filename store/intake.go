@@ -147,6 +147,7 @@ type tenancy struct {
 	prefixes     []string
 	std          millrace.Size
 	installation int64 // the account's that it is by now: a delivery may be of one that was installed again since
+	heard        time.Time
 }
 
 func (s *Store) intakeInto(ctx context.Context, tx *Tx, batch []intakeRequest, results []IntakeResult) error {
@@ -158,15 +159,16 @@ func (s *Store) intakeInto(ctx context.Context, tx *Tx, batch []intakeRequest, r
 	rows, err := tx.Query(ctx, `
 		SELECT i.installation_id, CASE WHEN i.deleted_at IS NULL THEN i.installation_id ELSE
 				coalesce((SELECT n.installation_id FROM installations n WHERE (n.org_id, n.owner_id) = (i.org_id, i.owner_id) AND n.deleted_at IS NULL), i.installation_id) END,
-			o.org_id, o.default_cpu, o.default_memory, o.actuated_labels
+			o.org_id, o.default_cpu, o.default_memory, o.actuated_labels, i.heard_at
 		FROM installations i JOIN orgs o ON o.org_id = i.org_id AND o.deleted_at IS NULL WHERE i.installation_id = ANY($1)`, ids)
 	if err != nil {
 		return err
 	}
 	var installation, current int64
 	var org millrace.Org
-	_, err = pgx.ForEachRow(rows, []any{&installation, &current, &org.ID, &org.DefaultSize.MilliCPU, &org.DefaultSize.MemoryMB, &org.ActuatedLabels}, func() error {
-		tenants[installation] = tenancy{org.ID, org.Prefixes(s.prefixes), org.DefaultSize, current}
+	var heardAt *time.Time
+	_, err = pgx.ForEachRow(rows, []any{&installation, &current, &org.ID, &org.DefaultSize.MilliCPU, &org.DefaultSize.MemoryMB, &org.ActuatedLabels, &heardAt}, func() error {
+		tenants[installation] = tenancy{org.ID, org.Prefixes(s.prefixes), org.DefaultSize, current, val(heardAt)}
 		return nil
 	})
 	if err != nil {
@@ -179,10 +181,10 @@ func (s *Store) intakeInto(ctx context.Context, tx *Tx, batch []intakeRequest, r
 	var statements pgx.Batch
 	var completed closing
 	heard := map[int64]millrace.OrgID{} // once a minute is enough to know that hooks work
-	relist := map[int64]bool{}
+	relist := map[int64]millrace.OrgID{}
 	for i, r := range batch {
 		t, known := tenants[r.delivery.InstallationID]
-		if known {
+		if known && tx.now.Sub(t.heard) > time.Minute {
 			heard[r.delivery.InstallationID] = t.org
 		}
 		e := r.delivery.Installation
@@ -199,7 +201,7 @@ func (s *Store) intakeInto(ctx context.Context, tx *Tx, batch []intakeRequest, r
 		if e != nil {
 			switch e.Changed {
 			case millrace.InstallationRepositories:
-				relist[e.InstallationID] = true
+				relist[e.InstallationID] = t.org
 			case millrace.InstallationPeople:
 				tx.queueTask(&statements, t.org, millrace.ReadMembers{InstallationID: e.InstallationID, PersonID: e.PersonID})
 			case millrace.InstallationState:
@@ -219,13 +221,11 @@ func (s *Store) intakeInto(ctx context.Context, tx *Tx, batch []intakeRequest, r
 		tx.queueDelivery(&statements, t.org, r)
 	}
 	for _, installation := range slices.Sorted(maps.Keys(heard)) {
-		statements.Queue(`
-			UPDATE installations SET heard_at = $3 WHERE (org_id, installation_id) = ($1, $2) AND (heard_at IS NULL OR heard_at < $4)`,
-			heard[installation], installation, tx.now, tx.now.Add(-time.Minute))
-		if relist[installation] { // the next round of polls lists its repositories
-			statements.Queue(`UPDATE installations SET listed_at = NULL WHERE (org_id, installation_id) = ($1, $2) AND listed_at IS NOT NULL`,
-				heard[installation], installation)
-		}
+		statements.Queue(`UPDATE installations SET heard_at = greatest(heard_at, $3) WHERE (org_id, installation_id) = ($1, $2)`, heard[installation], installation, tx.now)
+	}
+	for _, installation := range slices.Sorted(maps.Keys(relist)) { // the next round of polls lists its repositories
+		statements.Queue(`UPDATE installations SET listed_at = NULL WHERE (org_id, installation_id) = ($1, $2) AND listed_at IS NOT NULL`,
+			relist[installation], installation)
 	}
 	if statements.Len() == 0 {
 		return nil
@@ -286,13 +286,16 @@ func (tx *Tx) queueDelivery(b *pgx.Batch, org millrace.OrgID, r intakeRequest) {
 // the greater value wins, so that the order of events cannot matter. A job that begins or ceases to wait, or whose runner
 // or zone becomes known, is news for placement; most of what else is told, and all that is told twice, is none.
 func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job, completed *closing) {
+	// Most often there is nothing to write; a conflict would lock the row all the same, and others' jobs would wait for it.
 	b.Queue(`
 		INSERT INTO repositories (org_id, repository_id, installation_id, full_name, private, seen_at)
-		VALUES ($1, $2, $3, $4, $5, $6)
+		SELECT $1, $2, $3, $4, $5, $6
+		WHERE NOT EXISTS (
+			SELECT FROM repositories WHERE (org_id, repository_id, installation_id, full_name, private) = ($1, $2, $3, $4, $5)
+				AND unlisted_at IS NULL AND seen_at >= $6::timestamptz - interval '1 hour'
+		)
 		ON CONFLICT ON CONSTRAINT repositories_pkey DO UPDATE SET
-			full_name = excluded.full_name, private = excluded.private, seen_at = excluded.seen_at, installation_id = excluded.installation_id, unlisted_at = NULL
-		WHERE (repositories.full_name, repositories.private, repositories.installation_id) IS DISTINCT FROM (excluded.full_name, excluded.private, excluded.installation_id)
-			OR repositories.unlisted_at IS NOT NULL OR repositories.seen_at < excluded.seen_at - interval '1 hour'`,
+			full_name = excluded.full_name, private = excluded.private, seen_at = excluded.seen_at, installation_id = excluded.installation_id, unlisted_at = NULL`,
 		org, j.RepositoryID, j.InstallationID, j.Repository, j.Private, tx.now)
 	var id millrace.JobID
 	var before, after *millrace.JobStatus

@@ -238,7 +238,7 @@ func (s *Store) joinRead(ctx context.Context, tx *Tx, p Poll, owner int64, event
 	}); err != nil {
 		return polled, err
 	}
-	tenant := tenancy{org.ID, org.Prefixes(s.prefixes), org.DefaultSize, p.Target.InstallationID}
+	tenant := tenancy{org: org.ID, prefixes: org.Prefixes(s.prefixes), std: org.DefaultSize, installation: p.Target.InstallationID}
 	var b pgx.Batch
 	var completed closing
 	for _, e := range inOrder(events) {

@@ -89,7 +89,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connecting to Postgres as the app role: %w", err)
 	}
-	system, err := connect(ctx, cfg.SystemURL, conns)
+	// Its statements are the same few, on rows that keys name: planned anew each time, as Postgres likes to where there are
+	// partitions or arrays, they would take up to half of their time for that.
+	system, err := connect(ctx, cfg.SystemURL, conns, "plan_cache_mode", "force_generic_plan")
 	if err != nil {
 		app.Close()
 		return nil, fmt.Errorf("connecting to Postgres as the system role: %w", err)
@@ -176,12 +178,14 @@ func openBlobs(ctx context.Context, address string) (*blob.Bucket, error) {
 		q := u.Query()
 		q.Set("no_tmp_dir", "true")
 		q.Set("create_dir", "true")
+		q.Set("metadata", "skip") // of which we keep none: it would be a second file for each
 		u.RawQuery = q.Encode()
 	}
 	return blob.OpenBucket(ctx, u.String())
 }
 
-func connect(ctx context.Context, url string, size int32) (*pgxpool.Pool, error) {
+// connect connects a pool whose sessions have some settings, names and values in turns.
+func connect(ctx context.Context, url string, size int32, settings ...string) (*pgxpool.Pool, error) {
 	cfg, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, err
@@ -192,6 +196,9 @@ func connect(ctx context.Context, url string, size int32) (*pgxpool.Pool, error)
 	cfg.ConnConfig.RuntimeParams["statement_timeout"] = "30000"
 	cfg.ConnConfig.RuntimeParams["lock_timeout"] = "10000"
 	cfg.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "60000"
+	for i := 0; i+1 < len(settings); i += 2 {
+		cfg.ConnConfig.RuntimeParams[settings[i]] = settings[i+1]
+	}
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, err

@@ -67,7 +67,7 @@ func (f *fleet) writeStatements(ctx context.Context, conn *pgx.Conn, name string
 	var exec, plan float64
 	var query string
 	_, err = pgx.ForEachRow(rows, []any{&calls, &exec, &plan, &jit, &query}, func() error {
-		fmt.Fprintf(&text, "%6d calls, %.3f ms each, %.0f ms; jit %d\t%s\n", calls, (exec+plan)/float64(calls), exec+plan, jit, strings.Join(strings.Fields(query), " "))
+		fmt.Fprintf(&text, "%6d calls, %.3f ms each, %.0f ms, of which %.0f planned; jit %d\t%s\n", calls, (exec+plan)/float64(calls), exec+plan, plan, jit, strings.Join(strings.Fields(query), " "))
 		return nil
 	})
 	if err != nil {
