@@ -10,16 +10,24 @@ import (
 	"unicode/utf8"
 )
 
-// Heartbeat is the longest time between two syncs of a healthy agent: a sync without news is answered after it.
+// Heartbeat is the time between two syncs of a healthy agent: one without news is answered after it.
 const Heartbeat = 10 * time.Second
 
-// UntilHeartbeat is how long a host's sync that is made now is held when there is no news: at most [Heartbeat]. Each host has a
-// moment of its own in that time: those that sync at once, as after a restart of the server, do so only once. Moments are tenths
+// LongestSync is how long a sync is held at the most.
+const LongestSync = Heartbeat + Heartbeat/5
+
+// UntilHeartbeat is how long a host's sync that is made now is held when there is no news: [Heartbeat] when the one before was
+// answered so too. Each host has a moment of its own in that time: those that sync at once, as after a restart of the server, do
+// so only once. A moment that is near is left out: an agent doesn't ask again at once whom nothing was told. Moments are tenths
 // of a second: to answer some hosts together costs half of what it costs to wake up for each.
 func UntilHeartbeat(host HostID, now time.Time) time.Duration {
 	const slot = 100 * time.Millisecond
 	moment := time.Duration(binary.BigEndian.Uint64(host[8:])%uint64(Heartbeat/slot)) * slot
-	return Heartbeat - time.Duration(now.UnixNano()+int64(moment))%Heartbeat
+	until := Heartbeat - time.Duration(now.UnixNano()+int64(moment))%Heartbeat
+	if until < LongestSync-Heartbeat {
+		until += Heartbeat
+	}
+	return until
 }
 
 // OfflineAfter is how long a host may be silent. Three missed heartbeats: an agent's upgrade restarts the process and

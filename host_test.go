@@ -15,10 +15,10 @@ func TestUntilHeartbeat(t *testing.T) {
 	for range 2000 {
 		host := millrace.NewHostID(ids, now)
 		first := millrace.UntilHeartbeat(host, now)
-		if first <= 0 || first > millrace.Heartbeat {
+		if first < 2*time.Second || first > millrace.LongestSync {
 			t.Fatalf("held for %v", first)
 		}
-		tenths[(first-1)*10/millrace.Heartbeat]++
+		tenths[first%millrace.Heartbeat/time.Second]++
 		const answered = 30 * time.Millisecond
 		if next := millrace.UntilHeartbeat(host, now.Add(first+answered)); next != millrace.Heartbeat-answered {
 			t.Fatalf("first held for %v, then for %v", first, next)

@@ -23,10 +23,10 @@ const (
 // IsFirst reports whether a request to path is signed in epoch 0, as its process has none yet.
 func IsFirst(path string) bool { return path == startPath || path == keysPath }
 
-// Time-outs of an agent's requests. A sync is held by the server for up to [millrace.Heartbeat].
+// Time-outs of an agent's requests. A sync is held by the server for up to [millrace.LongestSync].
 const (
 	agentTimeout = 15 * time.Second
-	syncTimeout  = millrace.Heartbeat + 5*time.Second
+	syncTimeout  = millrace.LongestSync + 5*time.Second
 	jitTimeout   = 30 * time.Second // GitHub is asked within it
 )
 
@@ -80,7 +80,7 @@ func (a *Agent) SetKeys(ctx context.Context, in KeysRequest) error {
 	return a.post(ctx, agentTimeout, keysPath, in, nil)
 }
 
-// Sync reports what the host observes and returns what it should have; it takes up to [millrace.Heartbeat].
+// Sync reports what the host observes and returns what it should have; it takes up to [millrace.LongestSync].
 func (a *Agent) Sync(ctx context.Context, in SyncRequest) (SyncResponse, error) {
 	var out SyncResponse
 	err := a.post(ctx, syncTimeout, "/agent/v1/sync", in, &out)

@@ -133,22 +133,20 @@ func (d *Desired) targets() []any {
 
 // Desired returns what the host should be doing.
 func (o Org) Desired(ctx context.Context, host millrace.HostID) (d Desired, err error) {
-	_, err = o.store.roundTrip(ctx, o.store.app, o.id, func(b *pgx.Batch) { d.queueRead(b, o.id, host) })
+	_, err = o.store.roundTrip(ctx, o.store.app, o.id, func(b *pgx.Batch) {
+		// The version first: a list that is newer than its version is fetched once more, an older one would be missed.
+		b.Queue(`SELECT `+desiredColumns+` FROM hosts WHERE (org_id, host_id) = ($1, $2)`, o.id, host).QueryRow(func(row pgx.Row) error {
+			return row.Scan(d.targets()...)
+		})
+		b.Queue(`
+			SELECT `+vmColumns+` FROM vms v
+			WHERE (v.org_id, v.host_id) = ($1, $2) AND v.state IN ('pending', 'booting', 'online', 'busy', 'lost') ORDER BY v.vm_id`,
+			o.id, host).Query(func(rows pgx.Rows) (err error) {
+			d.VMs, err = pgx.CollectRows(rows, scanVM)
+			return err
+		})
+	})
 	return d, err
-}
-
-func (d *Desired) queueRead(b *pgx.Batch, org millrace.OrgID, host millrace.HostID) {
-	// The version first: a list that is newer than its version is fetched once more, an older one would be missed.
-	b.Queue(`SELECT `+desiredColumns+` FROM hosts WHERE (org_id, host_id) = ($1, $2)`, org, host).QueryRow(func(row pgx.Row) error {
-		return row.Scan(d.targets()...)
-	})
-	b.Queue(`
-		SELECT `+vmColumns+` FROM vms v
-		WHERE (v.org_id, v.host_id) = ($1, $2) AND v.state IN ('pending', 'booting', 'online', 'busy', 'lost') ORDER BY v.vm_id`,
-		org, host).Query(func(rows pgx.Rows) (err error) {
-		d.VMs, err = pgx.CollectRows(rows, scanVM)
-		return err
-	})
 }
 
 // Observe joins what a host observes into its VMs, notes why it takes no VM ("" when it does), and returns what it should be
@@ -183,7 +181,7 @@ func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, ref
 	case current != epoch:
 		return desired, errEpoch
 	case refuses == refused && !slices.ContainsFunc(vms, func(v millrace.VM) bool { return observe(&v, reported, now) }):
-		desired.VMs = slices.DeleteFunc(vms, func(v millrace.VM) bool { return v.State == millrace.VMStopping })
+		desired.VMs = slices.DeleteFunc(vms, unwantedAtHost)
 		return desired, nil
 	}
 	err = o.tx(ctx, func(tx *Tx) error {
@@ -200,12 +198,13 @@ func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, ref
 		}
 		var failed failures
 		ended := false
-		for _, v := range vms {
-			before := v
-			if !observe(&v, reported, tx.now) {
+		for i := range vms {
+			before := vms[i]
+			v := &vms[i]
+			if !observe(v, reported, tx.now) {
 				continue
 			}
-			tx.queueVM(&b, v)
+			tx.queueVM(&b, *v)
 			if before.Stamps.Online.IsZero() && !v.Stamps.Online.IsZero() {
 				o.store.learning.host(o.id, host)
 			}
@@ -217,7 +216,7 @@ func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, ref
 				continue
 			}
 			ended = true
-			tx.queueEnd(&b, before, v, &failed)
+			tx.queueEnd(&b, before, *v, &failed)
 			if v.RunnerRefused() {
 				refused := millrace.Condition{Code: millrace.WaitRunnerVersion, Detail: v.Reason}
 				if err := tx.openIncident(ctx, o.id, v.InstallationID, 0, "", refused); err != nil {
@@ -229,6 +228,7 @@ func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, ref
 		if ended {
 			tx.queueFailures(&b, o.id, failed)
 			tx.queueDesired(&b, o.id, host)
+			desired.Version++ // at least: what was placed meanwhile has raised it too, and is fetched by the next sync
 			tx.announceDemand(o.id)
 		}
 		if refuses != refused {
@@ -236,10 +236,15 @@ func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, ref
 			tx.announceOrg(o.id)
 			tx.announceDemand(o.id)
 		}
-		desired.queueRead(&b, o.id, host)
+		desired.VMs = slices.DeleteFunc(vms, unwantedAtHost)
 		return tx.SendBatch(ctx, &b).Close()
 	})
 	return desired, err
+}
+
+// unwantedAtHost reports whether v's host should not have it.
+func unwantedAtHost(v millrace.VM) bool {
+	return v.State == millrace.VMStopping || v.State == millrace.VMGone
 }
 
 var errEpoch = millrace.Errorf(millrace.Unauthenticated, "The agent was started again; this process's epoch is over.")
