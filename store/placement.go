@@ -28,9 +28,14 @@ type Placed struct {
 // Place runs one placement pass for org: it locks, reads, has decide decide, and writes, in one transaction. A slot and a
 // unit of the installation's JIT budget are reserved here, by the VM's row. commits are the transactions that asked for the
 // pass: when the last one, of whatever server, saw them all, and the time to look again has not come, it does nothing. It
-// does nothing for an org that was deleted either, nor for one that is idle: most passes are asked for by a job that started, or
-// by a VM that ended.
+// does nothing for an org that was deleted either, nor, without any lock, for one that is idle: most passes are asked for by a job
+// that started, or by a VM that ended.
 func (s *Store) Place(ctx context.Context, org millrace.OrgID, commits []uint64, decide func(millrace.Pass) millrace.Decision) (placed Placed, err error) {
+	var untied, idle bool
+	now, err := s.roundTrip(ctx, s.system, 0, func(b *pgx.Batch) { s.queueLook(b, org, &untied, &idle) })
+	if err != nil || idle && !untied {
+		return Placed{At: now}, err
+	}
 	var snapshot string
 	var last *time.Time
 	seen := false
@@ -56,23 +61,25 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, commits []uint64,
 			placed = Placed{At: tx.now, NextAt: val(last)}
 			return nil
 		}
-		untied, idle, err := tx.look(ctx, org)
-		for err == nil && untied {
-			if err = tx.tie(ctx, org); err == nil {
-				err = tx.endStrays(ctx, org)
+		for {
+			var b pgx.Batch
+			s.queueLook(&b, org, &untied, &idle)
+			if err := tx.SendBatch(ctx, &b).Close(); err != nil {
+				return err
 			}
-			if err == nil {
-				untied, idle, err = tx.look(ctx, org)
+			if !untied {
+				break
 			}
-		}
-		if err != nil {
-			return err
+			if err := tx.tie(ctx, org); err != nil {
+				return err
+			}
+			if err := tx.endStrays(ctx, org); err != nil {
+				return err
+			}
 		}
 		if idle {
 			placed = Placed{At: tx.now}
-			var b pgx.Batch
-			queueSnapshot(&b, org, snapshot, time.Time{})
-			return tx.SendBatch(ctx, &b).Close()
+			return nil
 		}
 		pass, err := s.readPass(ctx, tx, org)
 		if errors.Is(err, pgx.ErrNoRows) { // the org itself: it was deleted
@@ -90,21 +97,26 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, commits []uint64,
 }
 
 // unmatched are an org's VMs, of now and lately, whose runner was not seen with a job.
-const unmatched = `v.org_id = $1 AND v.ran_job IS NULL AND v.runner_id <> 0 AND coalesce(v.gone_at, 'infinity') > $2::timestamptz - interval '1 hour'`
+func unmatched(now string) string {
+	return `v.org_id = $1 AND v.ran_job IS NULL AND v.runner_id <> 0 AND coalesce(v.gone_at, 'infinity') > ` + now + `::timestamptz - interval '1 hour'`
+}
 
-// look reports whether there are VMs to tie, or to end, first; and whether an org is idle: no job is queued, and each VM has
+// queueLook asks whether there are VMs to tie, or to end, first; and whether an org is idle: no job is queued, and each VM has
 // run its own.
-func (tx *Tx) look(ctx context.Context, org millrace.OrgID) (untied, idle bool, err error) {
-	err = tx.QueryRow(ctx, `
+func (s *Store) queueLook(b *pgx.Batch, org millrace.OrgID, untied, idle *bool) {
+	var now any // the statement's
+	if s.now != nil {
+		now = s.now()
+	}
+	b.Queue(`
 		WITH v AS MATERIALIZED ( -- or the planner begins with all jobs that ever ran
-			SELECT v.org_id, v.installation_id, v.runner_id FROM vms v WHERE `+unmatched+`
+			SELECT v.org_id, v.installation_id, v.runner_id FROM vms v WHERE `+unmatched("coalesce($2, statement_timestamp())")+`
 		)
 		SELECT EXISTS (SELECT FROM v JOIN jobs j ON (j.org_id, j.installation_id, j.runner_id) = (v.org_id, v.installation_id, v.runner_id) AND j.runner_id <> 0)
 				OR EXISTS (SELECT FROM vms v WHERE v.org_id = $1 AND v.stray),
 			NOT EXISTS (SELECT FROM jobs j WHERE j.org_id = $1 AND j.status = 'queued')
 				AND NOT EXISTS (SELECT FROM vms v WHERE v.org_id = $1 AND v.state <> 'gone' AND v.ran_job IS NULL)`,
-		org, tx.now).Scan(&untied, &idle)
-	return untied, idle, err
+		org, now).QueryRow(func(row pgx.Row) error { return row.Scan(untied, idle) })
 }
 
 // tie ties VMs to the jobs that their runners were seen with: GitHub picked the runner, whatever it was launched for. Of a
@@ -115,7 +127,7 @@ func (tx *Tx) tie(ctx context.Context, org millrace.OrgID) error {
 		WITH ran AS (
 			SELECT v.vm_id, v.for_job, j.job_id, j.installation_id, j.run_id, j.zone_known OR j.status = 'completed' AS zone_known, j.zone
 			FROM vms v JOIN jobs j ON (j.org_id, j.installation_id, j.runner_id) = (v.org_id, v.installation_id, v.runner_id) AND j.runner_id <> 0
-			WHERE `+unmatched+`
+			WHERE `+unmatched("$2")+`
 			ORDER BY v.vm_id FOR UPDATE OF v
 		), traced AS (
 			INSERT INTO outbox (org_id, kind, args, at)
