@@ -9,6 +9,7 @@ import (
 
 // Hosts that sync at once are answered all over the heartbeat's time, each at the same moment of it from then on.
 func TestUntilHeartbeat(t *testing.T) {
+	t.Parallel()
 	now := time.Date(2026, 11, 27, 10, 0, 0, 0, time.UTC)
 	ids := new(millrace.Source)
 	var tenths [10]int

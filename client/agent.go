@@ -80,7 +80,7 @@ type SyncRequest struct {
 
 // SyncResponse is the whole list of VMs that the host should have: a level, not a queue of commands. A VM that isn't
 // in it is to be destroyed. The answer comes at once when Version differs from the request's Have, otherwise when it
-// changes, and after [millrace.Heartbeat] in any case.
+// changes, and after [millrace.LongestSync] at the latest.
 type SyncResponse struct {
 	Version    int64     `json:"version"`
 	VMs        []VMOrder `json:"vms"`

@@ -295,7 +295,7 @@ func (h *host) sync(e agent.SendSync) {
 			}
 		}
 	})
-	h.later(millrace.Heartbeat+5*time.Second, func() { // its answer may be lost
+	h.later(millrace.LongestSync+5*time.Second, func() { // its answer may be lost
 		if h.state.Call.N == e.Call {
 			h.step(agent.CallFailed{Call: e.Call, Jitter: s.rand.Float64()})
 		}

@@ -97,7 +97,7 @@ func (srv *server) sync(p *poll, epoch int64, in client.SyncRequest) error {
 	p.known = desired
 	srv.polls[p.host.id] = p
 	life := srv.life
-	s.after(millrace.Heartbeat, func() {
+	s.after(millrace.UntilHeartbeat(p.host.id, s.now), func() {
 		if srv.life == life && srv.polls[p.host.id] == p {
 			srv.do(func() { srv.answer(p, true) })
 		}
