@@ -48,8 +48,8 @@ func durations(n int, p50, p90 int64) millrace.Durations {
 	return millrace.Durations{N: n, P50: time.Duration(p50) * time.Millisecond, P90: time.Duration(p90) * time.Millisecond}
 }
 
-// learning are the jobs and hosts of which this process has seen something new. It is lost with the process: the next run makes
-// up for that.
+// learning are the jobs and hosts of which this process has seen something new. It is lost with the process, and when Postgres is
+// away: the next run makes up for that.
 type learning struct {
 	mu    sync.Mutex
 	jobs  map[jobKey]bool

@@ -228,8 +228,8 @@ func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, ref
 		if ended {
 			tx.queueFailures(&b, o.id, failed)
 			tx.queueDesired(&b, o.id, host)
-			desired.Version++ // at least: what was placed meanwhile has raised it too, and is fetched by the next sync
 			tx.announceDemand(o.id)
+			desired.Version++ // at least: what was placed meanwhile has raised it too, and is fetched by the next sync
 		}
 		if refuses != refused {
 			b.Queue(`UPDATE hosts SET refuses = $3 WHERE (org_id, host_id) = ($1, $2)`, o.id, host, refuses)

@@ -146,8 +146,8 @@ type tenancy struct {
 	org          millrace.OrgID
 	prefixes     []string
 	std          millrace.Size
-	installation int64 // the account's that it is by now: a delivery may be of one that was installed again since
-	heard        time.Time
+	installation int64     // the account's that it is by now: a delivery may be of one that was installed again since
+	heard        time.Time // when a hook last came, to the minute
 }
 
 func (s *Store) intakeInto(ctx context.Context, tx *Tx, batch []intakeRequest, results []IntakeResult) error {
