@@ -36,7 +36,8 @@ func main() {
 }
 
 func measure(only, many bool, o fleetOptions) error {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	// SIGPIPE is the end of whom the figures are printed to, as of head: what was started must not outlive it.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
 	defer stop()
 	switch {
 	case only:
