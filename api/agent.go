@@ -228,7 +228,7 @@ func (s *Server) sync(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, org := r.Context(), s.store.Org(host.OrgID)
 	changed := s.store.Bus.On(store.TopicHost(host.HostID))
-	desired, err := org.Observe(ctx, host.HostID, host.Epoch, text(in.Refuses), observations)
+	desired, err := org.Observe(ctx, host.HostID, host.Epoch, text(in.Refuses), in.News, observations)
 	if err != nil {
 		return err
 	}

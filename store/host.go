@@ -151,8 +151,9 @@ func (o Org) Desired(ctx context.Context, host millrace.HostID) (d Desired, err 
 
 // Observe joins what a host observes into its VMs, notes why it takes no VM ("" when it does), and returns what it should be
 // doing. A VM that ended before it ever ran a job is a failed try of its job, and its registration at GitHub, if any, is
-// removed. A VM that is being stopped and that the host doesn't report is gone.
-func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, refuses string, observations []millrace.Observation) (desired Desired, err error) {
+// removed. A VM that is being stopped and that the host doesn't report is gone. Most reports say nothing new: those lock nothing,
+// and take one round trip. One of which it is known that it has news is not compared first.
+func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, refuses string, news bool, observations []millrace.Observation) (desired Desired, err error) {
 	reported := make(map[millrace.VMID]millrace.Observation, len(observations))
 	for _, ob := range observations {
 		reported[ob.VMID] = ob
@@ -171,31 +172,33 @@ func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, ref
 			return err
 		})
 	}
-	// Most reports say nothing new: those lock nothing and take one round trip.
-	now, err := o.store.roundTrip(ctx, o.store.app, o.id, func(b *pgx.Batch) { look(b, "") })
-	switch {
-	case err != nil:
-		return desired, err
-	case desired.Removed: // since its request was let in
-		return desired, ErrHostRemoved
-	case current != epoch:
-		return desired, errEpoch
-	case refuses == refused && !slices.ContainsFunc(vms, func(v millrace.VM) bool { return observe(&v, reported, now) }):
-		desired.VMs = slices.DeleteFunc(vms, unwantedAtHost)
-		return desired, nil
-	}
-	err = o.tx(ctx, func(tx *Tx) error {
-		var read, b pgx.Batch
-		look(&read, ` FOR UPDATE`)
-		if err := tx.SendBatch(ctx, &read).Close(); err != nil {
-			return err
-		}
-		if desired.Removed {
+	admitted := func() error {
+		switch {
+		case desired.Removed: // since its request was let in
 			return ErrHostRemoved
-		}
-		if current != epoch {
+		case current != epoch:
 			return errEpoch
 		}
+		return nil
+	}
+	if !news {
+		now, err := o.store.roundTrip(ctx, o.store.app, o.id, func(b *pgx.Batch) { look(b, "") })
+		if err == nil {
+			err = admitted()
+		}
+		if err != nil {
+			return desired, err
+		}
+		if refuses == refused && !slices.ContainsFunc(vms, func(v millrace.VM) bool { return observe(&v, reported, now) }) {
+			desired.VMs = slices.DeleteFunc(vms, unwantedAtHost)
+			return desired, nil
+		}
+	}
+	err = o.store.tx(ctx, o.store.app, o.id, func(tx *Tx) error {
+		if err := admitted(); err != nil {
+			return err
+		}
+		var b pgx.Batch
 		var failed failures
 		ended := false
 		for i := range vms {
@@ -237,8 +240,11 @@ func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, ref
 			tx.announceDemand(o.id)
 		}
 		desired.VMs = slices.DeleteFunc(vms, unwantedAtHost)
+		if b.Len() == 0 {
+			return nil
+		}
 		return tx.SendBatch(ctx, &b).Close()
-	})
+	}, func(_ *Tx, b *pgx.Batch) { look(b, ` FOR UPDATE`) })
 	return desired, err
 }
 

@@ -181,7 +181,7 @@ func TestStartRaisesTheEpoch(t *testing.T) {
 		t.Fatalf("epoch %d, %v", epoch, err)
 	}
 	gone := []millrace.Observation{{VMID: vm, Epoch: 1, State: millrace.VMGone}}
-	_, err = w.org.Observe(t.Context(), w.host.ID, w.host.Epoch, "", gone)
+	_, err = w.org.Observe(t.Context(), w.host.ID, w.host.Epoch, "", false, gone)
 	code(t, err, millrace.Unauthenticated)
 	if state := w.vm(vm).State; state != millrace.VMPending {
 		t.Errorf("the older process's word made the VM %s", state)
@@ -199,7 +199,7 @@ func TestFailedBootIsTriedAgainLater(t *testing.T) {
 	for try := 1; try <= 9; try++ {
 		vm := w.place(job)
 		w.advance(10 * time.Second)
-		_, err := w.org.Observe(t.Context(), w.host.ID, w.host.Epoch, "", []millrace.Observation{{VMID: vm, Epoch: 1, State: millrace.VMGone, Reason: "no kernel"}})
+		_, err := w.org.Observe(t.Context(), w.host.ID, w.host.Epoch, "", false, []millrace.Observation{{VMID: vm, Epoch: 1, State: millrace.VMGone, Reason: "no kernel"}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -399,5 +399,41 @@ func TestHostsAreListedByName(t *testing.T) {
 	}
 	if !slices.IsSorted(names) || len(names) != 2 {
 		t.Errorf("hosts %s", strings.Join(names, ", "))
+	}
+}
+
+// Whether a host says that it has news or not, the same comes of what it reports, and what it should be doing is the same as
+// what is read then.
+func TestObserveNews(t *testing.T) {
+	t.Parallel()
+	for _, says := range []bool{true, false} {
+		w := newWorld(t)
+		stays, ends := w.place(w.queue(1)), w.place(w.queue(2))
+		report := func(state millrace.VMState) {
+			t.Helper()
+			for range 2 { // the second time there is none
+				got, err := w.org.Observe(t.Context(), w.host.ID, w.host.Epoch, "its disk is full", says, []millrace.Observation{
+					{VMID: stays, Epoch: 1, State: millrace.VMOnline}, {VMID: ends, Epoch: 1, State: state, Reason: "as observed"},
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				want, err := w.org.Desired(t.Context(), w.host.ID)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(want, got); diff != "" {
+					t.Errorf("news %t, %s: %s", says, state, diff)
+				}
+			}
+		}
+		report(millrace.VMBooting)
+		report(millrace.VMGone)
+		if v := w.vm(ends); v.State != millrace.VMGone || w.vm(stays).State != millrace.VMOnline {
+			t.Errorf("news %t: %s and %s", says, v.State, w.vm(stays).State)
+		}
+		if host, err := w.org.Host(t.Context(), w.host.ID); err != nil || host.Refuses != "its disk is full" {
+			t.Errorf("news %t: %q, %v", says, host.Refuses, err)
+		}
 	}
 }
