@@ -286,14 +286,16 @@ func (tx *Tx) queueDelivery(b *pgx.Batch, org millrace.OrgID, r intakeRequest) {
 // the greater value wins, so that the order of events cannot matter. A job that begins or ceases to wait, or whose runner
 // or zone becomes known, is news for placement; most of what else is told, and all that is told twice, is none.
 func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job, completed *closing) {
-	// Most often there is nothing to write; a conflict would lock the row all the same, and others' jobs would wait for it.
+	// Most often there is nothing to write, and the row is shared with whoever takes in its other jobs: a conflict would have them
+	// wait. Only an installation that comes anew must, which moves its repositories and then their jobs.
 	b.Queue(`
-		INSERT INTO repositories (org_id, repository_id, installation_id, full_name, private, seen_at)
-		SELECT $1, $2, $3, $4, $5, $6
-		WHERE NOT EXISTS (
+		WITH same AS MATERIALIZED (
 			SELECT FROM repositories WHERE (org_id, repository_id, installation_id, full_name, private) = ($1, $2, $3, $4, $5)
 				AND unlisted_at IS NULL AND seen_at >= $6::timestamptz - interval '1 hour'
+			FOR SHARE
 		)
+		INSERT INTO repositories (org_id, repository_id, installation_id, full_name, private, seen_at)
+		SELECT $1, $2, $3, $4, $5, $6 WHERE NOT EXISTS (SELECT FROM same)
 		ON CONFLICT ON CONSTRAINT repositories_pkey DO UPDATE SET
 			full_name = excluded.full_name, private = excluded.private, seen_at = excluded.seen_at, installation_id = excluded.installation_id, unlisted_at = NULL`,
 		org, j.RepositoryID, j.InstallationID, j.Repository, j.Private, tx.now)
