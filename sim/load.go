@@ -332,10 +332,23 @@ func (l *load) started(id int64, m *machine) {
 		s.violated("I2", "job %d runs for a second time", id)
 	}
 	r.startedAt = s.now
-	s.report.Waits = append(s.report.Waits, s.now.Sub(r.queued))
+	wait := s.now.Sub(r.queued)
+	s.report.Waits = append(s.report.Waits, wait)
+	if j := s.mirror.byGitHub[id]; j != nil {
+		wait -= pauses(j.tries)
+	}
+	s.report.Unpaused = max(s.report.Unpaused, wait)
 	if r.org != m.host.org {
 		s.violated("I10", "job %d of %s runs on %s", id, r.org.login, m.host.name)
 	}
+}
+
+// pauses is how long a job waits in all for its next tries after as many failed: 5 s, 10 s, … up to 5 min each.
+func pauses(tries int) (sum time.Duration) {
+	for n := range tries {
+		sum += min(5*time.Second<<min(n, 6), 5*time.Minute)
+	}
+	return sum
 }
 
 // detected notes that the database has a job.

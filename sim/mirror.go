@@ -34,8 +34,8 @@ CREATE UNLOGGED TABLE sim_changes (
 );
 CREATE FUNCTION sim_job() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
 BEGIN
-	INSERT INTO sim_changes (kind, org, id, github, runner, state, text, other)
-	VALUES ('j', NEW.org_id, NEW.job_id, NEW.github_job_id, NEW.runner_id, NEW.status::text, NEW.wait_code, NEW.cpu);
+	INSERT INTO sim_changes (kind, org, id, github, runner, state, text, memory, other)
+	VALUES ('j', NEW.org_id, NEW.job_id, NEW.github_job_id, NEW.runner_id, NEW.status::text, NEW.wait_code, NEW.tries, NEW.cpu);
 	RETURN NULL;
 END $$;
 CREATE FUNCTION sim_vm() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
@@ -57,7 +57,7 @@ BEGIN
 END $$;
 CREATE TRIGGER sim_insert AFTER INSERT ON jobs FOR EACH ROW EXECUTE FUNCTION sim_job();
 CREATE TRIGGER sim_update AFTER UPDATE ON jobs FOR EACH ROW
-	WHEN ((OLD.status, OLD.wait_code, OLD.runner_id) IS DISTINCT FROM (NEW.status, NEW.wait_code, NEW.runner_id)) EXECUTE FUNCTION sim_job();
+	WHEN ((OLD.status, OLD.wait_code, OLD.runner_id, OLD.tries) IS DISTINCT FROM (NEW.status, NEW.wait_code, NEW.runner_id, NEW.tries)) EXECUTE FUNCTION sim_job();
 CREATE TRIGGER sim_insert AFTER INSERT ON vms FOR EACH ROW EXECUTE FUNCTION sim_vm();
 CREATE TRIGGER sim_update AFTER UPDATE ON vms FOR EACH ROW
 	WHEN ((OLD.state, OLD.for_job, OLD.ran_job, OLD.runner_id) IS DISTINCT FROM (NEW.state, NEW.for_job, NEW.ran_job, NEW.runner_id)) EXECUTE FUNCTION sim_vm();
@@ -94,6 +94,7 @@ type jobRow struct {
 	runner   int64
 	status   millrace.JobStatus
 	wait     millrace.WaitCode
+	tries    int // that failed
 	sensible bool // its labels can be parsed
 	heard    time.Time
 }
@@ -220,7 +221,7 @@ func (m *mirror) read(s *Sim) {
 	_, err = pgx.ForEachRow(rows, []any{&m.last, &kind, &org, &id, &host, &forJob, &ranJob, &github, &runner, &state, &text, &cpu, &memory, &other}, func() error {
 		switch kind {
 		case "j":
-			m.job(s, jobRow{org: org, id: millrace.JobID(id), github: github, runner: runner, status: millrace.JobStatus(state), wait: millrace.WaitCode(text), sensible: other > 0})
+			m.job(s, jobRow{org: org, id: millrace.JobID(id), github: github, runner: runner, status: millrace.JobStatus(state), wait: millrace.WaitCode(text), tries: memory, sensible: other > 0})
 		case "v":
 			m.vm(s, vmRow{
 				org: org, id: id, host: millrace.HostID(host), forJob: millrace.JobID(forJob), ranJob: millrace.JobID(ranJob), runner: runner,

@@ -41,10 +41,11 @@ type Report struct {
 	Lines           []string // the last of the trace
 	Failed          string   // the first thing that did not hold
 
-	Detect     Quantiles // from queued at GitHub to known here
-	LostDetect Quantiles // the same of jobs whose first delivery never came, or came late
-	Wait       Quantiles // from queued to running
-	Cancel     Quantiles // from a cancel while queued to the VM's end
+	Detect     Quantiles     // from queued at GitHub to known here
+	LostDetect Quantiles     // the same of jobs whose first delivery never came, or came late
+	Wait       Quantiles     // from queued to running
+	Unpaused   time.Duration // the longest of these waits without the pauses after failed tries
+	Cancel     Quantiles     // from a cancel while queued to the VM's end
 
 	Detects, LostDetects, Waits, Cancels []time.Duration // all of them, for the quantiles of several days
 }
@@ -114,6 +115,7 @@ func (r *Report) Add(o Report) {
 	r.Steps += o.Steps
 	r.Points += o.Points
 	r.Took += o.Took
+	r.Unpaused = max(r.Unpaused, o.Unpaused)
 	if r.Conclusions == nil {
 		r.Conclusions, r.WastedBy, r.Incidents = map[string]int{}, map[string]int{}, map[millrace.WaitCode]int{}
 	}
