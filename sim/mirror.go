@@ -94,7 +94,7 @@ type jobRow struct {
 	runner   int64
 	status   millrace.JobStatus
 	wait     millrace.WaitCode
-	tries    int // that failed
+	tries    int  // that failed
 	sensible bool // its labels can be parsed
 	heard    time.Time
 }
