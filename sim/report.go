@@ -172,6 +172,7 @@ func (r Report) String() string {
 	line("queued → known", "%s", r.Detect)
 	line("  its delivery lost or late", "%s", r.LostDetect)
 	line("queued → running", "%s", r.Wait)
+	line("  beside pauses after tries", "max %s", r.Unpaused.Round(10*time.Millisecond))
 	line("cancelled → VM gone", "%s", r.Cancel)
 	line("deaths", "%d of servers, %d of agents, %d of hosts; %d partitions", r.ServerCrashes, r.AgentKills, r.HostCrashes, r.Partitions)
 	var incidents []string

@@ -66,7 +66,7 @@ func Scenarios() []Scenario { //nolint:funlen // a table
 		{"3 what GitHub says of jobs is a minute old", day(time.Hour, 100, faults(githubtest.Faults{StaleS: 60, Drop: 0.3, Reorder: 0.3, DelayMaxS: 300})), starts(10 * time.Minute), ""},
 		{"4 three of ten VMs never come up, three of ten registrations fail", with(quiet(time.Hour, 100, faults(githubtest.Faults{API5xx: 0.3})), func(c *Config) { c.Faults.BootFails = 0.3 }), starts(4 * time.Minute), ""},
 		// Each VM that ends without a word of its job costs a poll: the rates are such that hardly any day has a job with two.
-		{"4, 12 VMs fail, and nothing else happens", with(quiet(3*time.Hour, 20, Faults{}), func(c *Config) { c.Faults.BootFails, c.Faults.QuitsIdle = 0.2, 0.15 }), startsBesidePauses(3 * time.Minute), ""},
+		{"4, 12 VMs fail, and nothing else happens", with(quiet(3*time.Hour, 20, Faults{}), func(c *Config) { c.Faults.BootFails, c.Faults.QuitsIdle = 0.2, 0.15 }), startsBesidePauses(100 * time.Second), ""},
 		{"5 one job is queued while five complete", with(day(20*time.Minute, 200, faults(githubtest.Faults{Reorder: 1, DelayMaxS: 5})), func(c *Config) { c.Short = true }), starts(5 * time.Minute), ""},
 		{"5 jobs come while others are placed", with(quiet(40*time.Minute, 1, Faults{}), func(c *Config) {
 			c.script = func(s *Sim) {

@@ -85,13 +85,13 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.Committed != nil {
 		conns = 1
 	}
-	app, err := connect(ctx, cfg.AppURL, conns)
+	app, err := connect(ctx, cfg.AppURL, conns, "auto")
 	if err != nil {
 		return nil, fmt.Errorf("connecting to Postgres as the app role: %w", err)
 	}
 	// Its statements are the same few, on rows that keys name: planned anew each time, as Postgres likes to where there are
 	// partitions or arrays, they would take up to half of their time for that.
-	system, err := connect(ctx, cfg.SystemURL, conns, "plan_cache_mode", "force_generic_plan")
+	system, err := connect(ctx, cfg.SystemURL, conns, "force_generic_plan")
 	if err != nil {
 		app.Close()
 		return nil, fmt.Errorf("connecting to Postgres as the system role: %w", err)
@@ -184,8 +184,7 @@ func openBlobs(ctx context.Context, address string) (*blob.Bucket, error) {
 	return blob.OpenBucket(ctx, u.String())
 }
 
-// connect connects a pool whose sessions have some settings, names and values in turns.
-func connect(ctx context.Context, url string, size int32, settings ...string) (*pgxpool.Pool, error) {
+func connect(ctx context.Context, url string, size int32, planCacheMode string) (*pgxpool.Pool, error) {
 	cfg, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, err
@@ -196,9 +195,7 @@ func connect(ctx context.Context, url string, size int32, settings ...string) (*
 	cfg.ConnConfig.RuntimeParams["statement_timeout"] = "30000"
 	cfg.ConnConfig.RuntimeParams["lock_timeout"] = "10000"
 	cfg.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "60000"
-	for i := 0; i+1 < len(settings); i += 2 {
-		cfg.ConnConfig.RuntimeParams[settings[i]] = settings[i+1]
-	}
+	cfg.ConnConfig.RuntimeParams["plan_cache_mode"] = planCacheMode
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, err
