@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -37,23 +38,31 @@ const agentsVar = "MILLRACE_BENCH_AGENTS"
 
 // agentsConfig is what the agents are told.
 type agentsConfig struct {
-	URL    string
-	Dir    string
-	Hosts  int
-	Tokens []string // enrollment tokens, which the hosts take in turns
+	URL     string
+	Dir     string
+	Hosts   int
+	Tokens  []string // enrollment tokens, which the hosts take in turns
+	Profile string   // a file for their CPU profile; "": none
 }
 
 // enrollsAbreast is how many machines enroll at the same time.
 const enrollsAbreast = 16
 
 // agents enrolls machines and runs their agents until its input ends.
-func agents() error {
+func agents() (err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var c agentsConfig
 	input := json.NewDecoder(os.Stdin)
 	if err := input.Decode(&c); err != nil {
 		return err
+	}
+	if c.Profile != "" {
+		profiled, failed := profileSelf(c.Profile)
+		if failed != nil {
+			return failed
+		}
+		defer func() { err = errors.Join(err, profiled()) }()
 	}
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)

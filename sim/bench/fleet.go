@@ -32,7 +32,7 @@ type fleetOptions struct {
 	length  time.Duration // of being idle, and of the load
 	rate    float64       // jobs queued per second
 	signals []syscall.Signal
-	profile string // a folder for CPU profiles of the server; "": none
+	profile string // a folder for profiles; "": none
 }
 
 const (
@@ -106,6 +106,9 @@ func measureFleet(ctx context.Context, o fleetOptions) (figures []figure, err er
 // enroll starts the agents and waits until all have synced.
 func (f *fleet) enroll(ctx context.Context) ([]figure, error) {
 	c := agentsConfig{URL: f.url, Dir: filepath.Join(f.dir, "agents"), Hosts: f.o.hosts}
+	if f.o.profile != "" {
+		c.Profile = filepath.Join(f.o.profile, "agents.pprof")
+	}
 	for _, org := range f.orgs {
 		_, token, err := f.store.Org(org.ID).CreateEnrollmentToken(ctx, millrace.Actor{Kind: millrace.ActorSystem},
 			store.NewEnrollmentToken{Uses: (f.o.hosts + fleetOrgs - 1) / fleetOrgs})

@@ -30,7 +30,7 @@ func main() {
 	flag.IntVar(&o.hosts, "hosts", 2000, "of a fleet")
 	flag.DurationVar(&o.length, "for", time.Minute, "how long a fleet is idle, and then at work")
 	flag.Float64Var(&o.rate, "rate", 100, "jobs per second of a fleet at work")
-	flag.StringVar(&o.profile, "profile", "", "a folder for CPU profiles of a fleet's server")
+	flag.StringVar(&o.profile, "profile", "", "a folder for CPU profiles of a fleet's server, agents and stand-in, and for Postgres's statements")
 	flag.Parse()
 	exit(measure(*only, *many, o))
 }

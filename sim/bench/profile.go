@@ -8,13 +8,14 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/pprof"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 )
 
-// profileWhile begins to profile the server and Postgres, if that is asked for. The function it returns writes what came of
-// it: NAME.pprof, and NAME.sql, the statements that took the longest.
+// profileWhile begins to profile the server, the stand-in and Postgres, if that is asked for. The function it returns writes
+// what came of it: NAME.pprof, NAME.standin.pprof, and NAME.sql, the statements that took the longest.
 func (f *fleet) profileWhile(ctx context.Context, name string) (func() error, error) {
 	if f.o.profile == "" {
 		return func() error { return nil }, nil
@@ -29,11 +30,30 @@ func (f *fleet) profileWhile(ctx context.Context, name string) (func() error, er
 	if _, err := conn.Exec(ctx, `SELECT pg_stat_statements_reset()`); err != nil {
 		return nil, errors.Join(err, conn.Close(ctx))
 	}
+	standIn, err := profileSelf(filepath.Join(f.o.profile, name+".standin.pprof"))
+	if err != nil {
+		return nil, errors.Join(err, conn.Close(ctx))
+	}
 	profiled := make(chan error, 1)
 	go func() { profiled <- f.profileServer(ctx, name) }()
 	return func() error {
 		defer conn.Close(ctx)
-		return errors.Join(f.writeStatements(ctx, conn, name), <-profiled)
+		return errors.Join(standIn(), f.writeStatements(ctx, conn, name), <-profiled)
+	}, nil
+}
+
+// profileSelf profiles this process until the function it returns is called.
+func profileSelf(path string) (stop func() error, err error) {
+	file, err := os.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(file); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return func() error {
+		pprof.StopCPUProfile()
+		return file.Close()
 	}, nil
 }
 
