@@ -12,19 +12,21 @@ import (
 	"github.com/millrace-ci/millrace/github/githubtest"
 )
 
-// books are both sides' accounts at one moment.
+// books are both sides' accounts. What goes on while they are read is in some and not in others: of what was acknowledged they
+// have what was before they were begun, all of which the rest must have.
 type books struct {
-	standin   map[int64]githubtest.JobState // by GitHub's id
-	cancelled map[int64]bool                // that somebody cancelled
-	outcomes  map[string]int                // the stand-in's conclusions
-	runners   int                           // registered
-	jobs      map[int64]jobRow              // of the jobs that run, by GitHub's id
-	load      int                           // rows of the load
-	ids       map[int64]bool                // GitHub's ids of all rows
-	facts     map[string]int                // by job
-	factless  int                           // completed jobs of the load without exactly one row of facts
-	vms       []vmRow
-	guids     map[string]bool // of deliveries
+	acknowledged map[string]delivery           // by GUID
+	standin      map[int64]githubtest.JobState // by GitHub's id
+	cancelled    map[int64]bool                // that somebody cancelled
+	outcomes     map[string]int                // the stand-in's conclusions
+	runners      int                           // registered
+	jobs         map[int64]jobRow              // of the jobs that run, by GitHub's id
+	load         int                           // rows of the load
+	ids          map[int64]bool                // GitHub's ids of all rows
+	facts        map[string]int                // by job
+	factless     int                           // completed jobs of the load without exactly one row of facts
+	vms          []vmRow
+	guids        map[string]bool // of deliveries
 }
 
 type jobRow struct {
@@ -41,7 +43,7 @@ type vmRow struct {
 func (w *world) readBooks(ctx context.Context) (*books, error) {
 	b := &books{
 		standin: map[int64]githubtest.JobState{}, cancelled: map[int64]bool{}, outcomes: map[string]int{}, runners: w.github.Runners(), jobs: map[int64]jobRow{},
-		ids: map[int64]bool{}, facts: map[string]int{}, guids: map[string]bool{},
+		ids: map[int64]bool{}, facts: map[string]int{}, guids: map[string]bool{}, acknowledged: w.witness.acknowledged(),
 	}
 	for _, j := range w.queued() {
 		state, _ := w.github.Job(j.id)
@@ -101,8 +103,8 @@ func (w *world) readBooks(ctx context.Context) (*books, error) {
 }
 
 // lost are the acknowledged deliveries that are not in the database, or whose job is not.
-func (b *books) lost(acknowledged map[string]delivery) (lost []string) {
-	for guid, d := range acknowledged {
+func (b *books) lost() (lost []string) {
+	for guid, d := range b.acknowledged {
 		switch {
 		case d.job == 0: // it told of no job
 		case !b.guids[guid]:

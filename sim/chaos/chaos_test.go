@@ -55,9 +55,8 @@ func TestSmoke(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	acknowledged := w.witness.acknowledged()
-	if lost := books.lost(acknowledged); len(lost) > 0 || len(acknowledged) == 0 {
-		t.Errorf("%d were acknowledged; lost: %v", len(acknowledged), lost)
+	if lost := books.lost(); len(lost) > 0 || len(books.acknowledged) == 0 {
+		t.Errorf("%d were acknowledged; lost: %v", len(books.acknowledged), lost)
 	}
 	if own := w.ownExits(); len(own) > 0 {
 		t.Errorf("ended by themselves: %v", own)

@@ -144,7 +144,7 @@ func (w *world) report(ctx context.Context) error {
 
 	d := w.witness.count()
 	line(true, "deliveries", "%d, tried %d times: %d acknowledged at the first try, %d later, %d never", d.all, d.tries, d.first, d.later, d.never)
-	lost := books.lost(w.witness.acknowledged())
+	lost := books.lost()
 	line(len(lost) == 0 && d.first > 0, "acknowledged and lost", "%d of %d (goal 0)%s", len(lost), d.first+d.later, sample(lost))
 	line(true, "jobs of which a delivery was missed", "%d; of which `queued` was: %d, `completed`: %d", d.missedAny, d.missedQueued, d.missedCompleted)
 	line(true, "jobs that deliveries alone did not complete", "%d: polls did", d.neverCompleted)

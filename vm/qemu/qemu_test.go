@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -388,10 +389,24 @@ func TestAdoptKills(t *testing.T) {
 	}
 }
 
-// confined makes a driver whose machines are in cgroups of k.
-func confined(t *testing.T, dir string, k *cgrouptest.Kernel) *qemu.Driver {
+// process is a kernel as one process knows it. Once that has ended, it removes no cgroup: its driver, which in a test lives on,
+// would be there before the one that comes after.
+type process struct {
+	*cgrouptest.Kernel
+	ended atomic.Bool
+}
+
+func (p *process) Rmdir(dir string) error {
+	if p.ended.Load() {
+		return nil
+	}
+	return p.Kernel.Rmdir(dir)
+}
+
+// confined makes a driver of p whose machines are in cgroups.
+func confined(t *testing.T, dir string, p *process) *qemu.Driver {
 	t.Helper()
-	tree, err := cgroup.Open(cgroup.Config{Root: k.Root, Files: k})
+	tree, err := cgroup.Open(cgroup.Config{Root: p.Root, Files: p})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -413,7 +428,8 @@ func confined(t *testing.T, dir string, k *cgrouptest.Kernel) *qemu.Driver {
 func TestCgroups(t *testing.T) {
 	t.Parallel()
 	dir, k := t.TempDir(), cgrouptest.New(t, "cpu", "memory", "pids")
-	d := confined(t, dir, k)
+	former := &process{Kernel: k}
+	d := confined(t, dir, former)
 	opened := len(k.Writes())
 	m, err := d.Start(t.Context(), vm.Spec{ID: "a", Arch: d.Arch(), VCPUs: 1, MilliCPU: 750, MemoryMB: 256})
 	if err != nil {
@@ -435,7 +451,8 @@ func TestCgroups(t *testing.T) {
 
 	// Who comes after finds the one that it knows without limits, as systemd leaves it, and removes the other.
 	k.Set(t, "vm-a/cpu.max", "max 100000\n")
-	later := confined(t, dir, k)
+	former.ended.Store(true)
+	later := confined(t, dir, &process{Kernel: k})
 	adopted, err := later.Adopt(t.Context(), []string{"a"})
 	if err != nil || adopted["a"] == nil {
 		t.Fatalf("%v, %v", adopted, err)
