@@ -3,6 +3,7 @@ package cgroup_test
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -292,7 +293,15 @@ func TestSweep(t *testing.T) {
 	t.Parallel()
 	k := cgrouptest.New(t, all...)
 	tree := mustOpen(t, k)
-	for id, pid := range map[string]int{"gone": 1 << 30, "empty": 0, "runs": os.Getpid()} {
+	ended := exec.CommandContext(t.Context(), "true")
+	if err := ended.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Waitid(unix.P_PID, ended.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+		t.Fatal(err)
+	}
+	defer ended.Wait() //nolint:errcheck // it has ended well
+	for id, pid := range map[string]int{"gone": 1 << 30, "empty": 0, "ended": ended.Process.Pid, "runs": os.Getpid()} {
 		g, err := tree.Make(id, cgroup.Limits{VCPUs: 1, MemoryMB: 256})
 		if err != nil {
 			t.Fatal(err)

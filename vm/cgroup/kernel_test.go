@@ -192,6 +192,17 @@ func TestKernel(t *testing.T) { //nolint:paralleltest // alone in its VM
 	if err := unix.Rmdir(unit + "/vm-slow"); !errors.Is(err, unix.EBUSY) {
 		t.Errorf("one with a process is removed: %v", err)
 	}
+	ended := exec.Command("/proc/self/exe")
+	ended.Env = []string{does + "=spin"}
+	g.must(ended.Start())
+	g.must(group("ended", quarter).Put(ended.Process.Pid))
+	g.must(ended.Process.Kill())
+	g.must(unix.Waitid(unix.P_PID, ended.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil))
+	tree.Sweep()
+	if left, _ := filepath.Glob(unit + "/vm-*"); len(left) != 1 {
+		t.Errorf("left %v: a process that nobody waited for yet keeps its cgroup", left)
+	}
+	_ = ended.Wait()
 	go cmd.Wait()         //nolint:errcheck // it is killed
 	g.must(slow.Remove()) // which kills what runs
 	if left, _ := filepath.Glob(unit + "/vm-*"); len(left) > 0 {

@@ -3,6 +3,7 @@
 package cgrouptest
 
 import (
+	"bytes"
 	"fmt"
 	"io/fs"
 	"os"
@@ -123,6 +124,16 @@ func (k *Kernel) Mkdir(dir string) error {
 	return k.populate(dir, k.words(filepath.Join(filepath.Dir(dir), "cgroup.subtree_control")))
 }
 
+// runs reports whether a process hasn't ended; one that its parent hasn't waited for yet has.
+func runs(pid string) bool {
+	stat, err := os.ReadFile(filepath.Join("/proc", pid, "stat")) // see proc_pid_stat(5)
+	if err != nil {
+		return false
+	}
+	_, state, _ := strings.Cut(string(stat[bytes.LastIndexByte(stat, ')')+1:]), " ")
+	return !strings.HasPrefix(state, "Z") && !strings.HasPrefix(state, "X")
+}
+
 // Rmdir removes a cgroup in which no process runs.
 func (k *Kernel) Rmdir(dir string) error {
 	k.mu.Lock()
@@ -137,8 +148,7 @@ func (k *Kernel) Rmdir(dir string) error {
 		return unix.EBUSY
 	}
 	for _, pid := range k.words(filepath.Join(dir, "cgroup.procs")) {
-		n, err := strconv.Atoi(pid)
-		if err == nil && unix.Kill(n, 0) == nil {
+		if runs(pid) {
 			return unix.EBUSY
 		}
 	}
