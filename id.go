@@ -210,6 +210,9 @@ func (id *ID[K]) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// Bytes are those of the UUID.
+func (id ID[K]) Bytes() [16]byte { return id }
+
 // UUID is the canonical 36-character form that databases print.
 func (id ID[K]) UUID() string {
 	var b [36]byte

@@ -27,7 +27,7 @@ func (st *step) speak() {
 	if !st.Stopping { // a server answers version 0 at once: nothing to wait for any more
 		st.Call.Have = st.Version
 	}
-	st.do(SendSync{Call: st.Calls, Request: client.SyncRequest{Have: st.Call.Have, Refuses: st.Refuses, News: st.News, VMs: st.reports()}})
+	st.do(SendSync{Call: st.Calls, Request: client.SyncRequest{Have: st.Call.Have, Refuses: st.Refuses, VMs: st.reports()}})
 	st.News, st.Used = false, false
 }
 

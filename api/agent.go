@@ -115,29 +115,39 @@ type windows struct {
 
 // signed reads a request that a host signed and checks who it is: the signature, the epoch, and that it is no replay.
 func (s *Server) signed(w http.ResponseWriter, r *http.Request, limit int64) (host store.HostCredentials, body []byte, err error) {
+	body, err = s.signedFor(w, r, limit, func(id millrace.HostID) (store.HostCredentials, error) {
+		host, err = s.store.HostCredentials(r.Context(), id)
+		return host, err
+	})
+	return host, body, err
+}
+
+// signedFor is signed by a host that find finds.
+func (s *Server) signedFor(w http.ResponseWriter, r *http.Request, limit int64, find func(millrace.HostID) (store.HostCredentials, error)) (body []byte, err error) {
+	var host store.HostCredentials
 	if body, err = readBody(w, r, limit); err != nil {
-		return host, nil, err
+		return nil, err
 	}
 	now := s.now()
 	claims, err := client.Verify(r, body, func(id millrace.HostID) (ed25519.PublicKey, error) {
-		host, err = s.store.HostCredentials(r.Context(), id)
+		host, err = find(id)
 		return host.SignKey, err
 	}, now)
 	w.Header().Set("Date", now.UTC().Format(http.TimeFormat)) // a host whose clock is wrong sees by how much
 	if err != nil {
-		return host, nil, err
+		return nil, err
 	}
 	if host.Removed {
-		return host, nil, store.ErrHostRemoved
+		return nil, store.ErrHostRemoved
 	}
 	isFirst := client.IsFirst(r.URL.Path)
 	if !isFirst && claims.Epoch == host.Epoch-1 {
 		if err := s.store.Org(host.OrgID).Cloned(r.Context(), host.HostID, claims.Epoch); err != nil {
-			return host, nil, err
+			return nil, err
 		}
 	}
 	if want := host.Epoch; !isFirst && claims.Epoch != want || isFirst && claims.Epoch != 0 {
-		return host, nil, millrace.Errorf(millrace.Unauthenticated, "The request's epoch is not the host's present one: the agent was started again elsewhere.")
+		return nil, millrace.Errorf(millrace.Unauthenticated, "The request's epoch is not the host's present one: the agent was started again elsewhere.")
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -155,12 +165,12 @@ func (s *Server) signed(w http.ResponseWriter, r *http.Request, limit int64) (ho
 		fresh = claims.Sequence > host.Sequence-64 && seen.requests.Accept(claims.Epoch, claims.Sequence)
 	}
 	if !fresh {
-		return host, nil, millrace.Errorf(millrace.Unauthenticated, "The request was sent before: its sequence number is used up.")
+		return nil, millrace.Errorf(millrace.Unauthenticated, "The request was sent before: its sequence number is used up.")
 	}
 	if !isFirst {
 		s.store.Heard(host.OrgID, host.HostID, claims.Epoch, claims.Sequence)
 	}
-	return host, body, nil
+	return body, nil
 }
 
 func (s *Server) start(w http.ResponseWriter, r *http.Request) error {
@@ -214,7 +224,11 @@ var errKeys = millrace.Errorf(millrace.Unprocessable, "The keys are an Ed25519 a
 // sync takes what the host observes, and answers with what it should have: at once when that differs from what it knows,
 // when it changes, or after a heartbeat.
 func (s *Server) sync(w http.ResponseWriter, r *http.Request) error {
-	host, body, err := s.signed(w, r, maxAgentBody)
+	var host store.HostView
+	body, err := s.signedFor(w, r, maxAgentBody, func(id millrace.HostID) (_ store.HostCredentials, err error) {
+		host, err = s.store.ViewHost(r.Context(), id)
+		return host.HostCredentials, err
+	})
 	if err != nil {
 		return err
 	}
@@ -226,9 +240,8 @@ func (s *Server) sync(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	ctx, org := r.Context(), s.store.Org(host.OrgID)
-	changed := s.store.Bus.On(store.TopicHost(host.HostID))
-	desired, err := org.Observe(ctx, host.HostID, host.Epoch, text(in.Refuses), in.News, observations)
+	ctx, org, changed := r.Context(), s.store.Org(host.OrgID), host.Changed
+	desired, err := host.Observe(ctx, text(in.Refuses), observations)
 	if err != nil {
 		return err
 	}

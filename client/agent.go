@@ -74,10 +74,8 @@ type StartResponse struct {
 type SyncRequest struct {
 	Have int64 `json:"have"`
 	// Refuses is why the host takes no VM now, whoever orders it: "its disk is nearly full (1.2 GB free)". "" when it does.
-	Refuses string `json:"refuses,omitempty"`
-	// News says that something of this was not in the sync before: the server need not look first whether it is known.
-	News bool       `json:"news,omitempty"`
-	VMs  []VMReport `json:"vms"`
+	Refuses string     `json:"refuses,omitempty"`
+	VMs     []VMReport `json:"vms"`
 }
 
 // SyncResponse is the whole list of VMs that the host should have: a level, not a queue of commands. A VM that isn't

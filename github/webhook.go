@@ -1,12 +1,12 @@
 package github
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"math"
 	"mime"
 	"strings"
@@ -27,8 +27,12 @@ func (a *App) Parse(header millrace.Header, body []byte) (millrace.Delivery, err
 	if kind, _, err := mime.ParseMediaType(header.Get("Content-Type")); err != nil || kind != "application/json" {
 		return millrace.Delivery{}, millrace.Errorf(millrace.Invalid, "The content type must be application/json; set it in the App's webhook settings.")
 	}
-	if !utf8.Valid(body) || tooDeep(body) || !json.Valid(body) {
-		return millrace.Delivery{}, millrace.Errorf(millrace.Invalid, "The body is not JSON.")
+	if !utf8.Valid(body) || tooDeep(body) {
+		return millrace.Delivery{}, errNotJSON
+	}
+	d := millrace.Delivery{GUID: clean(header.Get("X-GitHub-Delivery")), Event: clean(header.Get("X-GitHub-Event")), Body: body}
+	if d.Event == "workflow_job" { // nearly all of them
+		return d, decodeJob(&d)
 	}
 	var envelope struct {
 		Action       string `json:"action"`
@@ -36,20 +40,29 @@ func (a *App) Parse(header millrace.Header, body []byte) (millrace.Delivery, err
 			ID int64 `json:"id"`
 		} `json:"installation"`
 	}
-	if err := json.Unmarshal(body, &envelope); err != nil {
-		return millrace.Delivery{}, millrace.Errorf(millrace.Invalid, "The body is not an event.")
+	if err := decode(body, &envelope, "an event"); err != nil {
+		return millrace.Delivery{}, err
 	}
-	d := millrace.Delivery{
-		GUID: clean(header.Get("X-GitHub-Delivery")), Event: clean(header.Get("X-GitHub-Event")), Action: clean(envelope.Action),
-		InstallationID: envelope.Installation.ID, Body: body,
-	}
+	d.Action, d.InstallationID = clean(envelope.Action), envelope.Installation.ID
 	var err error
-	if change := installationEvents[d.Event][d.Action]; d.Event == "workflow_job" {
-		d.Job, err = decodeJob(body)
-	} else if change != "" {
+	if change := installationEvents[d.Event][d.Action]; change != "" {
 		d.Installation, err = decodeInstallation(d.Event, change, body)
 	}
 	return d, err
+}
+
+var errNotJSON = millrace.Errorf(millrace.Invalid, "The body is not JSON.")
+
+// decode reads a body into event, which should be a kind of event.
+func decode(body []byte, event any, kind string) error {
+	err := json.Unmarshal(body, event)
+	switch syntax := (*json.SyntaxError)(nil); {
+	case errors.As(err, &syntax):
+		return errNotJSON
+	case err != nil:
+		return millrace.Errorf(millrace.Invalid, "The body is not %s.", kind)
+	}
+	return nil
 }
 
 func (a *App) signed(signature string, body []byte) bool {
@@ -134,8 +147,12 @@ func decodeInstallation(event string, change millrace.InstallationChange, body [
 			User account `json:"user"`
 		} `json:"membership"`
 	}
-	if err := json.Unmarshal(body, &e); err != nil || e.Installation.ID <= 0 {
-		return nil, millrace.Errorf(millrace.Invalid, "The body is not an event of an installation.")
+	const kind = "an event of an installation"
+	if err := decode(body, &e, kind); err != nil {
+		return nil, err
+	}
+	if e.Installation.ID <= 0 {
+		return nil, millrace.Errorf(millrace.Invalid, "The body is not %s.", kind)
 	}
 	owner := cmp.Or(e.Installation.Account.ID, e.Account.ID)
 	if event == "organization" { // with other events it is a repository's, which may have been transferred to it
@@ -148,19 +165,21 @@ func decodeInstallation(event string, change millrace.InstallationChange, body [
 	return out, nil
 }
 
-func decodeJob(body []byte) (*millrace.JobEvent, error) {
+func decodeJob(d *millrace.Delivery) error {
+	const kind = "a workflow_job event"
 	var e github.WorkflowJobEvent
-	if err := json.NewDecoder(bytes.NewReader(body)).Decode(&e); err != nil {
-		return nil, millrace.Errorf(millrace.Invalid, "The body is not a workflow_job event.")
+	if err := decode(d.Body, &e, kind); err != nil {
+		return err
 	}
 	event, ok := jobEvent(e.GetInstallation().GetID(), e.GetRepo(), e.GetSender(), e.GetWorkflowJob())
 	if !ok {
-		return nil, millrace.Errorf(millrace.Invalid, "The body is not a workflow_job event.")
+		return millrace.Errorf(millrace.Invalid, "The body is not %s.", kind)
 	}
 	// The action says more than the status where the two differ: a delivery that is late carries the job's present status
 	// with yesterday's action, and both are true of the job.
 	event.Action = clean(e.GetAction())
-	return event, nil
+	d.Action, d.InstallationID, d.Job = event.Action, event.InstallationID, event
+	return nil
 }
 
 // jobEvent is what GitHub says of a job, in an event or when asked; Action is its status. It is not ok when it lacks what a

@@ -85,7 +85,7 @@ func (srv *server) sync(p *poll, epoch int64, in client.SyncRequest) error {
 	if err != nil {
 		return err
 	}
-	desired, err := srv.st.Org(p.host.org.ID).Observe(s.ctx, p.host.id, epoch, in.Refuses, in.News, observed)
+	desired, err := srv.st.Org(p.host.org.ID).Observe(s.ctx, p.host.id, epoch, in.Refuses, observed)
 	if err != nil {
 		return err
 	}

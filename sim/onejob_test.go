@@ -92,7 +92,7 @@ func (f *fleet) happen(event agent.Event) {
 			f.open = &e
 			seen, err := api.Observations(e.Request.VMs)
 			f.must(err)
-			_, err = f.st.Org(f.tenant.ID).Observe(f.t.Context(), f.host.ID, f.epoch, e.Request.Refuses, e.Request.News, seen)
+			_, err = f.st.Org(f.tenant.ID).Observe(f.t.Context(), f.host.ID, f.epoch, e.Request.Refuses, seen)
 			f.must(err)
 			f.announce() // what the host observed may matter to the placer
 		case agent.StartVM:

@@ -84,7 +84,7 @@ func TestEverybodyAtOnce(t *testing.T) {
 		for i, v := range desired.VMs {
 			list[i] = millrace.Observation{VMID: v.ID, Epoch: v.Epoch, State: millrace.VMGone, Reason: "no kernel"}
 		}
-		_, err = st.Org(w.ID).Observe(t.Context(), w.host.ID, w.host.Epoch, "", false, list)
+		_, err = st.Org(w.ID).Observe(t.Context(), w.host.ID, w.host.Epoch, "", list)
 		return err
 	})
 	intake.Wait()

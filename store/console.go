@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/jackc/pgx/v5"
 	"gocloud.dev/blob"
 	"gocloud.dev/gcerrors"
 
@@ -29,9 +30,8 @@ func consoleKey(org millrace.OrgID, vm millrace.VMID) string {
 // AppendConsole keeps what a VM of host printed, from byte offset on. It may be repeated; what lies past MaxConsole is
 // dropped.
 func (o Org) AppendConsole(ctx context.Context, host millrace.HostID, vm millrace.VMID, offset int64, data []byte) error {
-	err := o.tx(ctx, func(tx *Tx) error {
-		var ok bool
-		return tx.QueryRow(ctx, `SELECT true FROM vms WHERE (org_id, vm_id, host_id) = ($1, $2, $3)`, o.id, vm, host).Scan(&ok)
+	_, err := o.store.roundTrip(ctx, o.store.app, o.id, func(b *pgx.Batch) {
+		b.Queue(`SELECT FROM vms WHERE (org_id, vm_id, host_id) = ($1, $2, $3)`, o.id, vm, host).QueryRow(func(row pgx.Row) error { return row.Scan() })
 	})
 	switch {
 	case err != nil:

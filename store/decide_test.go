@@ -127,7 +127,7 @@ func TestDecideRefusingHost(t *testing.T) {
 	const full = "its disk is nearly full (1.2 GB free)"
 	say := func(refuses string, list ...millrace.Observation) {
 		t.Helper()
-		if _, err := w.org.Observe(t.Context(), w.host.ID, w.host.Epoch, refuses, false, list); err != nil {
+		if _, err := w.org.Observe(t.Context(), w.host.ID, w.host.Epoch, refuses, list); err != nil {
 			t.Fatal(err)
 		}
 		w.pass(scheduler.Decide)

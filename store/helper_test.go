@@ -179,7 +179,7 @@ func (w *world) observe(state millrace.VMState, vms ...millrace.VMID) {
 	for i, vm := range vms {
 		list[i] = millrace.Observation{VMID: vm, Epoch: 1, State: state, Reason: "as observed"}
 	}
-	if _, err := w.org.Observe(w.t.Context(), w.host.ID, w.host.Epoch, "", false, list); err != nil {
+	if _, err := w.org.Observe(w.t.Context(), w.host.ID, w.host.Epoch, "", list); err != nil {
 		w.t.Fatal(err)
 	}
 }

@@ -125,7 +125,7 @@ func (d Desired) KeysDue(now time.Time) bool {
 	return d.Rotate || now.Sub(d.KeysAt) > millrace.KeyLife
 }
 
-const desiredColumns = `desired_version, removed_at IS NOT NULL, restart_epoch = epoch, reboot_epoch = epoch, rotate_epoch = epoch, coalesce(keys_at, created_at)`
+const desiredColumns = `h.desired_version, h.removed_at IS NOT NULL, h.restart_epoch = h.epoch, h.reboot_epoch = h.epoch, h.rotate_epoch = h.epoch, coalesce(h.keys_at, h.created_at)`
 
 func (d *Desired) targets() []any {
 	return []any{&d.Version, &d.Removed, &d.Restart, &d.Reboot, &d.Rotate, &d.KeysAt}
@@ -135,7 +135,7 @@ func (d *Desired) targets() []any {
 func (o Org) Desired(ctx context.Context, host millrace.HostID) (d Desired, err error) {
 	_, err = o.store.roundTrip(ctx, o.store.app, o.id, func(b *pgx.Batch) {
 		// The version first: a list that is newer than its version is fetched once more, an older one would be missed.
-		b.Queue(`SELECT `+desiredColumns+` FROM hosts WHERE (org_id, host_id) = ($1, $2)`, o.id, host).QueryRow(func(row pgx.Row) error {
+		b.Queue(`SELECT `+desiredColumns+` FROM hosts h WHERE (h.org_id, h.host_id) = ($1, $2)`, o.id, host).QueryRow(func(row pgx.Row) error {
 			return row.Scan(d.targets()...)
 		})
 		b.Queue(`
@@ -149,55 +149,91 @@ func (o Org) Desired(ctx context.Context, host millrace.HostID) (d Desired, err 
 	return d, err
 }
 
-// Observe joins what a host observes into its VMs, notes why it takes no VM ("" when it does), and returns what it should be
+// HostView is a host at one moment: what its requests are checked against, and what it should be doing.
+type HostView struct {
+	HostCredentials
+	Changed <-chan struct{} // closed when it should be doing something else
+
+	org     Org
+	at      time.Time
+	refuses string
+	desired Desired
+	vms     []millrace.VM // all that aren't gone
+}
+
+// ViewHost finds a host by its ID alone. NotFound when there is none.
+func (s *Store) ViewHost(ctx context.Context, id millrace.HostID) (HostView, error) {
+	org, err := s.orgOfHost(ctx, id)
+	if err != nil {
+		return HostView{}, err
+	}
+	return s.Org(org).viewHost(ctx, id)
+}
+
+func (o Org) viewHost(ctx context.Context, id millrace.HostID) (v HostView, err error) {
+	v.org = o
+	v.Changed = o.store.Bus.On(TopicHost(id))
+	v.at, err = o.store.roundTrip(ctx, o.store.app, o.id, func(b *pgx.Batch) { v.queue(b, id, "") })
+	return v, err
+}
+
+// queue reads the view; lock is for its VMs. The version comes first: a list that is newer than its version is fetched once more,
+// an older one would be missed.
+func (v *HostView) queue(b *pgx.Batch, id millrace.HostID, lock string) {
+	b.Queue(`SELECT `+credentialColumns+`, h.refuses, `+desiredColumns+credentialsFrom, v.org.id, id).QueryRow(func(row pgx.Row) error {
+		return row.Scan(slices.Concat(v.targets(), []any{&v.refuses}, v.desired.targets())...)
+	})
+	b.Queue(`SELECT `+vmColumns+` FROM vms v WHERE (v.org_id, v.host_id) = ($1, $2) AND v.state <> 'gone' ORDER BY v.vm_id`+lock, v.org.id, id).
+		Query(func(rows pgx.Rows) (err error) {
+			v.vms, err = pgx.CollectRows(rows, scanVM)
+			return err
+		})
+}
+
+// admits checks that the host still is one, and what it says of this process of its agent.
+func (v HostView) admits(epoch int64) error {
+	switch {
+	case v.Removed:
+		return ErrHostRemoved
+	case v.Epoch != epoch:
+		return errEpoch
+	}
+	return nil
+}
+
+// Observe is [HostView.Observe] of what a host is now.
+func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, refuses string, observations []millrace.Observation) (Desired, error) {
+	v, err := o.viewHost(ctx, host)
+	if err == nil {
+		err = v.admits(epoch)
+	}
+	if err != nil {
+		return Desired{}, err
+	}
+	return v.Observe(ctx, refuses, observations)
+}
+
+// Observe joins what the host observes into its VMs, notes why it takes no VM ("" when it does), and returns what it should be
 // doing. A VM that ended before it ever ran a job is a failed try of its job, and its registration at GitHub, if any, is
-// removed. A VM that is being stopped and that the host doesn't report is gone. Most reports say nothing new: those lock nothing,
-// and take one round trip. One of which it is known that it has news is not compared first.
-func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, refuses string, news bool, observations []millrace.Observation) (desired Desired, err error) {
+// removed. A VM that is being stopped and that the host doesn't report is gone. Most reports say nothing new: those need no
+// more than the view.
+func (v HostView) Observe(ctx context.Context, refuses string, observations []millrace.Observation) (desired Desired, err error) {
 	reported := make(map[millrace.VMID]millrace.Observation, len(observations))
 	for _, ob := range observations {
 		reported[ob.VMID] = ob
 	}
-	var current int64
-	var refused string
-	var vms []millrace.VM
-	look := func(b *pgx.Batch, lock string) {
-		b.Queue(`SELECT epoch, refuses, `+desiredColumns+` FROM hosts WHERE (org_id, host_id) = ($1, $2)`, o.id, host).QueryRow(func(row pgx.Row) error {
-			return row.Scan(append([]any{&current, &refused}, desired.targets()...)...)
-		})
-		b.Queue(`
-			SELECT `+vmColumns+` FROM vms v WHERE (v.org_id, v.host_id) = ($1, $2) AND v.state <> 'gone' ORDER BY v.vm_id`+lock,
-			o.id, host).Query(func(rows pgx.Rows) (err error) {
-			vms, err = pgx.CollectRows(rows, scanVM)
-			return err
-		})
+	news := func(vm millrace.VM) bool { return observe(&vm, reported, v.at) }
+	if refuses == v.refuses && !slices.ContainsFunc(v.vms, news) {
+		v.desired.VMs = slices.DeleteFunc(v.vms, unwantedAtHost)
+		return v.desired, nil
 	}
-	admitted := func() error {
-		switch {
-		case desired.Removed: // since its request was let in
-			return ErrHostRemoved
-		case current != epoch:
-			return errEpoch
-		}
-		return nil
-	}
-	if !news {
-		now, err := o.store.roundTrip(ctx, o.store.app, o.id, func(b *pgx.Batch) { look(b, "") })
-		if err == nil {
-			err = admitted()
-		}
-		if err != nil {
-			return desired, err
-		}
-		if refuses == refused && !slices.ContainsFunc(vms, func(v millrace.VM) bool { return observe(&v, reported, now) }) {
-			desired.VMs = slices.DeleteFunc(vms, unwantedAtHost)
-			return desired, nil
-		}
-	}
+	o, host, locked := v.org, v.HostID, HostView{org: v.org}
 	err = o.store.tx(ctx, o.store.app, o.id, func(tx *Tx) error {
-		if err := admitted(); err != nil {
+		if err := locked.admits(v.Epoch); err != nil { // it was admitted before
 			return err
 		}
+		desired = locked.desired
+		vms, refused := locked.vms, locked.refuses
 		var b pgx.Batch
 		var failed failures
 		ended := false
@@ -244,7 +280,7 @@ func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, ref
 			return nil
 		}
 		return tx.SendBatch(ctx, &b).Close()
-	}, func(_ *Tx, b *pgx.Batch) { look(b, ` FOR UPDATE`) })
+	}, func(_ *Tx, b *pgx.Batch) { locked.queue(b, host, ` FOR UPDATE`) })
 	return desired, err
 }
 

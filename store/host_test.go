@@ -181,7 +181,7 @@ func TestStartRaisesTheEpoch(t *testing.T) {
 		t.Fatalf("epoch %d, %v", epoch, err)
 	}
 	gone := []millrace.Observation{{VMID: vm, Epoch: 1, State: millrace.VMGone}}
-	_, err = w.org.Observe(t.Context(), w.host.ID, w.host.Epoch, "", false, gone)
+	_, err = w.org.Observe(t.Context(), w.host.ID, w.host.Epoch, "", gone)
 	code(t, err, millrace.Unauthenticated)
 	if state := w.vm(vm).State; state != millrace.VMPending {
 		t.Errorf("the older process's word made the VM %s", state)
@@ -199,7 +199,7 @@ func TestFailedBootIsTriedAgainLater(t *testing.T) {
 	for try := 1; try <= 9; try++ {
 		vm := w.place(job)
 		w.advance(10 * time.Second)
-		_, err := w.org.Observe(t.Context(), w.host.ID, w.host.Epoch, "", false, []millrace.Observation{{VMID: vm, Epoch: 1, State: millrace.VMGone, Reason: "no kernel"}})
+		_, err := w.org.Observe(t.Context(), w.host.ID, w.host.Epoch, "", []millrace.Observation{{VMID: vm, Epoch: 1, State: millrace.VMGone, Reason: "no kernel"}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -402,38 +402,77 @@ func TestHostsAreListedByName(t *testing.T) {
 	}
 }
 
-// Whether a host says that it has news or not, the same comes of what it reports, and what it should be doing is the same as
-// what is read then.
+// What a host should be doing is the same whether what it reports is news, which is joined, or not, and as what is read then.
 func TestObserveNews(t *testing.T) {
 	t.Parallel()
-	for _, says := range []bool{true, false} {
-		w := newWorld(t)
-		stays, ends := w.place(w.queue(1)), w.place(w.queue(2))
-		report := func(state millrace.VMState) {
-			t.Helper()
-			for range 2 { // the second time there is none
-				got, err := w.org.Observe(t.Context(), w.host.ID, w.host.Epoch, "its disk is full", says, []millrace.Observation{
-					{VMID: stays, Epoch: 1, State: millrace.VMOnline}, {VMID: ends, Epoch: 1, State: state, Reason: "as observed"},
-				})
-				if err != nil {
-					t.Fatal(err)
-				}
-				want, err := w.org.Desired(t.Context(), w.host.ID)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if diff := cmp.Diff(want, got); diff != "" {
-					t.Errorf("news %t, %s: %s", says, state, diff)
-				}
+	w := newWorld(t)
+	stays, ends := w.place(w.queue(1)), w.place(w.queue(2))
+	report := func(state millrace.VMState) {
+		t.Helper()
+		for range 2 { // the second time there is none
+			got, err := w.org.Observe(t.Context(), w.host.ID, w.host.Epoch, "its disk is full", []millrace.Observation{
+				{VMID: stays, Epoch: 1, State: millrace.VMOnline}, {VMID: ends, Epoch: 1, State: state, Reason: "as observed"},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := w.org.Desired(t.Context(), w.host.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s: %s", state, diff)
 			}
 		}
-		report(millrace.VMBooting)
-		report(millrace.VMGone)
-		if v := w.vm(ends); v.State != millrace.VMGone || w.vm(stays).State != millrace.VMOnline {
-			t.Errorf("news %t: %s and %s", says, v.State, w.vm(stays).State)
-		}
-		if host, err := w.org.Host(t.Context(), w.host.ID); err != nil || host.Refuses != "its disk is full" {
-			t.Errorf("news %t: %q, %v", says, host.Refuses, err)
-		}
 	}
+	report(millrace.VMBooting)
+	report(millrace.VMGone)
+	if v := w.vm(ends); v.State != millrace.VMGone || w.vm(stays).State != millrace.VMOnline {
+		t.Errorf("%s and %s", v.State, w.vm(stays).State)
+	}
+	if host, err := w.org.Host(t.Context(), w.host.ID); err != nil || host.Refuses != "its disk is full" {
+		t.Errorf("%q, %v", host.Refuses, err)
+	}
+}
+
+// Between a view of a host and what it observes, all may change: news is joined into what there is, or refused.
+func TestObserveByAnOldView(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	view := func() store.HostView {
+		t.Helper()
+		v, err := w.st.ViewHost(t.Context(), w.host.ID)
+		if err != nil || v.OrgID != w.host.OrgID || v.Epoch != w.host.Epoch {
+			t.Fatalf("%+v, %v", v.HostCredentials, err)
+		}
+		return v
+	}
+	before := view()
+	vm := w.place(w.queue(1))
+	select {
+	case <-before.Changed:
+	default:
+		t.Error("a VM for the host, and its view says nothing")
+	}
+	report := func(v store.HostView, state millrace.VMState) (store.Desired, error) {
+		return v.Observe(t.Context(), "", []millrace.Observation{{VMID: vm, Epoch: 1, State: state}})
+	}
+	pending := view()
+	w.observe(millrace.VMBusy, vm)
+	if d, err := report(pending, millrace.VMBooting); err != nil || len(d.VMs) != 1 || d.VMs[0].State != millrace.VMBusy || w.vm(vm).State != millrace.VMBusy {
+		t.Errorf("an old report: %+v, %v, and it is %s", d, err, w.vm(vm).State)
+	}
+	busy := view()
+	if _, err := w.org.StartHost(t.Context(), w.host.ID, "", storetest.Facts()); err != nil {
+		t.Fatal(err)
+	}
+	_, err := report(busy, millrace.VMGone)
+	code(t, err, millrace.Unauthenticated)
+	w.host.Epoch++
+	started := view()
+	code(t, w.org.RemoveHost(t.Context(), w.Caller(), w.host.ID, true), "")
+	_, err = report(started, millrace.VMGone)
+	code(t, err, millrace.HostRemoved)
+	_, err = w.st.ViewHost(t.Context(), millrace.HostID{1})
+	code(t, err, millrace.NotFound)
 }

@@ -116,7 +116,7 @@ func TestClonedHost(t *testing.T) {
 		t.Errorf("cloned at %s, want now", at)
 	}
 	start("boot-2", millrace.Conflict)
-	_, err := w.org.Observe(t.Context(), w.host.ID, copied, "", false, nil)
+	_, err := w.org.Observe(t.Context(), w.host.ID, copied, "", nil)
 	code(t, err, millrace.Unauthenticated)
 	start("boot-1", "")
 	start("boot-3", "") // it was rebooted

@@ -27,13 +27,37 @@ type HostCredentials struct {
 
 // HostCredentials finds a host by its ID alone. NotFound when there is none.
 func (s *Store) HostCredentials(ctx context.Context, id millrace.HostID) (c HostCredentials, err error) {
-	c.HostID = id
-	_, err = s.roundTrip(ctx, s.app, 0, func(b *pgx.Batch) {
-		b.Queue(`SELECT org_id, sign_key, seal_key, epoch, sequence, removed FROM host_credentials($1)`, id).QueryRow(func(row pgx.Row) error {
-			return row.Scan(&c.OrgID, &c.SignKey, &c.SealKey, &c.Epoch, &c.Sequence, &c.Removed)
-		})
+	org, err := s.orgOfHost(ctx, id)
+	if err != nil {
+		return c, err
+	}
+	_, err = s.roundTrip(ctx, s.app, org, func(b *pgx.Batch) {
+		b.Queue(`SELECT `+credentialColumns+credentialsFrom, org, id).QueryRow(func(row pgx.Row) error { return row.Scan(c.targets()...) })
 	})
 	return c, err
+}
+
+const (
+	credentialColumns = `h.org_id, h.host_id, h.sign_key, h.seal_key, h.epoch, CASE WHEN b.epoch = h.epoch THEN b.sequence ELSE 0 END, h.removed_at IS NOT NULL`
+	credentialsFrom   = ` FROM hosts h JOIN host_beats b ON (b.org_id, b.host_id) = (h.org_id, h.host_id) WHERE (h.org_id, h.host_id) = ($1, $2)`
+)
+
+func (c *HostCredentials) targets() []any {
+	return []any{&c.OrgID, &c.HostID, &c.SignKey, &c.SealKey, &c.Epoch, &c.Sequence, &c.Removed}
+}
+
+// orgOfHost finds a host's org, which never changes: it is looked up across tenants once.
+func (s *Store) orgOfHost(ctx context.Context, id millrace.HostID) (org millrace.OrgID, err error) {
+	if known, ok := s.hostOrgs.Load(id); ok {
+		return known.(millrace.OrgID), nil
+	}
+	_, err = s.roundTrip(ctx, s.app, 0, func(b *pgx.Batch) {
+		b.Queue(`SELECT org_id FROM host_credentials($1)`, id).QueryRow(func(row pgx.Row) error { return row.Scan(&org) })
+	})
+	if err == nil {
+		s.hostOrgs.Store(id, org)
+	}
+	return org, err
 }
 
 // SetHostKeys replaces a host's keys by those that it made: from then on the former ones are worth nothing. Once more the same
@@ -45,7 +69,7 @@ func (o Org) SetHostKeys(ctx context.Context, from millrace.Actor, c HostCredent
 		var name, cloned string
 		var was, sealed []byte
 		var d Desired
-		err := tx.QueryRow(ctx, `SELECT name, cloned_boot, sign_key, seal_key, `+desiredColumns+` FROM hosts WHERE (org_id, host_id) = ($1, $2) AND removed_at IS NULL FOR NO KEY UPDATE`, o.id, id).
+		err := tx.QueryRow(ctx, `SELECT h.name, h.cloned_boot, h.sign_key, h.seal_key, `+desiredColumns+` FROM hosts h WHERE (h.org_id, h.host_id) = ($1, $2) AND h.removed_at IS NULL FOR NO KEY UPDATE`, o.id, id).
 			Scan(append([]any{&name, &cloned, &was, &sealed}, d.targets()...)...)
 		switch {
 		case err != nil:

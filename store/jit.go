@@ -4,6 +4,8 @@ import (
 	"context"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/millrace-ci/millrace"
 )
 
@@ -19,30 +21,29 @@ var errUnwanted = millrace.Errorf(millrace.Gone, "This VM is not wanted any more
 // BeginJIT grants the registration of a VM that is wanted and not yet online. Gone when it isn't wanted any more,
 // Conflict when it has its registration and the sealed copy was deleted because the runner came online.
 func (o Org) BeginJIT(ctx context.Context, host millrace.HostID, vm millrace.VMID, epoch int64) (g JITGrant, err error) {
-	err = o.tx(ctx, func(tx *Tx) error {
-		g.VM, err = one(ctx, tx, scanVM, `SELECT `+vmColumns+` FROM vms v WHERE (v.org_id, v.vm_id, v.host_id) = ($1, $2, $3)`, o.id, vm, host)
-		if err != nil {
-			return err
-		}
-		if err := wanted(g.VM, epoch); err != nil {
-			return err
-		}
-		var owner string
-		var kind millrace.OwnerType
-		err := tx.QueryRow(ctx, `
-			SELECT v.jit_sealed, i.owner_login, i.owner_type
+	var v nullableVM
+	var owner string
+	var kind millrace.OwnerType
+	_, err = o.store.roundTrip(ctx, o.store.app, o.id, func(b *pgx.Batch) {
+		b.Queue(`
+			SELECT `+vmColumns+`, v.jit_sealed, i.owner_login, i.owner_type
 			FROM vms v JOIN installations i ON (i.org_id, i.installation_id) = (v.org_id, v.installation_id)
-			WHERE (v.org_id, v.vm_id) = ($1, $2)`, o.id, vm).Scan(&g.Sealed, &owner, &kind)
-		if err != nil {
-			return err
-		}
-		if g.Sealed == nil && g.VM.RunnerID != 0 {
-			return millrace.Errorf(millrace.Conflict, "The VM's runner was online already.")
-		}
-		g.Target = registersAt(g.VM.InstallationID, owner, kind, g.VM.Repository)
-		return nil
+			WHERE (v.org_id, v.vm_id, v.host_id) = ($1, $2, $3)`, o.id, vm, host).QueryRow(func(row pgx.Row) error {
+			return row.Scan(append(v.targets(), &g.Sealed, &owner, &kind)...)
+		})
 	})
-	return g, err
+	if err != nil {
+		return g, err
+	}
+	g.VM = *v.vm()
+	if err := wanted(g.VM, epoch); err != nil {
+		return g, err
+	}
+	if g.Sealed == nil && g.VM.RunnerID != 0 {
+		return g, millrace.Errorf(millrace.Conflict, "The VM's runner was online already.")
+	}
+	g.Target = registersAt(g.VM.InstallationID, owner, kind, g.VM.Repository)
+	return g, nil
 }
 
 // wanted is an error unless the VM may still be registered.
@@ -72,16 +73,17 @@ func registersAt(installation int64, owner string, kind millrace.OwnerType, repo
 // SaveJIT keeps a registration: GitHub's runner id, and the configuration sealed to the host until the runner is online.
 // Gone when the VM became unwanted meanwhile: the caller must remove the registration.
 func (o Org) SaveJIT(ctx context.Context, vm millrace.VMID, epoch, runnerID int64, sealed []byte) error {
-	return o.tx(ctx, func(tx *Tx) error {
-		v, err := one(ctx, tx, scanVM, `SELECT `+vmColumns+` FROM vms v WHERE (v.org_id, v.vm_id) = ($1, $2) FOR UPDATE`, o.id, vm)
-		if err != nil {
+	var v nullableVM
+	return o.store.tx(ctx, o.store.app, o.id, func(tx *Tx) error {
+		if err := wanted(*v.vm(), epoch); err != nil {
 			return err
 		}
-		if err := wanted(v, epoch); err != nil {
-			return err
-		}
-		_, err = tx.Exec(ctx, `UPDATE vms SET runner_id = $3, jit_sealed = $4, changed_at = $5 WHERE (org_id, vm_id) = ($1, $2)`,
+		_, err := tx.Exec(ctx, `UPDATE vms SET runner_id = $3, jit_sealed = $4, changed_at = $5 WHERE (org_id, vm_id) = ($1, $2)`,
 			o.id, vm, runnerID, sealed, tx.now)
 		return err
+	}, func(_ *Tx, b *pgx.Batch) {
+		b.Queue(`SELECT `+vmColumns+` FROM vms v WHERE (v.org_id, v.vm_id) = ($1, $2) FOR UPDATE`, o.id, vm).QueryRow(func(row pgx.Row) error {
+			return row.Scan(v.targets()...)
+		})
 	})
 }

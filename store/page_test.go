@@ -159,7 +159,7 @@ func TestVMPages(t *testing.T) {
 	first := w.job(w.jobID(1)).VM
 	if first.HostID == w.host.ID {
 		w.observe(millrace.VMGone, first.ID)
-	} else if _, err := w.org.Observe(t.Context(), second.ID, 1, "", false, []millrace.Observation{{VMID: first.ID, Epoch: 1, State: millrace.VMGone}}); err != nil {
+	} else if _, err := w.org.Observe(t.Context(), second.ID, 1, "", []millrace.Observation{{VMID: first.ID, Epoch: 1, State: millrace.VMGone}}); err != nil {
 		t.Fatal(err)
 	}
 	if got := list(store.VMFilter{Live: true}); len(got) != 8 {

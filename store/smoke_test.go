@@ -50,7 +50,7 @@ func TestOneJob(t *testing.T) {
 	}
 	observe := func(state millrace.VMState) {
 		t.Helper()
-		_, err := org.Observe(ctx, host.ID, host.Epoch, "", false, []millrace.Observation{{VMID: vm.ID, Epoch: vm.Epoch, State: state, Usage: millrace.Metering{CPUMillis: 5}}})
+		_, err := org.Observe(ctx, host.ID, host.Epoch, "", []millrace.Observation{{VMID: vm.ID, Epoch: vm.Epoch, State: state, Usage: millrace.Metering{CPUMillis: 5}}})
 		if err != nil {
 			t.Fatal(err)
 		}

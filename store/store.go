@@ -22,6 +22,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"gocloud.dev/blob"
 	"gocloud.dev/blob/fileblob"
@@ -62,6 +63,7 @@ type Store struct {
 	heard       heard
 	learning    learning
 	consoles    consoles
+	hostOrgs    sync.Map // of hosts' IDs: their orgs
 	opened      time.Time
 	stop        context.CancelFunc
 	stopped     chan struct{}
@@ -196,6 +198,11 @@ func connect(ctx context.Context, url string, size int32, planCacheMode string) 
 	cfg.ConnConfig.RuntimeParams["lock_timeout"] = "10000"
 	cfg.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "60000"
 	cfg.ConnConfig.RuntimeParams["plan_cache_mode"] = planCacheMode
+	cfg.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
+		types := conn.TypeMap()
+		types.TryWrapEncodePlanFuncs = append([]pgtype.TryWrapEncodePlanFunc{encodeID}, types.TryWrapEncodePlanFuncs...)
+		return nil
+	}
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, err
@@ -205,6 +212,30 @@ func connect(ctx context.Context, url string, size int32, planCacheMode string) 
 		return nil, err
 	}
 	return pool, nil
+}
+
+// encodeID sends IDs as the bytes that they are. By itself pgx asks them for their text, reads that, and encodes what it read.
+func encodeID(value any) (pgtype.WrappedEncodePlanNextSetter, any, bool) {
+	id, ok := value.(identifier)
+	if !ok {
+		return nil, nil, false
+	}
+	return &idPlan{}, id.Bytes(), true
+}
+
+// identifier is any kind's [millrace.ID].
+type identifier interface{ Bytes() [16]byte }
+
+type idPlan struct{ bytes pgtype.EncodePlan }
+
+func (p *idPlan) SetNext(next pgtype.EncodePlan) { p.bytes = next }
+
+func (p *idPlan) Encode(value any, buf []byte) ([]byte, error) {
+	id := value.(identifier).Bytes()
+	if id == [16]byte{} {
+		return nil, nil // NULL
+	}
+	return p.bytes.Encode(id, buf)
 }
 
 // Close ends the listener and the pools, after the use cases that are under way.

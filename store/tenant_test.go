@@ -210,7 +210,7 @@ func TestForeignRowsAreNotFound(t *testing.T) {
 	if s, err := org.Samples(ctx, vm); err != nil || len(s) != 0 {
 		t.Errorf("samples of another's VM: %v, %v", s, err)
 	}
-	_, err := org.Observe(ctx, w.host.ID, w.host.Epoch, "", false, nil)
+	_, err := org.Observe(ctx, w.host.ID, w.host.Epoch, "", nil)
 	code(t, err, millrace.NotFound)
 	if _, err := org.Desired(ctx, w.host.ID); millrace.CodeOf(err) != millrace.NotFound {
 		t.Errorf("desired: %v", err)

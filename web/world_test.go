@@ -237,7 +237,7 @@ func (w *world) observe(host millrace.Host, vm millrace.VM, state millrace.VMSta
 	if state == millrace.VMGone {
 		o.ExitCode = new(int)
 	}
-	if _, err := w.Store.Org(w.Org.ID).Observe(w.t.Context(), host.ID, host.Epoch, "", false, []millrace.Observation{o}); err != nil {
+	if _, err := w.Store.Org(w.Org.ID).Observe(w.t.Context(), host.ID, host.Epoch, "", []millrace.Observation{o}); err != nil {
 		w.t.Fatal(err)
 	}
 }

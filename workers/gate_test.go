@@ -180,7 +180,7 @@ func TestRunnerVersionRefused(t *testing.T) {
 	seven := 7
 	for range 2 {
 		v := h.register(h.launch())
-		_, err := h.org.Observe(t.Context(), h.host.ID, h.host.Epoch, "", false, []millrace.Observation{{
+		_, err := h.org.Observe(t.Context(), h.host.ID, h.host.Epoch, "", []millrace.Observation{{
 			VMID: v.ID, Epoch: v.Epoch, State: millrace.VMGone, Reason: "Runner version v1 is deprecated.", ExitCode: &seven,
 		}})
 		h.must(err)

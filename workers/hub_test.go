@@ -297,7 +297,7 @@ func (h *hub) connect(v millrace.VM) millrace.VM {
 // observe has the host report a VM.
 func (h *hub) observe(v millrace.VM, state millrace.VMState) millrace.VM {
 	h.t.Helper()
-	_, err := h.org.Observe(h.t.Context(), h.host.ID, h.host.Epoch, "", false, []millrace.Observation{{VMID: v.ID, Epoch: v.Epoch, State: state, Reason: "as observed"}})
+	_, err := h.org.Observe(h.t.Context(), h.host.ID, h.host.Epoch, "", []millrace.Observation{{VMID: v.ID, Epoch: v.Epoch, State: state, Reason: "as observed"}})
 	h.must(err)
 	return h.vm(v.ID)
 }

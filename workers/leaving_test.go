@@ -132,7 +132,7 @@ func TestDeletedOrgIsErasedByItself(t *testing.T) {
 	if desired, err := w.org().Desired(t.Context(), w.host.ID); err != nil || len(desired.VMs) != 0 {
 		t.Fatalf("the host should still have %v, %v", desired.VMs, err)
 	}
-	if _, err := w.org().Observe(t.Context(), w.host.ID, w.host.Epoch, "", false, nil); err != nil {
+	if _, err := w.org().Observe(t.Context(), w.host.ID, w.host.Epoch, "", nil); err != nil {
 		t.Fatal(err)
 	}
 	for {

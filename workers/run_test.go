@@ -70,7 +70,7 @@ func TestClocksDiffer(t *testing.T) {
 		t.Fatal(desired.VMs, err)
 	}
 	// It never comes up: its job is tried again in 5 s.
-	_, err = st.Org(tenant.ID).Observe(t.Context(), host.ID, 1, "", false, []millrace.Observation{{VMID: desired.VMs[0].ID, Epoch: desired.VMs[0].Epoch, State: millrace.VMGone, Reason: "no"}})
+	_, err = st.Org(tenant.ID).Observe(t.Context(), host.ID, 1, "", []millrace.Observation{{VMID: desired.VMs[0].ID, Epoch: desired.VMs[0].Epoch, State: millrace.VMGone, Reason: "no"}})
 	if err != nil {
 		t.Fatal(err)
 	}

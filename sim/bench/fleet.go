@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,6 +34,7 @@ type fleetOptions struct {
 	rate    float64       // jobs queued per second
 	signals []syscall.Signal
 	profile string // a folder for profiles; "": none
+	disks   string // a folder for what stands for the hosts' disks
 }
 
 const (
@@ -53,7 +55,8 @@ const (
 // fleet is a world with many hosts.
 type fleet struct {
 	*world
-	o fleetOptions
+	o     fleetOptions
+	disks string // a folder for the hosts'
 	*acknowledgements
 	agents *exec.Cmd
 
@@ -65,12 +68,18 @@ type fleet struct {
 
 // measureFleet measures what many hosts cost the server, idle and at work, and how they come back when it is restarted.
 func measureFleet(ctx context.Context, o fleetOptions) (figures []figure, err error) {
+	debug.SetGCPercent(spaciousGC) // this process is GitHub
 	dir, err := os.MkdirTemp("", "mrfleet")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	f := &fleet{o: o, acknowledgements: newAcknowledgements(), synced: make([]time.Time, o.hosts), orders: map[string]time.Time{}}
+	disks, err := os.MkdirTemp(o.disks, "mrfleet")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(disks)
+	f := &fleet{o: o, disks: disks, acknowledgements: newAcknowledgements(), synced: make([]time.Time, o.hosts), orders: map[string]time.Time{}}
 	s := setup{programs: []string{"millraced"}, hooks: &http.Client{Transport: f.acknowledgements, Timeout: 10 * time.Second}}
 	if o.profile != "" {
 		if err := os.MkdirAll(o.profile, 0o700); err != nil {
@@ -105,7 +114,7 @@ func measureFleet(ctx context.Context, o fleetOptions) (figures []figure, err er
 
 // enroll starts the agents and waits until all have synced.
 func (f *fleet) enroll(ctx context.Context) ([]figure, error) {
-	c := agentsConfig{URL: f.url, Dir: filepath.Join(f.dir, "agents"), Hosts: f.o.hosts}
+	c := agentsConfig{URL: f.url, Dir: f.disks, Hosts: f.o.hosts}
 	if f.o.profile != "" {
 		c.Profile = filepath.Join(f.o.profile, "agents.pprof")
 	}
@@ -116,9 +125,6 @@ func (f *fleet) enroll(ctx context.Context) ([]figure, error) {
 			return nil, err
 		}
 		c.Tokens = append(c.Tokens, token.Reveal())
-	}
-	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
-		return nil, err
 	}
 	self, err := os.Executable()
 	if err != nil {

@@ -31,6 +31,7 @@ func main() {
 	flag.DurationVar(&o.length, "for", time.Minute, "how long a fleet is idle, and then at work")
 	flag.Float64Var(&o.rate, "rate", 100, "jobs per second of a fleet at work")
 	flag.StringVar(&o.profile, "profile", "", "a folder for CPU profiles of a fleet's server, agents and stand-in, and for Postgres's statements")
+	flag.StringVar(&o.disks, "disks", "/dev/shm", "a folder for a fleet's hosts: in memory, as one disk would stand for all of theirs")
 	flag.Parse()
 	exit(measure(*only, *many, o))
 }
