@@ -24,6 +24,9 @@ const (
 	topicXID   = "xid" // of the transaction that announces demand
 )
 
+// tellingRest is by how much other processes may hear of something later because they just heard of something else.
+const tellingRest = 20 * time.Millisecond
+
 // Demand is whose demand was announced, and by which transactions. [Unknown] stands for any that nobody told of.
 type Demand map[millrace.OrgID][]uint64
 
@@ -224,7 +227,8 @@ func (b *Bus) listen(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger, 
 
 // tell has other processes hear what is announced here, until ctx ends and all is told. A session that notifies commits alone
 // in its database until its commit is on disk (the notes of Postgres's async.c): were each transaction to notify, no two could
-// commit at once. This one tells what came meanwhile in one transaction, and doesn't wait for the disk.
+// commit at once. This one tells what came meanwhile in one transaction, and doesn't wait for the disk. Each telling wakes the
+// listening sessions of all processes, too: it is followed by a rest.
 func (b *Bus) tell(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) {
 	hold(ctx, pool, log, func(session *pgx.Conn) error {
 		if _, err := session.Exec(ctx, "SET synchronous_commit = off"); err != nil {
@@ -241,6 +245,10 @@ func (b *Bus) tell(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) {
 			}
 			if err := b.tellOthers(ctx, session); err != nil {
 				return err
+			}
+			select {
+			case <-time.After(tellingRest):
+			case <-ctx.Done():
 			}
 		}
 		return nil

@@ -43,6 +43,7 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, commits []uint64,
 		b.Queue(`SELECT pg_advisory_xact_lock($1, $2::bigint::integer)`, placementLock, org)
 		// The lock may have been waited for.
 		b.Queue(`SELECT statement_timestamp(), pg_current_snapshot()::text`).QueryRow(func(row pgx.Row) error { return row.Scan(&tx.now, &snapshot) })
+		s.queueLook(b, org, &untied, &idle)
 		if slices.Contains(commits, Unknown[0]) {
 			return
 		}
@@ -61,19 +62,16 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, commits []uint64,
 			placed = Placed{At: tx.now, NextAt: val(last)}
 			return nil
 		}
-		for {
-			var b pgx.Batch
-			s.queueLook(&b, org, &untied, &idle)
-			if err := tx.SendBatch(ctx, &b).Close(); err != nil {
-				return err
-			}
-			if !untied {
-				break
-			}
+		for untied {
 			if err := tx.tie(ctx, org); err != nil {
 				return err
 			}
 			if err := tx.endStrays(ctx, org); err != nil {
+				return err
+			}
+			var b pgx.Batch
+			s.queueLook(&b, org, &untied, &idle)
+			if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 				return err
 			}
 		}

@@ -87,13 +87,15 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.Committed != nil {
 		conns = 1
 	}
-	app, err := connect(ctx, cfg.AppURL, conns, "auto")
+	app, err := connect(ctx, cfg.AppURL, conns, nil)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to Postgres as the app role: %w", err)
 	}
 	// Its statements are the same few, on rows that keys name: planned anew each time, as Postgres likes to where there are
-	// partitions or arrays, they would take up to half of their time for that.
-	system, err := connect(ctx, cfg.SystemURL, conns, "force_generic_plan")
+	// partitions or arrays, they would take up to half of their time for that. A plan that was made while a table was small stays
+	// while it grows, so that none may read all of it. What has no other way costs so much, by the planner's figures, that it would
+	// be compiled first each time.
+	system, err := connect(ctx, cfg.SystemURL, conns, map[string]string{"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "jit": "off"})
 	if err != nil {
 		app.Close()
 		return nil, fmt.Errorf("connecting to Postgres as the system role: %w", err)
@@ -186,7 +188,7 @@ func openBlobs(ctx context.Context, address string) (*blob.Bucket, error) {
 	return blob.OpenBucket(ctx, u.String())
 }
 
-func connect(ctx context.Context, url string, size int32, planCacheMode string) (*pgxpool.Pool, error) {
+func connect(ctx context.Context, url string, size int32, settings map[string]string) (*pgxpool.Pool, error) {
 	cfg, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, err
@@ -197,7 +199,7 @@ func connect(ctx context.Context, url string, size int32, planCacheMode string) 
 	cfg.ConnConfig.RuntimeParams["statement_timeout"] = "30000"
 	cfg.ConnConfig.RuntimeParams["lock_timeout"] = "10000"
 	cfg.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "60000"
-	cfg.ConnConfig.RuntimeParams["plan_cache_mode"] = planCacheMode
+	maps.Copy(cfg.ConnConfig.RuntimeParams, settings)
 	cfg.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
 		types := conn.TypeMap()
 		types.TryWrapEncodePlanFuncs = append([]pgtype.TryWrapEncodePlanFunc{encodeID}, types.TryWrapEncodePlanFuncs...)
