@@ -21,6 +21,7 @@ const (
 	maxPayload = 7900
 	topicTasks = "tasks"
 	topicAny   = "demand"
+	topicRules = "rules"
 	topicXID   = "xid" // of the transaction that announces demand
 )
 
@@ -42,6 +43,11 @@ func TopicDemand(org millrace.OrgID) string { return "demand:" + strconv.FormatI
 // TopicHost is announced when the list of VMs that host should have changed.
 func TopicHost(host millrace.HostID) string { return host.String() }
 
+// topicOfRules is announced when such a pass might decide otherwise even of jobs that have their VMs.
+func topicOfRules(org millrace.OrgID) string {
+	return topicRules + ":" + strconv.FormatInt(int64(org), 10)
+}
+
 // TopicTasks is announced when the outbox has a task.
 func TopicTasks() string { return topicTasks }
 
@@ -52,6 +58,12 @@ func (tx *Tx) announceOrg(org millrace.OrgID) { tx.announceTo(TopicOrg(org)) }
 
 func (tx *Tx) announceDemand(org millrace.OrgID) {
 	tx.announceTo(TopicDemand(org))
+	tx.announceTo(TopicOrg(org))
+}
+
+// announceRules announces demand after what decides where jobs may run has changed.
+func (tx *Tx) announceRules(org millrace.OrgID) {
+	tx.announceTo(topicOfRules(org))
 	tx.announceTo(TopicOrg(org))
 }
 
@@ -123,10 +135,11 @@ func (b *Bus) TakeDemand() (demand Demand, all bool) {
 	return demand, all
 }
 
-// DemandOf is the demand that topics announce.
+// DemandOf is the demand that topics announce. That by a change of rules is [Unknown]: no pass is left out for it.
 func DemandOf(topics []string) Demand {
 	demand := Demand{}
 	commits := Unknown
+	var ruled []millrace.OrgID
 	for _, topic := range topics {
 		kind, id, _ := strings.Cut(topic, ":")
 		switch n, err := strconv.ParseUint(id, 10, 63); {
@@ -135,10 +148,15 @@ func DemandOf(topics []string) Demand {
 			commits = []uint64{n}
 		case kind == topicAny:
 			demand[millrace.OrgID(n)] = nil
+		case kind == topicRules:
+			ruled = append(ruled, millrace.OrgID(n))
 		}
 	}
 	for org := range demand {
 		demand[org] = commits
+	}
+	for _, org := range ruled {
+		demand[org] = Unknown
 	}
 	return demand
 }

@@ -100,8 +100,7 @@ func (o Org) StartHost(ctx context.Context, id millrace.HostID, bootID string, f
 		if err != nil {
 			return err
 		}
-		tx.announceDemand(o.id)
-		tx.announceOrg(o.id)
+		tx.announceRules(o.id)
 		// The runner is in the image, and a new image comes with a start of the agent.
 		_, err = tx.Exec(ctx, `UPDATE incidents SET closed_at = $2 WHERE org_id = $1 AND code = $3 AND closed_at IS NULL`, o.id, tx.now, millrace.WaitRunnerVersion)
 		return err

@@ -23,7 +23,7 @@ func (o Org) SetHostAdmin(ctx context.Context, by millrace.Caller, id millrace.H
 		if _, err := tx.Exec(ctx, `UPDATE hosts SET admin = $3, reboot_epoch = 0 WHERE (org_id, host_id) = ($1, $2)`, o.id, id, admin); err != nil {
 			return err
 		}
-		tx.announceDemand(o.id)
+		tx.announceRules(o.id)
 		return tx.audit(ctx, o.id, by.Actor, "host.changed", id.String(), millrace.Change{Field: "name", After: h.Name}, millrace.Change{Field: "admin", Before: string(h.Admin), After: string(admin)})
 	})
 }
@@ -64,7 +64,7 @@ func (o Org) RebootHost(ctx context.Context, by millrace.Caller, id millrace.Hos
 		if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 			return err
 		}
-		tx.announceDemand(o.id)
+		tx.announceRules(o.id)
 		return tx.audit(ctx, o.id, by.Actor, "host.rebooted", id.String(), millrace.Change{Field: "name", After: h.Name})
 	})
 }
@@ -129,7 +129,7 @@ func (tx *Tx) removeHost(ctx context.Context, org millrace.OrgID, id millrace.Ho
 	}
 	b.Queue(`UPDATE hosts SET removed_at = $3, admin = 'disabled' WHERE (org_id, host_id) = ($1, $2)`, org, id, tx.now)
 	tx.announceTo(TopicHost(id))
-	tx.announceDemand(org)
+	tx.announceRules(org)
 	return len(vms), tx.SendBatch(ctx, &b).Close()
 }
 

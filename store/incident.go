@@ -103,7 +103,7 @@ func (tx *Tx) openIncident(ctx context.Context, org millrace.OrgID, installation
 	if err != nil || tag.RowsAffected() > 0 {
 		return err
 	}
-	tx.announceDemand(org)
+	tx.announceRules(org)
 	tag, err = tx.Exec(ctx, `
 		UPDATE incidents SET detail = $5, seen_at = $6, probe_at = $7, closed_at = NULL
 		WHERE (org_id, incident_id) = ($1, (SELECT incident_id FROM incidents WHERE `+key+` AND closed_at > $8 ORDER BY closed_at DESC, incident_id LIMIT 1))`,
@@ -131,7 +131,7 @@ func (tx *Tx) closeIncidents(ctx context.Context, installation, repositoryID int
 		WHERE installation_id = $1 AND repository_id IN (0, $2) AND code = ANY($3) AND closed_at IS NULL RETURNING org_id`,
 		installation, repositoryID, codes, tx.now)
 	for _, org := range orgs {
-		tx.announceDemand(org)
+		tx.announceRules(org)
 	}
 	if err == nil && len(orgs) > 0 && slices.Contains(codes, millrace.WaitSuspended) { // a call that went well proves both
 		_, err = tx.Exec(ctx, `UPDATE installations SET suspended_at = NULL WHERE installation_id = $1 AND suspended_at IS NOT NULL`, installation)

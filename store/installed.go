@@ -225,8 +225,7 @@ func (tx *Tx) replaceInstallation(ctx context.Context, by millrace.Actor, org mi
 	if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 		return err
 	}
-	tx.announceDemand(org)
-	tx.announceOrg(org)
+	tx.announceRules(org)
 	return tx.audit(ctx, org, by, "installation.reinstalled", strconv.FormatInt(now.ID, 10),
 		millrace.Change{Field: "installation", Before: strconv.FormatInt(former, 10), After: strconv.FormatInt(now.ID, 10)})
 }

@@ -342,8 +342,11 @@ func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job, complet
 		if *after == millrace.JobCompleted {
 			completed.add(org, id, before != nil && *before == millrace.JobCompleted)
 		}
-		if before == nil || *before != *after && *before == millrace.JobQueued || *runnerBefore != *runnerAfter || *zoneBefore != *zoneAfter {
+		switch {
+		case before == nil || *before != *after && *before == millrace.JobQueued || *runnerBefore != *runnerAfter:
 			tx.announceDemand(org)
+		case *zoneBefore != *zoneAfter:
+			tx.announceRules(org)
 		}
 		return nil
 	})

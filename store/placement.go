@@ -28,12 +28,13 @@ type Placed struct {
 // Place runs one placement pass for org: it locks, reads, has decide decide, and writes, in one transaction. A slot and a
 // unit of the installation's JIT budget are reserved here, by the VM's row. commits are the transactions that asked for the
 // pass: when the last one, of whatever server, saw them all, and the time to look again has not come, it does nothing. It
-// does nothing for an org that was deleted either, nor, without any lock, for one that is idle: most passes are asked for by a job
-// that started, or by a VM that ended.
+// does nothing for an org that was deleted either, nor, without any lock, for one that is settled: most passes are asked for by a job
+// that started or ended, or by a VM that ended.
 func (s *Store) Place(ctx context.Context, org millrace.OrgID, commits []uint64, decide func(millrace.Pass) millrace.Decision) (placed Placed, err error) {
-	var untied, idle bool
-	now, err := s.roundTrip(ctx, s.system, 0, func(b *pgx.Batch) { s.queueLook(b, org, &untied, &idle) })
-	if err != nil || idle && !untied {
+	unknown := slices.Contains(commits, Unknown[0])
+	var l look
+	now, err := s.roundTrip(ctx, s.system, 0, func(b *pgx.Batch) { s.queueLook(b, org, &l) })
+	if err != nil || l.done(unknown) {
 		return Placed{At: now}, err
 	}
 	var snapshot string
@@ -43,8 +44,8 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, commits []uint64,
 		b.Queue(`SELECT pg_advisory_xact_lock($1, $2::bigint::integer)`, placementLock, org)
 		// The lock may have been waited for.
 		b.Queue(`SELECT statement_timestamp(), pg_current_snapshot()::text`).QueryRow(func(row pgx.Row) error { return row.Scan(&tx.now, &snapshot) })
-		s.queueLook(b, org, &untied, &idle)
-		if slices.Contains(commits, Unknown[0]) {
+		s.queueLook(b, org, &l)
+		if unknown {
 			return
 		}
 		// A snapshot that is ahead is of the database that this one is a copy of.
@@ -62,7 +63,7 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, commits []uint64,
 			placed = Placed{At: tx.now, NextAt: val(last)}
 			return nil
 		}
-		for untied {
+		for l.untied {
 			if err := tx.tie(ctx, org); err != nil {
 				return err
 			}
@@ -70,12 +71,12 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, commits []uint64,
 				return err
 			}
 			var b pgx.Batch
-			s.queueLook(&b, org, &untied, &idle)
+			s.queueLook(&b, org, &l)
 			if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 				return err
 			}
 		}
-		if idle {
+		if l.done(unknown) {
 			placed = Placed{At: tx.now}
 			return nil
 		}
@@ -99,9 +100,17 @@ func unmatched(now string) string {
 	return `v.org_id = $1 AND v.ran_job IS NULL AND v.runner_id <> 0 AND coalesce(v.gone_at, 'infinity') > ` + now + `::timestamptz - interval '1 hour'`
 }
 
-// queueLook asks whether there are VMs to tie, or to end, first; and whether an org is idle: no job is queued, and each VM has
-// run its own.
-func (s *Store) queueLook(b *pgx.Batch, org millrace.OrgID, untied, idle *bool) {
+// look is what a pass looks at first.
+type look struct {
+	untied  bool // there are VMs to tie, or to end, first
+	idle    bool // no job is queued, and each VM has run its own
+	settled bool // each queued job has its VM, and each VM that has run none has its queued job: only a change of rules is to be seen to
+}
+
+// done reports whether there is nothing to decide. unknown: it isn't known what asks for a decision.
+func (l look) done(unknown bool) bool { return !l.untied && (l.idle || l.settled && !unknown) }
+
+func (s *Store) queueLook(b *pgx.Batch, org millrace.OrgID, l *look) {
 	var now any // the statement's
 	if s.now != nil {
 		now = s.now()
@@ -113,8 +122,17 @@ func (s *Store) queueLook(b *pgx.Batch, org millrace.OrgID, untied, idle *bool) 
 		SELECT EXISTS (SELECT FROM v JOIN jobs j ON (j.org_id, j.installation_id, j.runner_id) = (v.org_id, v.installation_id, v.runner_id) AND j.runner_id <> 0)
 				OR EXISTS (SELECT FROM vms v WHERE v.org_id = $1 AND v.stray),
 			NOT EXISTS (SELECT FROM jobs j WHERE j.org_id = $1 AND j.status = 'queued')
-				AND NOT EXISTS (SELECT FROM vms v WHERE v.org_id = $1 AND v.state <> 'gone' AND v.ran_job IS NULL)`,
-		org, now).QueryRow(func(row pgx.Row) error { return row.Scan(untied, idle) })
+				AND NOT EXISTS (SELECT FROM vms v WHERE v.org_id = $1 AND v.state <> 'gone' AND v.ran_job IS NULL),
+			NOT EXISTS (
+				SELECT FROM jobs j WHERE j.org_id = $1 AND j.status = 'queued' AND NOT EXISTS (
+					SELECT FROM vms v WHERE (v.org_id, v.for_job) = (j.org_id, j.job_id) AND v.ran_job IS NULL AND v.state NOT IN ('stopping', 'gone')
+				)
+			) AND NOT EXISTS (
+				SELECT FROM vms v WHERE v.org_id = $1 AND v.ran_job IS NULL AND v.state NOT IN ('stopping', 'gone') AND NOT EXISTS (
+					SELECT FROM jobs j WHERE (j.org_id, j.job_id) = (v.org_id, v.for_job) AND j.status = 'queued'
+				)
+			)`,
+		org, now).QueryRow(func(row pgx.Row) error { return row.Scan(&l.untied, &l.idle, &l.settled) })
 }
 
 // tie ties VMs to the jobs that their runners were seen with: GitHub picked the runner, whatever it was launched for. Of a

@@ -108,6 +108,62 @@ func TestIdlePass(t *testing.T) {
 	}
 }
 
+// Where each queued job has its VM, and each VM its job, only rules that changed have it decide.
+func TestSettledPass(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.heard(w.st)
+	w.st.Bus.TakeDemand()
+	decides := func() (decided bool) {
+		t.Helper()
+		w.heard(w.st)
+		demand, _ := w.st.Bus.TakeDemand()
+		if len(demand[w.ID]) == 0 {
+			t.Fatal("nothing was announced")
+		}
+		_, err := w.st.Place(t.Context(), w.ID, demand[w.ID], func(millrace.Pass) millrace.Decision {
+			decided = true
+			return millrace.Decision{}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return decided
+	}
+	deliver := func(id int64, status millrace.JobStatus, runner int64) {
+		storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, id, status, func(j *millrace.Job) { j.RunnerID = runner }))
+	}
+	first := w.place(w.queue(1))
+	w.place(w.queue(2))
+	w.register(first, 11)
+	deliver(1, millrace.JobInProgress, 11)
+	if decides() {
+		t.Error("one job runs in its VM, the other has its own, and something is decided")
+	}
+	if v := w.vm(first); v.RanJob.IsZero() {
+		t.Errorf("it is not tied to its job: %+v", v)
+	}
+	w.observe(millrace.VMGone, first)
+	if decides() {
+		t.Error("a VM ended that had run its job, and something is decided")
+	}
+	spread := millrace.Spread
+	if _, err := w.org.ChangePlacement(t.Context(), w.Caller(), millrace.PlacementChange{Strategy: &spread}); err != nil {
+		t.Fatal(err)
+	}
+	if !decides() {
+		t.Error("a rule changed, and nothing is decided")
+	}
+	deliver(2, millrace.JobCompleted, 0)
+	if !decides() {
+		t.Error("a VM's job is over, and nothing is decided")
+	}
+	w.queue(3)
+	if !decides() {
+		t.Error("a job has no VM, and nothing is decided")
+	}
+}
+
 // All servers hear of all demand; one pass, of any of them, is enough for what was committed before it.
 func TestPassForAllServers(t *testing.T) {
 	t.Parallel()

@@ -77,8 +77,7 @@ func (o Org) ChangePlacement(ctx context.Context, by millrace.Caller, change mil
 		if s, err = tx.placementSettings(ctx, o.id); err != nil || len(changes) == 0 {
 			return err
 		}
-		tx.announceDemand(o.id)
-		tx.announceOrg(o.id)
+		tx.announceRules(o.id)
 		return tx.audit(ctx, o.id, by.Actor, "placement.changed", slug, changes...)
 	})
 	return s, err

@@ -96,8 +96,7 @@ func (s *Store) Traced(ctx context.Context, t millrace.TraceRun, fork bool) erro
 			UPDATE jobs j SET zone_known = true, zone = CASE WHEN $4 THEN 'fork' ELSE j.zone END
 			FROM these t WHERE (j.org_id, j.job_id) = (t.org_id, t.job_id)`, t.OrgID, t.InstallationID, t.RunID, fork)
 		if err == nil && tag.RowsAffected() > 0 {
-			tx.announceDemand(t.OrgID)
-			tx.announceOrg(t.OrgID)
+			tx.announceRules(t.OrgID)
 		}
 		return err
 	})
