@@ -32,7 +32,8 @@ func (a *App) Parse(header millrace.Header, body []byte) (millrace.Delivery, err
 	}
 	d := millrace.Delivery{GUID: clean(header.Get("X-GitHub-Delivery")), Event: clean(header.Get("X-GitHub-Event")), Body: body}
 	if d.Event == "workflow_job" { // nearly all of them
-		return d, decodeJob(&d)
+		err := decodeJob(&d)
+		return d, err
 	}
 	var envelope struct {
 		Action       string `json:"action"`

@@ -110,6 +110,7 @@ type look struct {
 // done reports whether there is nothing to decide. unknown: it isn't known what asks for a decision.
 func (l look) done(unknown bool) bool { return !l.untied && (l.idle || l.settled && !unknown) }
 
+// queueLook looks at an org.
 func (s *Store) queueLook(b *pgx.Batch, org millrace.OrgID, l *look) {
 	var now any // the statement's
 	if s.now != nil {

@@ -23,15 +23,13 @@ type PlacerState struct {
 type OrgState struct {
 	Commits  []uint64  // that announced demand since the running or last pass began, as in [store.Demand]
 	Running  bool      // a pass is under way
-	Began    time.Time // the last pass
-	Rests    time.Time // until when no further one begins
 	NextAt   time.Time // when the same facts would give another decision; zero: never
 	Failures int       // passes that failed in a row
 }
 
 // idle reports whether there is nothing to know of an org.
-func (o OrgState) idle(now time.Time) bool {
-	return len(o.Commits) == 0 && !o.Running && o.NextAt.IsZero() && o.Failures == 0 && !now.Before(o.Rests)
+func (o OrgState) idle() bool {
+	return len(o.Commits) == 0 && !o.Running && o.NextAt.IsZero() && o.Failures == 0
 }
 
 // PlacerEvent is something that happened.
@@ -61,8 +59,7 @@ type RunPass struct {
 }
 
 // Step is the placer's decision: what happened, now, and what to do. An announcement during a pass starts another one
-// after it, for the pass may have read before the announced commit; any number of announcements start one. Passes of an org take
-// up to a third of its time, as long as a rest is no longer than mostRest: what is announced meanwhile is seen by one pass.
+// after it, for the pass may have read before the announced commit; any number of announcements start one.
 func Step(s PlacerState, event PlacerEvent, now time.Time) (PlacerState, []RunPass) {
 	s.Orgs = maps.Clone(s.Orgs)
 	if s.Orgs == nil {
@@ -77,7 +74,7 @@ func Step(s PlacerState, event PlacerEvent, now time.Time) (PlacerState, []RunPa
 		}
 	case PassDone:
 		o := s.Orgs[e.Org]
-		o.Running, o.NextAt, o.Rests = false, e.NextAt, now.Add(min(2*now.Sub(o.Began), mostRest))
+		o.Running, o.NextAt = false, e.NextAt
 		if e.Failed {
 			o.Failures++
 			o.NextAt = now.Add(retryPass(o.Failures))
@@ -85,24 +82,23 @@ func Step(s PlacerState, event PlacerEvent, now time.Time) (PlacerState, []RunPa
 		} else {
 			o.Failures = 0
 		}
-		s.Orgs[e.Org] = o
+		if s.Orgs[e.Org] = o; o.idle() {
+			delete(s.Orgs, e.Org) // or each step would look at every org that ever had a job
+		}
 	case Woken:
 	}
 	var run []RunPass
 	for _, org := range slices.Sorted(maps.Keys(s.Orgs)) {
 		o := s.Orgs[org]
 		due := !o.NextAt.IsZero() && !o.NextAt.After(now)
-		if o.idle(now) {
-			delete(s.Orgs, org) // or each step would look at every org that ever had a job
-		}
-		if o.Running || len(o.Commits) == 0 && !due || now.Before(o.Rests) {
+		if o.Running || len(o.Commits) == 0 && !due {
 			continue
 		}
 		if o.Failures > 0 && !due {
 			continue
 		}
 		run = append(run, RunPass{org, o.Commits})
-		o.Running, o.Began, o.Commits, o.NextAt = true, now, nil, time.Time{}
+		o.Running, o.Commits, o.NextAt = true, nil, time.Time{}
 		s.Orgs[org] = o
 	}
 	return s, run
@@ -111,12 +107,8 @@ func Step(s PlacerState, event PlacerEvent, now time.Time) (PlacerState, []RunPa
 // Wake is when [Woken] is due next; zero: never.
 func (s PlacerState) Wake() (at time.Time) {
 	for _, o := range s.Orgs {
-		due := o.NextAt
-		if len(o.Commits) > 0 && o.Failures == 0 || due.Before(o.Rests) {
-			due = o.Rests
-		}
-		if !o.Running && !due.IsZero() && (at.IsZero() || due.Before(at)) {
-			at = due
+		if !o.Running && !o.NextAt.IsZero() && (at.IsZero() || o.NextAt.Before(at)) {
+			at = o.NextAt
 		}
 	}
 	return at
@@ -128,8 +120,6 @@ func retryPass(failures int) time.Duration {
 }
 
 const (
-	// mostRest bounds what a job waits for because there was a pass just before it came.
-	mostRest = 100 * time.Millisecond
 	// pollDemand is how often all orgs are looked at: an announcement can be lost.
 	pollDemand = 10 * time.Second
 	// passes is how many orgs are placed for at the same time in one process.

@@ -40,16 +40,6 @@ func TestStep(t *testing.T) {
 			{workers.PassDone{Org: 7}, 0, []workers.RunPass{{7, []uint64{2, 3}}}},
 			{workers.PassDone{Org: 7}, 0, nil},
 		},
-		"after a pass an org rests for twice as long": {
-			{announced(1, 7), 0, []workers.RunPass{{7, []uint64{1}}}},
-			{workers.PassDone{Org: 7}, 10 * time.Millisecond, nil},
-			{announced(2, 7), 11 * time.Millisecond, nil},
-			{announced(3, 7, 8), 29 * time.Millisecond, []workers.RunPass{{8, []uint64{3}}}},
-			{workers.Woken{}, 30 * time.Millisecond, []workers.RunPass{{7, []uint64{2, 3}}}},
-			{workers.PassDone{Org: 7}, time.Second, nil},
-			{workers.Woken{}, 1100 * time.Millisecond, nil},
-			{announced(4, 7), 1100 * time.Millisecond, []workers.RunPass{{7, []uint64{4}}}},
-		},
 		"orgs don't wait for each other": {
 			{announced(1, 7), 0, []workers.RunPass{{7, []uint64{1}}}},
 			{announced(2, 8, 9), 0, []workers.RunPass{{8, []uint64{2}}, {9, []uint64{2}}}},
