@@ -253,7 +253,7 @@ func TestRefuses(t *testing.T) {
 		breaks(nil)
 		time.Sleep(healthEvery)
 		c.set(order(3))
-		time.Sleep(2 * time.Second)
+		time.Sleep(time.Second + 2*tellsWithin)
 		if r := c.report(3); c.refusal() != "" || r.State != millrace.VMBusy {
 			t.Errorf("it refuses because %q; %+v", c.refusal(), r)
 		}

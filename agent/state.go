@@ -16,6 +16,7 @@ const (
 	onlineWithin = 120 * time.Second // from the order to a connected runner
 	offWithin    = 30 * time.Second  // from the runner's end to the machine's
 	cutAfter     = 50 * time.Millisecond
+	tellsWithin  = time.Second // that a VM's runner is online or busy: nobody waits for it, and the other's news may come with it
 	usageEvery   = 5 * time.Second
 	idleSpacing  = time.Second // between syncs that are answered at once and say nothing new
 	hastyAnswers = 20          // in a row that come within cutAfter; from then on syncs are that far apart, whatever they say
@@ -54,8 +55,8 @@ type State struct {
 	Call     Call
 	Failures int       // calls in a row
 	RetryAt  time.Time // no call before
-	News     bool      // a fact that no call in flight carries
-	Used     bool      // the same for a reading of usage, which can wait
+	TellAt   time.Time // when a fact that no call in flight carries is to be told; zero: there is none
+	Used     bool      // there is such a reading of usage, which can wait longer
 }
 
 // Call is a request in flight; its zero value is none.
@@ -196,7 +197,9 @@ func (s State) cutAt() time.Time {
 	switch {
 	case s.Call.N == 0 || !s.Started:
 		return time.Time{}
-	case s.News:
+	case s.TellAt.After(s.Call.At.Add(cutAfter)):
+		return s.TellAt
+	case !s.TellAt.IsZero():
 		return s.Call.At.Add(cutAfter)
 	case s.Used && !s.Stopping:
 		return s.Call.At.Add(usageEvery)
@@ -206,7 +209,7 @@ func (s State) cutAt() time.Time {
 }
 
 // silent reports whether an agent that ends has said all it has to say for now.
-func (s State) silent() bool { return s.Removed || s.Stopping && !s.News }
+func (s State) silent() bool { return s.Removed || s.Stopping && s.TellAt.IsZero() }
 
 // Wake is when [Step] wants to be called with a Timer at the latest; zero: no need.
 func (s State) Wake() time.Time {

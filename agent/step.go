@@ -101,7 +101,8 @@ func (st *step) take(ev Event) {
 		st.change(ev.Ref, func(v *VM) { st.end(v, ev.Reason) })
 	case Refusal:
 		if ev.Why != st.Refuses {
-			st.Refuses, st.News = ev.Why, true
+			st.Refuses = ev.Why
+			st.tell(st.now)
 		}
 	case Stop:
 		st.Stopping = true
@@ -140,7 +141,18 @@ func (st *step) reach(v *VM, state millrace.VMState) {
 	}
 	v.State = state
 	v.Steps = append(slices.Clip(v.Steps), Stamp{State: state, At: st.now})
-	st.News = true
+	if state == millrace.VMGone { // its room, and maybe its job, wait for it
+		st.tell(st.now)
+	} else {
+		st.tell(st.now.Add(tellsWithin))
+	}
+}
+
+// tell notes that there is something to tell, at the latest by then.
+func (st *step) tell(by time.Time) {
+	if st.TellAt.IsZero() || by.Before(st.TellAt) {
+		st.TellAt = by
+	}
 }
 
 func (st *step) kill(v *VM, reason string) {

@@ -101,11 +101,16 @@ func TestAJob(t *testing.T) {
 		t.Fatalf("hello gave %#v", effects)
 	}
 	d.now = d.now.Add(time.Second)
-	if effects := d.step(VMReached{Ref: ref, State: millrace.VMOnline}); find[SendSync](effects) == nil {
-		t.Fatalf("online was not told at once: %#v", effects)
+	if effects := d.step(VMReached{Ref: ref, State: millrace.VMOnline}); find[SendSync](effects) != nil {
+		t.Fatalf("online was told at once: %#v", effects)
+	}
+	if wake := d.state.Wake(); !wake.Equal(d.now.Add(tellsWithin)) {
+		t.Errorf("online is told after %v", wake.Sub(d.now))
+	}
+	if d.after(tellsWithin); d.report(1).State != millrace.VMOnline {
+		t.Errorf("reported %+v", d.report(1))
 	}
 	d.answer(1, order(1))
-	d.now = d.now.Add(time.Second)
 	d.step(VMReached{Ref: ref, State: millrace.VMBusy})
 	d.step(VMUsage{Ref: ref, Usage: millrace.Metering{CPUMillis: 70}})
 	zero := 0

@@ -28,7 +28,7 @@ func (st *step) speak() {
 		st.Call.Have = st.Version
 	}
 	st.do(SendSync{Call: st.Calls, Request: client.SyncRequest{Have: st.Call.Have, Refuses: st.Refuses, VMs: st.reports()}})
-	st.News, st.Used = false, false
+	st.TellAt, st.Used = time.Time{}, false
 }
 
 // reports are the VMs as the host sees them, and notes in which call their ends were told.
@@ -93,7 +93,8 @@ func (st *step) synced(answer client.SyncResponse) {
 // callFailed waits a little. A server that knows this process's epoch no more is asked for a new one; the VMs stay as
 // they are, for what they run doesn't need the control plane.
 func (st *step) callFailed(ev CallFailed) {
-	st.Call, st.News = Call{}, true
+	st.Call = Call{}
+	st.tell(st.now)
 	st.RetryAt = st.now.Add(backoff(st.Failures, ev.Jitter))
 	st.Failures++
 	if ev.Code == millrace.Unauthenticated || ev.Code == millrace.Conflict {
