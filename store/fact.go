@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 
 	"github.com/jackc/pgx/v5"
 
@@ -30,10 +29,10 @@ const (
 )
 
 // closeJobs writes the facts of completed jobs, which the caller has locked: a fact refers to nothing, and its org must not be
-// erased meanwhile. Estimates will rest on them too.
-func (s *Store) closeJobs(ctx context.Context, tx *Tx, c closing) error {
+// erased meanwhile. Estimates will rest on them too. It is the last that a use case does.
+func (s *Store) closeJobs(tx *Tx, c closing) {
 	if len(c.jobs) == 0 {
-		return nil
+		return
 	}
 	var b pgx.Batch
 	if c.again { // a later delivery may have moved the time of completion, which is part of the key: the fact moves with it
@@ -69,5 +68,5 @@ func (s *Store) closeJobs(ctx context.Context, tx *Tx, c closing) error {
 		})
 		return err
 	})
-	return tx.SendBatch(ctx, &b).Close()
+	tx.finish(&b)
 }

@@ -275,10 +275,8 @@ func (v HostView) Observe(ctx context.Context, refuses string, observations []mi
 			tx.announceDemand(o.id)
 		}
 		desired.VMs = slices.DeleteFunc(vms, unwantedAtHost)
-		if b.Len() == 0 {
-			return nil
-		}
-		return tx.SendBatch(ctx, &b).Close()
+		tx.finish(&b)
+		return nil
 	}, func(_ *Tx, b *pgx.Batch) { locked.queue(b, host, ` FOR UPDATE`) })
 	return desired, err
 }

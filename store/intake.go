@@ -127,9 +127,10 @@ func (s *Store) intakeBatch(ctx context.Context, batch []intakeRequest) {
 	ctx, cancel := context.WithTimeout(ctx, 8*time.Second) // GitHub waits 10 s
 	defer cancel()
 	results := make([]IntakeResult, len(batch))
-	err := s.systemTx(ctx, func(tx *Tx) error {
-		return s.intakeInto(ctx, tx, batch, results)
-	})
+	tenants := map[int64]tenancy{}
+	err := s.tx(ctx, s.system, 0, func(tx *Tx) error {
+		return s.intakeInto(ctx, tx, batch, tenants, results)
+	}, func(_ *Tx, b *pgx.Batch) { s.queueTenants(b, batch, tenants) })
 	if err != nil && len(batch) > 1 {
 		for _, r := range batch {
 			s.intakeBatch(ctx, []intakeRequest{r})
@@ -150,30 +151,29 @@ type tenancy struct {
 	heard        time.Time // when a hook last came, to the minute
 }
 
-func (s *Store) intakeInto(ctx context.Context, tx *Tx, batch []intakeRequest, results []IntakeResult) error {
+// queueTenants reads the orgs of deliveries, by their installations.
+func (s *Store) queueTenants(b *pgx.Batch, batch []intakeRequest, tenants map[int64]tenancy) {
 	ids := make([]int64, len(batch))
 	for i, r := range batch {
 		ids[i] = r.delivery.InstallationID
 	}
-	tenants := map[int64]tenancy{}
-	rows, err := tx.Query(ctx, `
+	b.Queue(`
 		SELECT i.installation_id, CASE WHEN i.deleted_at IS NULL THEN i.installation_id ELSE
 				coalesce((SELECT n.installation_id FROM installations n WHERE (n.org_id, n.owner_id) = (i.org_id, i.owner_id) AND n.deleted_at IS NULL), i.installation_id) END,
 			o.org_id, o.default_cpu, o.default_memory, o.actuated_labels, i.heard_at
-		FROM installations i JOIN orgs o ON o.org_id = i.org_id AND o.deleted_at IS NULL WHERE i.installation_id = ANY($1)`, ids)
-	if err != nil {
+		FROM installations i JOIN orgs o ON o.org_id = i.org_id AND o.deleted_at IS NULL WHERE i.installation_id = ANY($1)`, ids).Query(func(rows pgx.Rows) error {
+		var installation, current int64
+		var org millrace.Org
+		var heardAt *time.Time
+		_, err := pgx.ForEachRow(rows, []any{&installation, &current, &org.ID, &org.DefaultSize.MilliCPU, &org.DefaultSize.MemoryMB, &org.ActuatedLabels, &heardAt}, func() error {
+			tenants[installation] = tenancy{org.ID, org.Prefixes(s.prefixes), org.DefaultSize, current, val(heardAt)}
+			return nil
+		})
 		return err
-	}
-	var installation, current int64
-	var org millrace.Org
-	var heardAt *time.Time
-	_, err = pgx.ForEachRow(rows, []any{&installation, &current, &org.ID, &org.DefaultSize.MilliCPU, &org.DefaultSize.MemoryMB, &org.ActuatedLabels, &heardAt}, func() error {
-		tenants[installation] = tenancy{org.ID, org.Prefixes(s.prefixes), org.DefaultSize, current, val(heardAt)}
-		return nil
 	})
-	if err != nil {
-		return err
-	}
+}
+
+func (s *Store) intakeInto(ctx context.Context, tx *Tx, batch []intakeRequest, tenants map[int64]tenancy, results []IntakeResult) error {
 	owners, err := tx.ownersOrgs(ctx, batch, tenants)
 	if err != nil {
 		return err
@@ -233,7 +233,8 @@ func (s *Store) intakeInto(ctx context.Context, tx *Tx, batch []intakeRequest, r
 	if err := tx.SendBatch(ctx, &statements).Close(); err != nil {
 		return err
 	}
-	return s.closeJobs(ctx, tx, completed)
+	s.closeJobs(tx, completed)
+	return nil
 }
 
 // ownersOrgs are the orgs of the accounts of deliveries whose installation is no org's.

@@ -1,10 +1,12 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/millrace-ci/millrace"
 )
@@ -73,17 +75,26 @@ func registersAt(installation int64, owner string, kind millrace.OwnerType, repo
 // SaveJIT keeps a registration: GitHub's runner id, and the configuration sealed to the host until the runner is online.
 // Gone when the VM became unwanted meanwhile: the caller must remove the registration.
 func (o Org) SaveJIT(ctx context.Context, vm millrace.VMID, epoch, runnerID int64, sealed []byte) error {
-	var v nullableVM
-	return o.store.tx(ctx, o.store.app, o.id, func(tx *Tx) error {
-		if err := wanted(*v.vm(), epoch); err != nil {
-			return err
-		}
-		_, err := tx.Exec(ctx, `UPDATE vms SET runner_id = $3, jit_sealed = $4, changed_at = $5 WHERE (org_id, vm_id) = ($1, $2)`,
-			o.id, vm, runnerID, sealed, tx.now)
-		return err
-	}, func(_ *Tx, b *pgx.Batch) {
-		b.Queue(`SELECT `+vmColumns+` FROM vms v WHERE (v.org_id, v.vm_id) = ($1, $2) FOR UPDATE`, o.id, vm).QueryRow(func(row pgx.Row) error {
-			return row.Scan(v.targets()...)
+	var at any // the transaction's
+	if o.store.now != nil {
+		at = o.store.now()
+	}
+	saved := false
+	_, err := o.store.roundTrip(ctx, o.store.app, o.id, func(b *pgx.Batch) {
+		b.Queue(`
+			UPDATE vms SET runner_id = $4, jit_sealed = $5, changed_at = coalesce($6, transaction_timestamp())
+			WHERE (org_id, vm_id, epoch) = ($1, $2, $3) AND retire_reason = '' AND state IN ('pending', 'booting', 'lost') -- wanted`,
+			o.id, vm, epoch, runnerID, sealed, at).Exec(func(tag pgconn.CommandTag) error {
+			saved = tag.RowsAffected() > 0
+			return nil
 		})
 	})
+	if err != nil || saved {
+		return err
+	}
+	row, err := o.VM(ctx, vm)
+	if err != nil {
+		return err
+	}
+	return cmp.Or(wanted(row.VM, epoch), error(errUnwanted))
 }

@@ -63,14 +63,16 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, commits []uint64,
 			placed = Placed{At: tx.now, NextAt: val(last)}
 			return nil
 		}
-		for l.untied {
-			if err := tx.tie(ctx, org); err != nil {
-				return err
-			}
-			if err := tx.endStrays(ctx, org); err != nil {
-				return err
+		for l.untied || l.strays {
+			if l.strays {
+				if err := tx.endStrays(ctx, org); err != nil {
+					return err
+				}
 			}
 			var b pgx.Batch
+			if l.untied {
+				tx.queueTie(&b, org)
+			}
 			s.queueLook(&b, org, &l)
 			if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 				return err
@@ -102,13 +104,16 @@ func unmatched(now string) string {
 
 // look is what a pass looks at first.
 type look struct {
-	untied  bool // there are VMs to tie, or to end, first
+	untied  bool // there are VMs to tie first
+	strays  bool // there are VMs to end first
 	idle    bool // no job is queued, and each VM has run its own
 	settled bool // each queued job has its VM, and each VM that has run none has its queued job: only a change of rules is to be seen to
 }
 
 // done reports whether there is nothing to decide. unknown: it isn't known what asks for a decision.
-func (l look) done(unknown bool) bool { return !l.untied && (l.idle || l.settled && !unknown) }
+func (l look) done(unknown bool) bool {
+	return !l.untied && !l.strays && (l.idle || l.settled && !unknown)
+}
 
 // queueLook looks at an org.
 func (s *Store) queueLook(b *pgx.Batch, org millrace.OrgID, l *look) {
@@ -120,8 +125,8 @@ func (s *Store) queueLook(b *pgx.Batch, org millrace.OrgID, l *look) {
 		WITH v AS MATERIALIZED ( -- or the planner begins with all jobs that ever ran
 			SELECT v.org_id, v.installation_id, v.runner_id FROM vms v WHERE `+unmatched("coalesce($2, statement_timestamp())")+`
 		)
-		SELECT EXISTS (SELECT FROM v JOIN jobs j ON (j.org_id, j.installation_id, j.runner_id) = (v.org_id, v.installation_id, v.runner_id) AND j.runner_id <> 0)
-				OR EXISTS (SELECT FROM vms v WHERE v.org_id = $1 AND v.stray),
+		SELECT EXISTS (SELECT FROM v JOIN jobs j ON (j.org_id, j.installation_id, j.runner_id) = (v.org_id, v.installation_id, v.runner_id) AND j.runner_id <> 0),
+			EXISTS (SELECT FROM vms v WHERE v.org_id = $1 AND v.stray),
 			NOT EXISTS (SELECT FROM jobs j WHERE j.org_id = $1 AND j.status = 'queued')
 				AND NOT EXISTS (SELECT FROM vms v WHERE v.org_id = $1 AND v.state <> 'gone' AND v.ran_job IS NULL),
 			NOT EXISTS (
@@ -133,14 +138,14 @@ func (s *Store) queueLook(b *pgx.Batch, org millrace.OrgID, l *look) {
 					SELECT FROM jobs j WHERE (j.org_id, j.job_id) = (v.org_id, v.for_job) AND j.status = 'queued'
 				)
 			)`,
-		org, now).QueryRow(func(row pgx.Row) error { return row.Scan(&l.untied, &l.idle, &l.settled) })
+		org, now).QueryRow(func(row pgx.Row) error { return row.Scan(&l.untied, &l.strays, &l.idle, &l.settled) })
 }
 
-// tie ties VMs to the jobs that their runners were seen with: GitHub picked the runner, whatever it was launched for. Of a
+// queueTie ties VMs to the jobs that their runners were seen with: GitHub picked the runner, whatever it was launched for. Of a
 // job that may come from a fork GitHub is asked now: nobody did if the first that was heard of it is that it runs.
-func (tx *Tx) tie(ctx context.Context, org millrace.OrgID) error {
+func (tx *Tx) queueTie(b *pgx.Batch, org millrace.OrgID) {
 	tx.announceTo(topicTasks)
-	_, err := tx.Exec(ctx, `
+	b.Queue(`
 		WITH ran AS (
 			SELECT v.vm_id, v.for_job, j.job_id, j.installation_id, j.run_id, j.zone_known OR j.status = 'completed' AS zone_known, j.zone
 			FROM vms v JOIN jobs j ON (j.org_id, j.installation_id, j.runner_id) = (v.org_id, v.installation_id, v.runner_id) AND j.runner_id <> 0
@@ -161,7 +166,6 @@ func (tx *Tx) tie(ctx context.Context, org millrace.OrgID) error {
 			busy_at = coalesce(v.busy_at, $2),
 			state = CASE WHEN v.state IN ('pending', 'booting', 'online') THEN 'busy' ELSE v.state END
 		FROM ran WHERE (v.org_id, v.vm_id) = ($1, ran.vm_id)`, org, tx.now, millrace.TraceRun{}.Kind())
-	return err
 }
 
 // readPass reads all that a pass decides by, but the jobs that are refused and wait for that already: strangers may queue
@@ -348,7 +352,8 @@ func (tx *Tx) writeDecision(ctx context.Context, p millrace.Pass, d millrace.Dec
 	if changed {
 		tx.announceOrg(org)
 	}
-	return tx.SendBatch(ctx, &b).Close()
+	tx.finish(&b)
+	return nil
 }
 
 // lockRetiring reads the VMs to retire once more, now locked: since the pass read them one may have got its runner, and one

@@ -284,7 +284,8 @@ func (s *Store) joinRead(ctx context.Context, tx *Tx, p Poll, owner int64, event
 	if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 		return polled, err
 	}
-	return polled, s.closeJobs(ctx, tx, completed)
+	s.closeJobs(tx, completed)
+	return polled, nil
 }
 
 // inOrder are events in the order in which their jobs are locked.
@@ -351,7 +352,8 @@ func (s *Store) GiveUpJobs(ctx context.Context) (n int, err error) {
 			return err
 		}
 		n = len(completed.jobs)
-		return s.closeJobs(ctx, tx, completed)
+		s.closeJobs(tx, completed)
+		return nil
 	})
 	return n, err
 }

@@ -281,8 +281,13 @@ type Tx struct {
 	ids    *millrace.Source
 	org    millrace.OrgID // of the app role's transactions
 	topics map[string]bool
+	last   *pgx.Batch // see finish
 	log    *slog.Logger
 }
+
+// finish has statements travel with COMMIT, as the last of their use case. None may announce anything, nor have a say in whether
+// what was done before is committed, but by failing in Postgres.
+func (tx *Tx) finish(b *pgx.Batch) { tx.last = b }
 
 // session is what a transaction's statements need of a connection.
 type session interface {
@@ -398,7 +403,11 @@ func (s *Store) tx(ctx context.Context, pool *pgxpool.Pool, org millrace.OrgID, 
 		_, _ = tx.Exec(ctx, `ROLLBACK`) // else Release sees to it
 		return friendly(err)
 	}
-	return friendly(s.commit(ctx, tx))
+	if err := s.commit(ctx, tx); err != nil {
+		_, _ = tx.Exec(ctx, `ROLLBACK`)
+		return friendly(err)
+	}
+	return nil
 }
 
 // clock is this process's time; what is decided by the database's is read in a transaction.
@@ -431,7 +440,10 @@ func tenant(org millrace.OrgID) string {
 
 // commit commits and makes the announcements.
 func (s *Store) commit(ctx context.Context, tx *Tx) error {
-	var b pgx.Batch
+	b := tx.last
+	if b == nil {
+		b = new(pgx.Batch)
+	}
 	topics := slices.Sorted(maps.Keys(tx.topics))
 	if len(topics) > 0 {
 		b.Queue(`SELECT pg_current_xact_id()::text`).QueryRow(func(row pgx.Row) (err error) {
@@ -447,7 +459,7 @@ func (s *Store) commit(ctx context.Context, tx *Tx) error {
 		}
 		return nil
 	})
-	if err := tx.SendBatch(ctx, &b).Close(); err != nil {
+	if err := tx.SendBatch(ctx, b).Close(); err != nil {
 		return err
 	}
 	switch {
