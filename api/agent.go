@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"encoding/json"
 	"net/http"
@@ -368,19 +369,20 @@ func offsetOf(r *http.Request) (int64, error) {
 }
 
 func (s *Server) appendConsole(w http.ResponseWriter, r *http.Request) error {
-	host, body, err := s.signed(w, r, maxConsole)
-	if err != nil {
-		return err
-	}
-	vm, err := millrace.ParseVMID(chi.URLParam(r, "vm"))
-	if err != nil {
+	vm, malformed := millrace.ParseVMID(chi.URLParam(r, "vm"))
+	var view store.VMView
+	body, err := s.signedFor(w, r, maxConsole, func(host millrace.HostID) (_ store.HostCredentials, err error) {
+		view, err = s.store.ViewVM(r.Context(), host, vm)
+		return view.HostCredentials, err
+	})
+	if err := cmp.Or(err, malformed); err != nil {
 		return err
 	}
 	offset, err := offsetOf(r)
 	if err != nil {
 		return err
 	}
-	if err := s.store.Org(host.OrgID).AppendConsole(r.Context(), host.HostID, vm, offset, body); err != nil {
+	if err := view.AppendConsole(r.Context(), offset, body); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)

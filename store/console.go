@@ -27,15 +27,49 @@ func consoleKey(org millrace.OrgID, vm millrace.VMID) string {
 	return consolesKey(org) + vm.String() + "/"
 }
 
-// AppendConsole keeps what a VM of host printed, from byte offset on. It may be repeated; what lies past MaxConsole is
-// dropped.
-func (o Org) AppendConsole(ctx context.Context, host millrace.HostID, vm millrace.VMID, offset int64, data []byte) error {
+// VMView is a host that speaks of a VM.
+type VMView struct {
+	HostCredentials
+
+	org   Org
+	vm    millrace.VMID
+	found bool // it is the host's
+}
+
+// ViewVM finds a host by its ID alone, and whether a VM is its own. NotFound when there is no such host.
+func (s *Store) ViewVM(ctx context.Context, host millrace.HostID, vm millrace.VMID) (VMView, error) {
+	org, err := s.orgOfHost(ctx, host)
+	if err != nil {
+		return VMView{}, err
+	}
+	return s.Org(org).viewVM(ctx, host, vm)
+}
+
+func (o Org) viewVM(ctx context.Context, host millrace.HostID, vm millrace.VMID) (VMView, error) {
+	v := VMView{org: o, vm: vm}
 	_, err := o.store.roundTrip(ctx, o.store.app, o.id, func(b *pgx.Batch) {
-		b.Queue(`SELECT FROM vms WHERE (org_id, vm_id, host_id) = ($1, $2, $3)`, o.id, vm, host).QueryRow(func(row pgx.Row) error { return row.Scan() })
+		v.queueCredentials(b, o.id, host)
+		b.Queue(`SELECT EXISTS (SELECT FROM vms WHERE (org_id, vm_id, host_id) = ($1, $2, $3))`, o.id, vm, host).QueryRow(func(row pgx.Row) error { return row.Scan(&v.found) })
 	})
-	switch {
-	case err != nil:
+	return v, err
+}
+
+// AppendConsole is [VMView.AppendConsole] of a VM of host.
+func (o Org) AppendConsole(ctx context.Context, host millrace.HostID, vm millrace.VMID, offset int64, data []byte) error {
+	v, err := o.viewVM(ctx, host, vm)
+	if err != nil {
 		return err
+	}
+	return v.AppendConsole(ctx, offset, data)
+}
+
+// AppendConsole keeps what the VM printed, from byte offset on. It may be repeated; what lies past MaxConsole is dropped. NotFound
+// when the VM is not the host's.
+func (v VMView) AppendConsole(ctx context.Context, offset int64, data []byte) error {
+	o, vm := v.org, v.vm
+	switch {
+	case !v.found:
+		return errNoVM
 	case offset < 0:
 		return millrace.Errorf(millrace.Invalid, "The offset is negative.")
 	case offset >= MaxConsole || len(data) == 0:

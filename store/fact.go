@@ -1,7 +1,6 @@
 package store
 
 import (
-
 	"github.com/jackc/pgx/v5"
 
 	"github.com/millrace-ci/millrace"

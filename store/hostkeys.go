@@ -31,10 +31,12 @@ func (s *Store) HostCredentials(ctx context.Context, id millrace.HostID) (c Host
 	if err != nil {
 		return c, err
 	}
-	_, err = s.roundTrip(ctx, s.app, org, func(b *pgx.Batch) {
-		b.Queue(`SELECT `+credentialColumns+credentialsFrom, org, id).QueryRow(func(row pgx.Row) error { return row.Scan(c.targets()...) })
-	})
+	_, err = s.roundTrip(ctx, s.app, org, func(b *pgx.Batch) { c.queueCredentials(b, org, id) })
 	return c, err
+}
+
+func (c *HostCredentials) queueCredentials(b *pgx.Batch, org millrace.OrgID, id millrace.HostID) {
+	b.Queue(`SELECT `+credentialColumns+credentialsFrom, org, id).QueryRow(func(row pgx.Row) error { return row.Scan(c.targets()...) })
 }
 
 const (

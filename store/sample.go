@@ -17,24 +17,12 @@ const uptimeSlack = time.Minute
 // AppendSamples joins what host says that a VM of its own used. It may be repeated; an older epoch, and what contradicts
 // what is known, change nothing.
 func (o Org) AppendSamples(ctx context.Context, host millrace.HostID, vm millrace.VMID, epoch int64, samples millrace.Series) error {
-	return o.tx(ctx, func(tx *Tx) error {
-		// The row is there before it is locked: two calls at once would both add it.
-		var b pgx.Batch
-		b.Queue(`
-			INSERT INTO vm_samples (org_id, placed_at, vm_id, epoch, time_ms, memory_mb, peak_cpu, cpu_ms, disk_read_kb, disk_write_kb, net_rx_kb, net_tx_kb)
-			SELECT org_id, placed_at, vm_id, epoch, '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}' FROM vms WHERE (org_id, vm_id, host_id) = ($1, $2, $3)
-			ON CONFLICT DO NOTHING`, o.id, vm, host)
-		var placed time.Time
-		var current, known int64
-		var p packed
-		b.Queue(`
-			SELECT v.placed_at, v.epoch, s.epoch, `+packedColumns+`
-			FROM vms v JOIN vm_samples s ON (s.org_id, s.vm_id, s.placed_at) = (v.org_id, v.vm_id, v.placed_at)
-			WHERE (v.org_id, v.vm_id, v.host_id) = ($1, $2, $3) FOR UPDATE OF s`, o.id, vm, host).QueryRow(func(row pgx.Row) error {
-			return row.Scan(append([]any{&placed, &current, &known}, p.targets()...)...)
-		})
-		if err := tx.SendBatch(ctx, &b).Close(); err != nil || epoch != current {
-			return err
+	var placed time.Time
+	var current, known int64
+	var p packed
+	return o.store.tx(ctx, o.store.app, o.id, func(tx *Tx) error {
+		if epoch != current {
+			return nil
 		}
 		had := p.series()
 		if known != epoch {
@@ -49,12 +37,26 @@ func (o Org) AppendSamples(ctx context.Context, host millrace.HostID, vm millrac
 			return nil
 		}
 		p = pack(has)
-		_, err := tx.Exec(ctx, `
+		var b pgx.Batch
+		b.Queue(`
 			UPDATE vm_samples SET epoch = $4, time_ms = $5, memory_mb = $6, peak_cpu = $7, cpu_ms = $8,
 				disk_read_kb = $9, disk_write_kb = $10, net_rx_kb = $11, net_tx_kb = $12
 			WHERE (org_id, vm_id, placed_at) = ($1, $2, $3)`,
 			append([]any{o.id, vm, placed, epoch}, p.args()...)...)
-		return err
+		tx.finish(&b)
+		return nil
+	}, func(_ *Tx, b *pgx.Batch) {
+		// The row is there before it is locked: two calls at once would both add it.
+		b.Queue(`
+			INSERT INTO vm_samples (org_id, placed_at, vm_id, epoch, time_ms, memory_mb, peak_cpu, cpu_ms, disk_read_kb, disk_write_kb, net_rx_kb, net_tx_kb)
+			SELECT org_id, placed_at, vm_id, epoch, '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}' FROM vms WHERE (org_id, vm_id, host_id) = ($1, $2, $3)
+			ON CONFLICT DO NOTHING`, o.id, vm, host)
+		b.Queue(`
+			SELECT v.placed_at, v.epoch, s.epoch, `+packedColumns+`
+			FROM vms v JOIN vm_samples s ON (s.org_id, s.vm_id, s.placed_at) = (v.org_id, v.vm_id, v.placed_at)
+			WHERE (v.org_id, v.vm_id, v.host_id) = ($1, $2, $3) FOR UPDATE OF s`, o.id, vm, host).QueryRow(func(row pgx.Row) error {
+			return row.Scan(append([]any{&placed, &current, &known}, p.targets()...)...)
+		})
 	})
 }
 

@@ -393,21 +393,20 @@ func (s *Store) tx(ctx context.Context, pool *pgxpool.Pool, org millrace.OrgID, 
 	for _, queue := range first {
 		queue(tx, &opening)
 	}
-	if err := tx.SendBatch(ctx, &opening).Close(); err != nil {
-		return friendly(err)
-	}
+	err = tx.SendBatch(ctx, &opening).Close()
 	if s.now != nil {
 		tx.now = s.now()
 	}
-	if err := do(tx); err != nil {
+	if err == nil {
+		err = do(tx)
+	}
+	if err == nil {
+		err = s.commit(ctx, tx)
+	}
+	if err != nil {
 		_, _ = tx.Exec(ctx, `ROLLBACK`) // else Release sees to it
-		return friendly(err)
 	}
-	if err := s.commit(ctx, tx); err != nil {
-		_, _ = tx.Exec(ctx, `ROLLBACK`)
-		return friendly(err)
-	}
-	return nil
+	return friendly(err)
 }
 
 // clock is this process's time; what is decided by the database's is read in a transaction.

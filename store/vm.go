@@ -159,7 +159,9 @@ func (o Org) VM(ctx context.Context, id millrace.VMID) (row VMRow, err error) {
 		return err
 	})
 	if millrace.CodeOf(err) == millrace.NotFound {
-		err = millrace.Errorf(millrace.NotFound, "There is no VM with this ID.")
+		err = errNoVM
 	}
 	return row, err
 }
+
+var errNoVM = millrace.Errorf(millrace.NotFound, "There is no VM with this ID.")
