@@ -407,10 +407,6 @@ func (s *Store) FlushHeard(ctx context.Context) error {
 		epochs, sequences = append(epochs, b.epoch), append(sequences, b.sequence)
 		ages = append(ages, s.clock().Sub(b.at).Milliseconds())
 	}
-	var at any // the transaction's
-	if s.now != nil {
-		at = s.now()
-	}
 	var back []millrace.OrgID
 	_, err := s.roundTrip(ctx, s.system, 0, func(b *pgx.Batch) {
 		b.Queue(`
@@ -427,7 +423,7 @@ func (s *Store) FlushHeard(ctx context.Context) error {
 				FROM locked t WHERE (b.org_id, b.host_id) = (t.org_id, t.host_id)
 			)
 			SELECT DISTINCT org_id FROM locked WHERE seen_at <= coalesce($6, transaction_timestamp()) - $7::interval`,
-			orgs, hosts, epochs, sequences, ages, at, millrace.OfflineAfter).Query(func(rows pgx.Rows) (err error) {
+			orgs, hosts, epochs, sequences, ages, s.at(), millrace.OfflineAfter).Query(func(rows pgx.Rows) (err error) {
 			back, err = pgx.CollectRows(rows, pgx.RowTo[millrace.OrgID])
 			return err
 		})

@@ -75,16 +75,12 @@ func registersAt(installation int64, owner string, kind millrace.OwnerType, repo
 // SaveJIT keeps a registration: GitHub's runner id, and the configuration sealed to the host until the runner is online.
 // Gone when the VM became unwanted meanwhile: the caller must remove the registration.
 func (o Org) SaveJIT(ctx context.Context, vm millrace.VMID, epoch, runnerID int64, sealed []byte) error {
-	var at any // the transaction's
-	if o.store.now != nil {
-		at = o.store.now()
-	}
 	saved := false
 	_, err := o.store.roundTrip(ctx, o.store.app, o.id, func(b *pgx.Batch) {
 		b.Queue(`
 			UPDATE vms SET runner_id = $4, jit_sealed = $5, changed_at = coalesce($6, transaction_timestamp())
 			WHERE (org_id, vm_id, epoch) = ($1, $2, $3) AND retire_reason = '' AND state IN ('pending', 'booting', 'lost') -- wanted`,
-			o.id, vm, epoch, runnerID, sealed, at).Exec(func(tag pgconn.CommandTag) error {
+			o.id, vm, epoch, runnerID, sealed, o.store.at()).Exec(func(tag pgconn.CommandTag) error {
 			saved = tag.RowsAffected() > 0
 			return nil
 		})

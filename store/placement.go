@@ -39,31 +39,38 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, commits []uint64,
 	}
 	var snapshot string
 	var last *time.Time
-	seen := false
+	var pass millrace.Pass
+	seen, read := false, !l.first()
 	lock := func(tx *Tx, b *pgx.Batch) {
 		b.Queue(`SELECT pg_advisory_xact_lock($1, $2::bigint::integer)`, placementLock, org)
 		// The lock may have been waited for.
-		b.Queue(`SELECT statement_timestamp(), pg_current_snapshot()::text`).QueryRow(func(row pgx.Row) error { return row.Scan(&tx.now, &snapshot) })
-		s.queueLook(b, org, &l)
-		if unknown {
-			return
+		b.Queue(`SELECT coalesce($1, statement_timestamp()), pg_current_snapshot()::text`, s.at()).QueryRow(func(row pgx.Row) error { return row.Scan(&tx.now, &snapshot) })
+		if l.untied {
+			s.queueTie(b, tx, org)
 		}
-		// A snapshot that is ahead is of the database that this one is a copy of.
-		b.Queue(`
-			SELECT next_at FROM placements WHERE org_id = $1 AND pg_snapshot_xmax(snapshot) <= pg_snapshot_xmax(pg_current_snapshot())
-				AND NOT EXISTS (SELECT FROM unnest($2::xid8[]) AS t (xid) WHERE NOT pg_visible_in_snapshot(t.xid, snapshot))`, org, commits).Query(func(rows pgx.Rows) error {
-			if seen = rows.Next(); !seen {
-				return nil
-			}
-			return rows.Scan(&last)
-		})
+		s.queueLook(b, org, &l)
+		if !unknown {
+			// A snapshot that is ahead is of the database that this one is a copy of.
+			b.Queue(`
+				SELECT next_at FROM placements WHERE org_id = $1 AND pg_snapshot_xmax(snapshot) <= pg_snapshot_xmax(pg_current_snapshot())
+					AND NOT EXISTS (SELECT FROM unnest($2::xid8[]) AS t (xid) WHERE NOT pg_visible_in_snapshot(t.xid, snapshot))`, org, commits).Query(func(rows pgx.Rows) error {
+				if seen = rows.Next(); !seen {
+					return nil
+				}
+				return rows.Scan(&last)
+			})
+		}
+		if read { // what was looked at will most likely be the same under the lock
+			queuePass(b, tx, org, &pass)
+		}
 	}
 	err = s.tx(ctx, s.system, 0, func(tx *Tx) error {
+		placed = Placed{At: tx.now}
 		if seen && (last == nil || last.After(tx.now)) {
-			placed = Placed{At: tx.now, NextAt: val(last)}
+			placed.NextAt = val(last)
 			return nil
 		}
-		for l.untied || l.strays {
+		for ; l.first(); read = false {
 			if l.strays {
 				if err := tx.endStrays(ctx, org); err != nil {
 					return err
@@ -71,7 +78,7 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, commits []uint64,
 			}
 			var b pgx.Batch
 			if l.untied {
-				tx.queueTie(&b, org)
+				s.queueTie(&b, tx, org)
 			}
 			s.queueLook(&b, org, &l)
 			if err := tx.SendBatch(ctx, &b).Close(); err != nil {
@@ -79,28 +86,31 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, commits []uint64,
 			}
 		}
 		if l.done(unknown) {
-			placed = Placed{At: tx.now}
 			return nil
 		}
-		pass, err := s.readPass(ctx, tx, org)
-		if errors.Is(err, pgx.ErrNoRows) { // the org itself: it was deleted
-			placed = Placed{At: tx.now}
-			return nil
+		if !read {
+			var b pgx.Batch
+			queuePass(&b, tx, org, &pass)
+			if err := tx.SendBatch(ctx, &b).Close(); err != nil {
+				return err
+			}
 		}
-		if err != nil {
-			return err
+		if pass.Org.ID == 0 { // it was deleted
+			return nil
 		}
 		decision := decide(pass)
-		placed = Placed{VMs: len(decision.Place), At: pass.Now, NextAt: decision.NextAt}
+		placed.VMs, placed.NextAt = len(decision.Place), decision.NextAt
 		return tx.writeDecision(ctx, pass, decision, snapshot)
 	}, lock)
 	return placed, err
 }
 
-// unmatched are an org's VMs, of now and lately, whose runner was not seen with a job.
-func unmatched(now string) string {
-	return `v.org_id = $1 AND v.ran_job IS NULL AND v.runner_id <> 0 AND coalesce(v.gone_at, 'infinity') > ` + now + `::timestamptz - interval '1 hour'`
-}
+const (
+	// statedAt is when a statement is made whose second argument is [Store.at].
+	statedAt = `coalesce($2::timestamptz, statement_timestamp())`
+	// unmatched are the VMs of org $1, of now and lately, whose runner was not seen with a job.
+	unmatched = `v.org_id = $1 AND v.ran_job IS NULL AND v.runner_id <> 0 AND coalesce(v.gone_at, 'infinity') > ` + statedAt + ` - interval '1 hour'`
+)
 
 // look is what a pass looks at first.
 type look struct {
@@ -110,20 +120,17 @@ type look struct {
 	settled bool // each queued job has its VM, and each VM that has run none has its queued job: only a change of rules is to be seen to
 }
 
+// first reports whether there is something to do before a decision.
+func (l look) first() bool { return l.untied || l.strays }
+
 // done reports whether there is nothing to decide. unknown: it isn't known what asks for a decision.
-func (l look) done(unknown bool) bool {
-	return !l.untied && !l.strays && (l.idle || l.settled && !unknown)
-}
+func (l look) done(unknown bool) bool { return !l.first() && (l.idle || l.settled && !unknown) }
 
 // queueLook looks at an org.
 func (s *Store) queueLook(b *pgx.Batch, org millrace.OrgID, l *look) {
-	var now any // the statement's
-	if s.now != nil {
-		now = s.now()
-	}
 	b.Queue(`
 		WITH v AS MATERIALIZED ( -- or the planner begins with all jobs that ever ran
-			SELECT v.org_id, v.installation_id, v.runner_id FROM vms v WHERE `+unmatched("coalesce($2, statement_timestamp())")+`
+			SELECT v.org_id, v.installation_id, v.runner_id FROM vms v WHERE `+unmatched+`
 		)
 		SELECT EXISTS (SELECT FROM v JOIN jobs j ON (j.org_id, j.installation_id, j.runner_id) = (v.org_id, v.installation_id, v.runner_id) AND j.runner_id <> 0),
 			EXISTS (SELECT FROM vms v WHERE v.org_id = $1 AND v.stray),
@@ -138,22 +145,21 @@ func (s *Store) queueLook(b *pgx.Batch, org millrace.OrgID, l *look) {
 					SELECT FROM jobs j WHERE (j.org_id, j.job_id) = (v.org_id, v.for_job) AND j.status = 'queued'
 				)
 			)`,
-		org, now).QueryRow(func(row pgx.Row) error { return row.Scan(&l.untied, &l.strays, &l.idle, &l.settled) })
+		org, s.at()).QueryRow(func(row pgx.Row) error { return row.Scan(&l.untied, &l.strays, &l.idle, &l.settled) })
 }
 
 // queueTie ties VMs to the jobs that their runners were seen with: GitHub picked the runner, whatever it was launched for. Of a
 // job that may come from a fork GitHub is asked now: nobody did if the first that was heard of it is that it runs.
-func (tx *Tx) queueTie(b *pgx.Batch, org millrace.OrgID) {
-	tx.announceTo(topicTasks)
+func (s *Store) queueTie(b *pgx.Batch, tx *Tx, org millrace.OrgID) {
 	b.Queue(`
 		WITH ran AS (
 			SELECT v.vm_id, v.for_job, j.job_id, j.installation_id, j.run_id, j.zone_known OR j.status = 'completed' AS zone_known, j.zone
 			FROM vms v JOIN jobs j ON (j.org_id, j.installation_id, j.runner_id) = (v.org_id, v.installation_id, v.runner_id) AND j.runner_id <> 0
-			WHERE `+unmatched("$2")+`
+			WHERE `+unmatched+`
 			ORDER BY v.vm_id FOR UPDATE OF v
 		), traced AS (
 			INSERT INTO outbox (org_id, kind, args, at)
-			SELECT DISTINCT $1::bigint, $3, jsonb_build_object('org_id', $1::bigint, 'installation_id', installation_id, 'run_id', run_id), $2::timestamptz
+			SELECT DISTINCT $1::bigint, $3, jsonb_build_object('org_id', $1::bigint, 'installation_id', installation_id, 'run_id', run_id), `+statedAt+`
 			FROM ran WHERE NOT zone_known
 		), clear AS (
 			SELECT j.job_id FROM jobs j JOIN ran ON ran.for_job = j.job_id
@@ -162,19 +168,30 @@ func (tx *Tx) queueTie(b *pgx.Batch, org millrace.OrgID) {
 		), cleared AS (
 			UPDATE jobs j SET retry_at = NULL FROM clear c WHERE (j.org_id, j.job_id) = ($1, c.job_id)
 		)
-		UPDATE vms v SET ran_job = ran.job_id, stray = ran.zone <> v.zone, changed_at = $2, jit_sealed = NULL,
-			busy_at = coalesce(v.busy_at, $2),
+		UPDATE vms v SET ran_job = ran.job_id, stray = ran.zone <> v.zone, changed_at = `+statedAt+`, jit_sealed = NULL,
+			busy_at = coalesce(v.busy_at, `+statedAt+`),
 			state = CASE WHEN v.state IN ('pending', 'booting', 'online') THEN 'busy' ELSE v.state END
-		FROM ran WHERE (v.org_id, v.vm_id) = ($1, ran.vm_id)`, org, tx.now, millrace.TraceRun{}.Kind())
+		FROM ran WHERE (v.org_id, v.vm_id) = ($1, ran.vm_id) RETURNING ran.zone_known`, org, s.at(), millrace.TraceRun{}.Kind()).Query(func(rows pgx.Rows) error {
+		var known bool
+		_, err := pgx.ForEachRow(rows, []any{&known}, func() error {
+			if !known {
+				tx.announceTo(topicTasks)
+			}
+			return nil
+		})
+		return err
+	})
 }
 
-// readPass reads all that a pass decides by, but the jobs that are refused and wait for that already: strangers may queue
-// any number of those.
-func (s *Store) readPass(ctx context.Context, tx *Tx, org millrace.OrgID) (p millrace.Pass, err error) {
-	p.Now = tx.now
-	var b pgx.Batch
+// queuePass reads all that a pass decides by, but the jobs that are refused and wait for that already: strangers may queue
+// any number of those. Of an org that was deleted it reads none.
+func queuePass(b *pgx.Batch, tx *Tx, org millrace.OrgID, p *millrace.Pass) {
 	b.Queue(`SELECT `+orgColumns+` FROM orgs WHERE org_id = $1 AND deleted_at IS NULL`, org).Query(func(rows pgx.Rows) (err error) {
+		p.Now = tx.now
 		p.Org, err = pgx.CollectExactlyOneRow(rows, scanOrg)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil
+		}
 		return err
 	})
 	p.Runs, p.Queue, p.Boots = map[millrace.VMID]millrace.Durations{}, map[millrace.JobID]millrace.Durations{}, map[millrace.HostID]millrace.Durations{}
@@ -249,9 +266,7 @@ func (s *Store) readPass(ctx context.Context, tx *Tx, org millrace.OrgID) (p mil
 		p.Incidents, err = pgx.CollectRows(rows, scanIncident)
 		return err
 	})
-	queueSettings(&b, org, &p.Settings)
-	err = tx.SendBatch(ctx, &b).Close()
-	return p, err
+	queueSettings(b, org, &p.Settings)
 }
 
 // queueSnapshot notes what the pass saw, and when the next is due whatever comes.

@@ -417,6 +417,14 @@ func (s *Store) clock() time.Time {
 	return time.Now()
 }
 
+// at is the time for a statement that takes its own where this is nil.
+func (s *Store) at() any {
+	if s.now == nil {
+		return nil
+	}
+	return s.now()
+}
+
 // queueSetting reads a transaction's time and sets its tenant. The system role has none.
 func (s *Store) queueSetting(b *pgx.Batch, pool *pgxpool.Pool, tx *Tx) {
 	switch {
