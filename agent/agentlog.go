@@ -3,7 +3,11 @@ package agent
 import (
 	"context"
 	"log/slog"
+	"time"
 )
+
+// logDelay is how long a line of the agent's own waits for more of them: a busy host's come every moment.
+const logDelay = 2 * time.Second
 
 // ownLog is what this process says, on its way to the control plane: [runner.Log] writes into it, too.
 type ownLog struct {
@@ -14,6 +18,7 @@ type ownLog struct {
 // newOwnLog is a log of which everything that goes to log is sent as well. To send it says nothing, so that it has an end.
 func newOwnLog(log *slog.Logger) (*ownLog, *slog.Logger) {
 	l := &ownLog{console: newConsole(0)}
+	l.console.delay = func() time.Duration { return logDelay }
 	return l, slog.New(slog.NewMultiHandler(log.Handler(), slog.NewTextHandler(l, nil)))
 }
 

@@ -10,9 +10,13 @@ import (
 )
 
 const (
-	consoleBatch  = 32 << 10               // bytes of one upload
-	consoleDelay  = 500 * time.Millisecond // that a smaller one waits for more
-	consoleBuffer = 1 << 20                // bytes kept while the server is away
+	consoleBatch  = 32 << 10 // bytes of one upload
+	consoleBuffer = 1 << 20  // bytes kept while the server is away
+
+	// A smaller one waits for more, and longer once a VM has printed for minutes: each is a file that the server keeps.
+	consoleDelay   = 500 * time.Millisecond
+	consoleShare   = 120 // of the time since it began
+	longestConsole = 5 * time.Second
 )
 
 // console is what a VM printed and the server doesn't have yet. What it would keep beyond its bound, it drops from the
@@ -27,11 +31,17 @@ type console struct {
 	noted   int    // bytes of the note that data begins with
 	gap     int64  // offset of the first byte that the note stands for
 	closed  bool
+	delay   func() time.Duration // that a chunk waits for more
 	more    chan struct{} // has room for one: something changed
 }
 
 // newConsole is the console of a VM of which the server has the bytes before offset.
-func newConsole(offset int64) *console { return &console{from: offset, more: make(chan struct{}, 1)} }
+func newConsole(offset int64) *console {
+	began := time.Now()
+	return &console{from: offset, more: make(chan struct{}, 1), delay: func() time.Duration {
+		return min(max(consoleDelay, time.Since(began)/consoleShare), longestConsole)
+	}}
+}
 
 // add appends p, whose first byte is the one at offset of all that was printed. What is there already is not added again.
 func (c *console) add(offset int64, p []byte) {
@@ -109,7 +119,7 @@ func (c *console) sent() {
 func (c *console) upload(ctx context.Context, send func(ctx context.Context, offset int64, chunk []byte) error) {
 	for tries := 0; ; {
 		n, full, end := c.waiting()
-		wait := consoleDelay
+		wait := c.delay()
 		switch {
 		case end:
 			return

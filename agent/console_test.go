@@ -82,6 +82,34 @@ func TestConsole(t *testing.T) {
 	})
 }
 
+// What prints all the time is sent in ever longer chunks: an hour in a thousand, none of which waited for long.
+func TestConsoleSlowsDown(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const every = 100 * time.Millisecond // a byte
+		c, s := newConsole(0), &sink{t: t}
+		began, end, longest := time.Now(), int64(0), time.Duration(0)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			c.upload(t.Context(), func(ctx context.Context, offset int64, chunk []byte) error {
+				longest = max(longest, time.Since(began)-time.Duration(offset)*every)
+				return s.send(ctx, offset, chunk)
+			})
+		}()
+		for time.Since(began) < time.Hour {
+			c.add(end, []byte("."))
+			end++
+			time.Sleep(every)
+		}
+		c.close()
+		<-done
+		if int64(len(s.got)) != end || s.sent < 600 || s.sent > 1100 || longest > longestConsole {
+			t.Errorf("%d chunks with %d of %d bytes; one waited for %v", s.sent, len(s.got), end, longest)
+		}
+	})
+}
+
 func TestConsoleIsBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
