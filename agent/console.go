@@ -32,7 +32,7 @@ type console struct {
 	gap     int64  // offset of the first byte that the note stands for
 	closed  bool
 	delay   func() time.Duration // that a chunk waits for more
-	more    chan struct{} // has room for one: something changed
+	more    chan struct{}        // has room for one: something changed
 }
 
 // newConsole is the console of a VM of which the server has the bytes before offset.
