@@ -452,7 +452,7 @@ func (s *Store) commit(ctx context.Context, tx *Tx) error {
 		b = new(pgx.Batch)
 	}
 	topics := slices.Sorted(maps.Keys(tx.topics))
-	if len(topics) > 0 {
+	if len(DemandOf(topics)) > 0 {
 		b.Queue(`SELECT pg_current_xact_id()::text`).QueryRow(func(row pgx.Row) (err error) {
 			var id string
 			err = row.Scan(&id)
