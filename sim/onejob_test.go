@@ -62,7 +62,7 @@ func (f *fleet) must(err error) {
 // announce lets the placer step on an announcement and runs the passes that it wants.
 func (f *fleet) announce() {
 	f.t.Helper()
-	events := []workers.PlacerEvent{workers.Announced{Demand: store.Demand{f.tenant.ID: store.Unknown}}}
+	events := []workers.PlacerEvent{workers.Announced{Demand: store.Demand{f.tenant.ID: {Commits: store.Unknown}}}}
 	for len(events) > 0 {
 		var run []workers.RunPass
 		f.placer, run = workers.Step(f.placer, events[0], *f.clock)

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,6 +22,7 @@ const (
 	maxPayload = 7900
 	topicTasks = "tasks"
 	topicAny   = "demand"
+	topicTie   = "tie"
 	topicRules = "rules"
 	topicXID   = "xid" // of the transaction that announces demand
 )
@@ -28,8 +30,22 @@ const (
 // tellingRest is by how much other processes may hear of something later because they just heard of something else.
 const tellingRest = 20 * time.Millisecond
 
-// Demand is whose demand was announced, and by which transactions. [Unknown] stands for any that nobody told of.
-type Demand map[millrace.OrgID][]uint64
+// Demand is whose demand was announced.
+type Demand map[millrace.OrgID]Asked
+
+// Asked is what asks for a placement pass.
+type Asked struct {
+	Commits []uint64 // the transactions; [Unknown] stands for any that nobody told of
+	CanWait bool     // it places nothing: a job began, or is over
+}
+
+// And is what asks for it when other does, too.
+func (a Asked) And(other Asked) Asked {
+	if len(a.Commits) == 0 {
+		return other
+	}
+	return Asked{slices.Concat(a.Commits, other.Commits), a.CanWait && other.CanWait}
+}
 
 // Unknown are transactions that no pass has seen for sure.
 var Unknown = []uint64{0}
@@ -42,6 +58,9 @@ func TopicDemand(org millrace.OrgID) string { return "demand:" + strconv.FormatI
 
 // TopicHost is announced when the list of VMs that host should have changed.
 func TopicHost(host millrace.HostID) string { return host.String() }
+
+// topicOfTie is announced when such a pass would have no more to do than to tie VMs to their jobs, or to retire some.
+func topicOfTie(org millrace.OrgID) string { return topicTie + ":" + strconv.FormatInt(int64(org), 10) }
 
 // topicOfRules is announced when such a pass might decide otherwise even of jobs that have their VMs.
 func topicOfRules(org millrace.OrgID) string {
@@ -58,6 +77,12 @@ func (tx *Tx) announceOrg(org millrace.OrgID) { tx.announceTo(TopicOrg(org)) }
 
 func (tx *Tx) announceDemand(org millrace.OrgID) {
 	tx.announceTo(TopicDemand(org))
+	tx.announceTo(TopicOrg(org))
+}
+
+// announceTie announces demand that can wait.
+func (tx *Tx) announceTie(org millrace.OrgID) {
+	tx.announceTo(topicOfTie(org))
 	tx.announceTo(TopicOrg(org))
 }
 
@@ -139,24 +164,28 @@ func (b *Bus) TakeDemand() (demand Demand, all bool) {
 func DemandOf(topics []string) Demand {
 	demand := Demand{}
 	commits := Unknown
-	var ruled []millrace.OrgID
 	for _, topic := range topics {
-		kind, id, _ := strings.Cut(topic, ":")
-		switch n, err := strconv.ParseUint(id, 10, 63); {
-		case err != nil:
-		case kind == topicXID:
-			commits = []uint64{n}
-		case kind == topicAny:
-			demand[millrace.OrgID(n)] = nil
-		case kind == topicRules:
-			ruled = append(ruled, millrace.OrgID(n))
+		if id, ok := strings.CutPrefix(topic, topicXID+":"); ok {
+			if n, err := strconv.ParseUint(id, 10, 64); err == nil {
+				commits = []uint64{n}
+			}
 		}
 	}
-	for org := range demand {
-		demand[org] = commits
-	}
-	for _, org := range ruled {
-		demand[org] = Unknown
+	for _, topic := range topics {
+		kind, id, _ := strings.Cut(topic, ":")
+		n, err := strconv.ParseInt(id, 10, 64)
+		if err != nil {
+			continue
+		}
+		org := millrace.OrgID(n)
+		switch kind {
+		case topicAny:
+			demand[org] = demand[org].And(Asked{Commits: commits})
+		case topicTie:
+			demand[org] = demand[org].And(Asked{Commits: commits, CanWait: true})
+		case topicRules:
+			demand[org] = demand[org].And(Asked{Commits: Unknown})
+		}
 	}
 	return demand
 }
@@ -169,7 +198,7 @@ func (b *Bus) wake(payload string) {
 			close(ch)
 			delete(b.topics, topic)
 		}
-		b.noteDemand(Demand{0: nil})
+		b.noteDemand(Demand{0: {}})
 		return
 	}
 	b.wakeTopics(strings.Fields(payload))
@@ -189,8 +218,8 @@ func (b *Bus) wakeTopics(topics []string) {
 }
 
 func (b *Bus) noteDemand(demand Demand) {
-	for org, commits := range demand {
-		b.demand[org] = append(b.demand[org], commits...)
+	for org, asked := range demand {
+		b.demand[org] = b.demand[org].And(asked)
 	}
 	poke(b.demands)
 }

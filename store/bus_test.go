@@ -77,7 +77,7 @@ func TestAnnouncements(t *testing.T) {
 	}
 	<-second.Bus.Demands()
 	demand, all := second.Bus.TakeDemand()
-	if commits := demand[w.ID]; all || len(demand) != 1 || len(commits) != 1 || commits[0] == store.Unknown[0] {
+	if asked := demand[w.ID]; all || len(demand) != 1 || asked.CanWait || len(asked.Commits) != 1 || asked.Commits[0] == store.Unknown[0] {
 		t.Errorf("demand %v, all %t", demand, all)
 	}
 }
@@ -87,17 +87,21 @@ func TestDemandIsAnnouncedForNewsAlone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.heard(w.st)
-	deliver := func(id int64, status millrace.JobStatus, runner int64) (woken bool) {
+	deliver := func(id int64, status millrace.JobStatus, runner int64) (woken string) {
 		t.Helper()
-		demand, shown := w.st.Bus.On(store.TopicDemand(w.ID)), w.st.Bus.On(store.TopicOrg(w.ID))
+		w.st.Bus.TakeDemand()
+		shown := w.st.Bus.On(store.TopicOrg(w.ID))
 		storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, id, status, func(j *millrace.Job) { j.RunnerID = runner }))
 		w.heard(w.st)
 		closed(t, shown, "what people see")
-		select {
-		case <-demand:
-			return true
+		demand, _ := w.st.Bus.TakeDemand()
+		switch asked, ok := demand[w.ID]; {
+		case !ok:
+			return "not"
+		case asked.CanWait:
+			return "soon"
 		default:
-			return false
+			return "at once"
 		}
 	}
 	for _, step := range []struct {
@@ -105,20 +109,20 @@ func TestDemandIsAnnouncedForNewsAlone(t *testing.T) {
 		id     int64
 		status millrace.JobStatus
 		runner int64
-		want   bool
+		want   string
 	}{
-		{"a job waits", 1, millrace.JobQueued, 0, true},
-		{"the same once more", 1, millrace.JobQueued, 0, false},
-		{"a runner took it", 1, millrace.JobInProgress, 5, true},
-		{"late, that it waits", 1, millrace.JobQueued, 0, false},
-		{"it is over", 1, millrace.JobCompleted, 5, false},
-		{"another, of which the end is told first", 2, millrace.JobCompleted, 6, true},
-		{"that it began", 2, millrace.JobInProgress, 6, false},
-		{"one that waits", 3, millrace.JobQueued, 0, true},
-		{"it is cancelled", 3, millrace.JobCompleted, 0, true},
+		{"a job waits", 1, millrace.JobQueued, 0, "at once"},
+		{"the same once more", 1, millrace.JobQueued, 0, "not"},
+		{"a runner took it", 1, millrace.JobInProgress, 5, "soon"},
+		{"late, that it waits", 1, millrace.JobQueued, 0, "not"},
+		{"it is over", 1, millrace.JobCompleted, 5, "not"},
+		{"another, of which the end is told first", 2, millrace.JobCompleted, 6, "soon"},
+		{"that it began", 2, millrace.JobInProgress, 6, "not"},
+		{"one that waits", 3, millrace.JobQueued, 0, "at once"},
+		{"it is cancelled", 3, millrace.JobCompleted, 0, "soon"},
 	} {
 		if got := deliver(step.id, step.status, step.runner); got != step.want {
-			t.Errorf("%s: placement woken %t, want %t", step.what, got, step.want)
+			t.Errorf("%s: placement woken %s, want %s", step.what, got, step.want)
 		}
 	}
 }

@@ -344,8 +344,10 @@ func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job, complet
 			completed.add(org, id, before != nil && *before == millrace.JobCompleted)
 		}
 		switch {
-		case before == nil || *before != *after && *before == millrace.JobQueued || *runnerBefore != *runnerAfter:
+		case before == nil && *after == millrace.JobQueued:
 			tx.announceDemand(org)
+		case before == nil || *before != *after && *before == millrace.JobQueued || *runnerBefore != *runnerAfter:
+			tx.announceTie(org)
 		case *zoneBefore != *zoneAfter:
 			tx.announceRules(org)
 		}

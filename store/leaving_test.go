@@ -317,7 +317,7 @@ func TestDeletedOrgIsNotFound(t *testing.T) {
 	}); err != nil || placed.VMs != 0 || !placed.NextAt.IsZero() {
 		t.Errorf("%+v, %v", placed, err)
 	}
-	if demand, err := w.st.OrgsWithDemand(ctx); err != nil || demand[a.ID] != nil || demand[b.ID] == nil {
+	if demand, err := w.st.OrgsWithDemand(ctx); err != nil || len(demand[a.ID].Commits) > 0 || len(demand[b.ID].Commits) == 0 {
 		t.Errorf("demand %v, %v", demand, err)
 	}
 	w.advance(24 * time.Hour)

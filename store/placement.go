@@ -401,7 +401,7 @@ func (s *Store) OrgsWithDemand(ctx context.Context) (Demand, error) {
 				OR EXISTS (SELECT FROM vms v WHERE v.org_id = o.org_id AND v.state <> 'gone'))`).Query(func(rows pgx.Rows) error {
 			var org millrace.OrgID
 			_, err := pgx.ForEachRow(rows, []any{&org}, func() error {
-				demand[org] = Unknown
+				demand[org] = Asked{Commits: Unknown}
 				return nil
 			})
 			return err

@@ -118,10 +118,10 @@ func TestSettledPass(t *testing.T) {
 		t.Helper()
 		w.heard(w.st)
 		demand, _ := w.st.Bus.TakeDemand()
-		if len(demand[w.ID]) == 0 {
+		if len(demand[w.ID].Commits) == 0 {
 			t.Fatal("nothing was announced")
 		}
-		_, err := w.st.Place(t.Context(), w.ID, demand[w.ID], func(millrace.Pass) millrace.Decision {
+		_, err := w.st.Place(t.Context(), w.ID, demand[w.ID].Commits, func(millrace.Pass) millrace.Decision {
 			decided = true
 			return millrace.Decision{}
 		})
@@ -479,7 +479,7 @@ func TestPassIsOrdered(t *testing.T) {
 		}
 	}
 	demand, err := w.st.OrgsWithDemand(t.Context())
-	if err != nil || !cmp.Equal(demand, store.Demand{w.ID: store.Unknown}) {
+	if err != nil || !cmp.Equal(demand, store.Demand{w.ID: {Commits: store.Unknown}}) {
 		t.Errorf("demand of %v, %v", demand, err)
 	}
 }

@@ -21,15 +21,16 @@ type PlacerState struct {
 
 // OrgState is what the placer knows of one org.
 type OrgState struct {
-	Commits  []uint64  // that announced demand since the running or last pass began, as in [store.Demand]
+	Commits  []uint64  // that announced demand since the running or last pass began, as in [store.Asked]
+	Urgent   bool      // not all of them can wait
 	Running  bool      // a pass is under way
-	NextAt   time.Time // when the same facts would give another decision; zero: never
+	NextAt   time.Time // when the same facts would give another decision, or what can wait has waited; zero: never
 	Failures int       // passes that failed in a row
 }
 
 // idle reports whether there is nothing to know of an org.
 func (o OrgState) idle() bool {
-	return len(o.Commits) == 0 && !o.Running && o.NextAt.IsZero() && o.Failures == 0
+	return len(o.Commits) == 0 && !o.Urgent && !o.Running && o.NextAt.IsZero() && o.Failures == 0
 }
 
 // PlacerEvent is something that happened.
@@ -67,20 +68,26 @@ func Step(s PlacerState, event PlacerEvent, now time.Time) (PlacerState, []RunPa
 	}
 	switch e := event.(type) {
 	case Announced:
-		for org, commits := range e.Demand {
+		for org, asked := range e.Demand {
 			o := s.Orgs[org]
-			o.Commits = slices.Concat(o.Commits, commits)
+			o.Commits = slices.Concat(o.Commits, asked.Commits)
+			if asked.CanWait {
+				o.NextAt = sooner(o.NextAt, now.Add(tieWithin))
+			} else {
+				o.Urgent = true
+			}
 			s.Orgs[org] = o
 		}
 	case PassDone:
 		o := s.Orgs[e.Org]
-		o.Running, o.NextAt = false, e.NextAt
+		o.Running = false
 		if e.Failed {
 			o.Failures++
 			o.NextAt = now.Add(retryPass(o.Failures))
 			o.Commits = store.Unknown // those that it was to see
 		} else {
 			o.Failures = 0
+			o.NextAt = sooner(o.NextAt, e.NextAt)
 		}
 		if s.Orgs[e.Org] = o; o.idle() {
 			delete(s.Orgs, e.Org) // or each step would look at every org that ever had a job
@@ -91,14 +98,11 @@ func Step(s PlacerState, event PlacerEvent, now time.Time) (PlacerState, []RunPa
 	for _, org := range slices.Sorted(maps.Keys(s.Orgs)) {
 		o := s.Orgs[org]
 		due := !o.NextAt.IsZero() && !o.NextAt.After(now)
-		if o.Running || len(o.Commits) == 0 && !due {
-			continue
-		}
-		if o.Failures > 0 && !due {
+		if o.Running || !due && (!o.Urgent || o.Failures > 0) {
 			continue
 		}
 		run = append(run, RunPass{org, o.Commits})
-		o.Running, o.Commits, o.NextAt = true, nil, time.Time{}
+		o.Running, o.Urgent, o.Commits, o.NextAt = true, false, nil, time.Time{}
 		s.Orgs[org] = o
 	}
 	return s, run
@@ -107,17 +111,28 @@ func Step(s PlacerState, event PlacerEvent, now time.Time) (PlacerState, []RunPa
 // Wake is when [Woken] is due next; zero: never.
 func (s PlacerState) Wake() (at time.Time) {
 	for _, o := range s.Orgs {
-		if !o.Running && !o.NextAt.IsZero() && (at.IsZero() || o.NextAt.Before(at)) {
-			at = o.NextAt
+		if !o.Running {
+			at = sooner(at, o.NextAt)
 		}
 	}
 	return at
+}
+
+// sooner is the earlier of two times of which zero is never.
+func sooner(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // retryPass is how long to wait after a number of failed passes: 100 ms doubled each time, 10 s at the most.
 func retryPass(failures int) time.Duration {
 	return min(100*time.Millisecond<<min(failures-1, 7), 10*time.Second)
 }
+
+// tieWithin is how long what can wait waits for a pass that places something: a third of all passes would only tie a VM to its job.
+const tieWithin = 200 * time.Millisecond
 
 const (
 	// pollDemand is how often all orgs are looked at: an announcement can be lost.

@@ -19,9 +19,14 @@ var now = time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC)
 func announced(commit uint64, orgs ...millrace.OrgID) workers.Announced {
 	demand := store.Demand{}
 	for _, org := range orgs {
-		demand[org] = []uint64{commit}
+		demand[org] = store.Asked{Commits: []uint64{commit}}
 	}
 	return workers.Announced{Demand: demand}
+}
+
+// canWait is such demand that can wait.
+func canWait(commit uint64, org millrace.OrgID) workers.Announced {
+	return workers.Announced{Demand: store.Demand{org: {Commits: []uint64{commit}, CanWait: true}}}
 }
 
 func TestStep(t *testing.T) {
@@ -49,6 +54,21 @@ func TestStep(t *testing.T) {
 			{workers.PassDone{Org: 7, NextAt: now.Add(time.Second)}, 0, nil},
 			{workers.Woken{}, 999 * time.Millisecond, nil},
 			{workers.Woken{}, time.Second, []workers.RunPass{{Org: 7}}},
+		},
+		"what can wait waits": {
+			{canWait(1, 7), 0, nil},
+			{canWait(2, 7), 100 * time.Millisecond, nil},
+			{workers.Woken{}, 199 * time.Millisecond, nil},
+			{workers.Woken{}, 200 * time.Millisecond, []workers.RunPass{{7, []uint64{1, 2}}}},
+			{canWait(3, 7), 210 * time.Millisecond, nil},
+			{workers.PassDone{Org: 7, NextAt: now.Add(time.Minute)}, 220 * time.Millisecond, nil},
+			{workers.Woken{}, 410 * time.Millisecond, []workers.RunPass{{7, []uint64{3}}}},
+		},
+		"or comes with what can't": {
+			{canWait(1, 7), 0, nil},
+			{announced(2, 7), 100 * time.Millisecond, []workers.RunPass{{7, []uint64{1, 2}}}},
+			{workers.PassDone{Org: 7}, 110 * time.Millisecond, nil},
+			{workers.Woken{}, 200 * time.Millisecond, nil},
 		},
 		"a failed pass is tried again after a pause that grows": {
 			{announced(1, 7), 0, []workers.RunPass{{7, []uint64{1}}}},
@@ -114,7 +134,11 @@ func TestStepLosesNoWakeUp(t *testing.T) {
 			case rapid.Bool().Draw(t, "announced"):
 				commit++
 				owed[o] = commit
-				step(announced(commit, o))
+				if rapid.Bool().Draw(t, "can wait") {
+					step(canWait(commit, o))
+				} else {
+					step(announced(commit, o))
+				}
 			default:
 				step(workers.Woken{})
 			}
