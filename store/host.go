@@ -246,7 +246,7 @@ func (v HostView) Observe(ctx context.Context, refuses string, observations []mi
 			if before.Stamps.Online.IsZero() && !v.Stamps.Online.IsZero() {
 				o.store.learning.host(o.id, host)
 			}
-			if v.State == before.State {
+			if v.Stamps == before.Stamps { // a reading of usage: pages show it when they are loaded
 				continue
 			}
 			tx.announceOrg(o.id)
