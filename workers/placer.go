@@ -71,7 +71,7 @@ func Step(s PlacerState, event PlacerEvent, now time.Time) (PlacerState, []RunPa
 		for org, asked := range e.Demand {
 			o := s.Orgs[org]
 			o.Commits = slices.Concat(o.Commits, asked.Commits)
-			if asked.CanWait {
+			if asked.CanWait && o.Failures == 0 {
 				o.NextAt = sooner(o.NextAt, now.Add(tieWithin))
 			} else {
 				o.Urgent = true

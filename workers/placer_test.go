@@ -78,7 +78,13 @@ func TestStep(t *testing.T) {
 			{workers.PassDone{Org: 7, Failed: true}, 100 * time.Millisecond, nil},
 			{workers.Woken{}, 200 * time.Millisecond, nil},
 			{workers.Woken{}, 300 * time.Millisecond, []workers.RunPass{{7, store.Unknown}}},
-			{workers.PassDone{Org: 7}, 300 * time.Millisecond, nil},
+			{workers.PassDone{Org: 7, Failed: true}, 300 * time.Millisecond, nil},
+			{canWait(3, 7), 310 * time.Millisecond, nil},
+			{workers.Woken{}, 510 * time.Millisecond, nil},
+			{workers.Woken{}, 700 * time.Millisecond, []workers.RunPass{{7, []uint64{0, 3}}}},
+			{canWait(4, 7), 710 * time.Millisecond, nil},
+			{workers.PassDone{Org: 7}, 720 * time.Millisecond, []workers.RunPass{{7, []uint64{4}}}},
+			{workers.PassDone{Org: 7}, 730 * time.Millisecond, nil},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
