@@ -1,6 +1,9 @@
 package store
 
 import (
+	"slices"
+	"time"
+
 	"github.com/jackc/pgx/v5"
 
 	"github.com/millrace-ci/millrace"
@@ -11,13 +14,13 @@ import (
 
 // closing are completed jobs whose facts are to be written.
 type closing struct {
-	orgs  []millrace.OrgID
-	jobs  []string // UUIDs
-	again bool     // some have facts already
+	orgs []millrace.OrgID
+	jobs []string     // UUIDs
+	was  []*time.Time // by what was known before, when the job was closed; nil: it was not, and has no fact
 }
 
-func (c *closing) add(org millrace.OrgID, job millrace.JobID, again bool) {
-	c.orgs, c.jobs, c.again = append(c.orgs, org), append(c.jobs, job.UUID()), c.again || again
+func (c *closing) add(org millrace.OrgID, job millrace.JobID, was *time.Time) {
+	c.orgs, c.jobs, c.was = append(c.orgs, org), append(c.jobs, job.UUID()), append(c.was, was)
 }
 
 const (
@@ -34,11 +37,13 @@ func (s *Store) closeJobs(tx *Tx, c closing) {
 		return
 	}
 	var b pgx.Batch
-	if c.again { // a later delivery may have moved the time of completion, which is part of the key: the fact moves with it
+	// What is heard later may move the time of completion, which is part of the key: the fact moves with it.
+	if slices.ContainsFunc(c.was, func(t *time.Time) bool { return t != nil }) {
 		b.Queue(`
-			UPDATE job_facts f SET completed_at = `+closedAt+` FROM `+closingJobs+`
-			WHERE (f.org_id, f.job_id) = (j.org_id, j.job_id) AND f.completed_at < `+closedAt+` AND f.completed_at >= `+closedAt+` - interval '1 hour'`,
-			c.orgs, c.jobs)
+			UPDATE job_facts f SET completed_at = `+closedAt+`
+			FROM unnest($1::bigint[], $2::text[], $3::timestamptz[]) AS c (org_id, job_id, was) JOIN jobs j ON (j.org_id, j.job_id) = (c.org_id, c.job_id::uuid)
+			WHERE (f.org_id, f.completed_at, f.job_id) = (c.org_id, c.was, c.job_id::uuid) AND f.completed_at <> `+closedAt,
+			c.orgs, c.jobs, c.was)
 	}
 	b.Queue(`
 		INSERT INTO job_facts (org_id, completed_at, job_id, repository_id, repository, workflow, name, actor_id, actor, conclusion,

@@ -304,8 +304,9 @@ func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job, complet
 	var before, after *millrace.JobStatus
 	var runnerBefore, runnerAfter *int64
 	var zoneBefore, zoneAfter *string
+	var closedBefore *time.Time
 	b.Queue(`
-		WITH before AS (SELECT status, runner_id, zone || zone_known AS zone FROM jobs WHERE (org_id, installation_id, github_job_id, run_attempt) = ($1, $3, $4, $6))
+		WITH before AS (SELECT status, runner_id, zone || zone_known AS zone, CASE WHEN status = 'completed' THEN `+closedAt+` END AS closed_at FROM jobs j WHERE (org_id, installation_id, github_job_id, run_attempt) = ($1, $3, $4, $6))
 		INSERT INTO jobs (
 			org_id, job_id, installation_id, github_job_id, run_id, run_attempt, repository_id, repository, private, zone, zone_known,
 			workflow, name, branch, sha, actor_id, actor, labels, html_url, status, conclusion, runner_id, runner_name,
@@ -331,17 +332,17 @@ func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job, complet
 			-- The less trusted of the two: a repository may be made public while its job waits.
 			zone         = CASE WHEN 'fork' IN (jobs.zone, excluded.zone) THEN 'fork' WHEN 'public' IN (jobs.zone, excluded.zone) THEN 'public' ELSE 'private' END,
 			zone_known   = jobs.zone_known OR excluded.zone_known
-		RETURNING job_id, (SELECT status::text FROM before), status::text, (SELECT runner_id FROM before), runner_id, (SELECT zone FROM before), zone || zone_known`,
+		RETURNING job_id, (SELECT status::text FROM before), status::text, (SELECT runner_id FROM before), runner_id, (SELECT zone FROM before), zone || zone_known, (SELECT closed_at FROM before)`,
 		org, millrace.NewJobID(tx.ids, tx.now), j.InstallationID, j.GitHubID, j.RunID, j.RunAttempt, j.RepositoryID, j.Repository,
 		j.Private, j.Zone, j.ZoneKnown, j.Workflow, j.Name, j.Branch, j.SHA, j.ActorID, j.Actor, j.Labels, j.HTMLURL, j.Status, j.Conclusion,
 		j.RunnerID, j.RunnerName, j.QueuedAt, ptr(j.StartedAt), ptr(j.CompletedAt), tx.now, j.Demand.Arch, j.Demand.Size.MilliCPU,
 		j.Demand.Size.MemoryMB, j.Demand.Burstable, notNil(j.Demand.Extra), j.Wait.Code, j.Wait.Text, j.Wait.Remedy).QueryRow(func(row pgx.Row) error {
-		if err := row.Scan(&id, &before, &after, &runnerBefore, &runnerAfter, &zoneBefore, &zoneAfter); err != nil {
+		if err := row.Scan(&id, &before, &after, &runnerBefore, &runnerAfter, &zoneBefore, &zoneAfter, &closedBefore); err != nil {
 			return err
 		}
 		tx.announceOrg(org)
 		if *after == millrace.JobCompleted {
-			completed.add(org, id, before != nil && *before == millrace.JobCompleted)
+			completed.add(org, id, closedBefore)
 		}
 		switch {
 		case before == nil && *after == millrace.JobQueued:

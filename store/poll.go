@@ -344,7 +344,7 @@ func (s *Store) GiveUpJobs(ctx context.Context) (n int, err error) {
 		var org millrace.OrgID
 		var job millrace.JobID
 		if _, err := pgx.ForEachRow(rows, []any{&org, &job}, func() error {
-			completed.add(org, job, false)
+			completed.add(org, job, nil)
 			tx.announceOrg(org)
 			tx.announceDemand(org)
 			return nil

@@ -1,6 +1,8 @@
 package store_test
 
 import (
+	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -95,5 +97,15 @@ func TestFactOfJob(t *testing.T) {
 	got := scalar[string](t, w.root, `SELECT format('%s %s %s %s', vm_id, host_id, run_ms, started) FROM job_facts`)
 	if want := vm.UUID() + " " + w.host.ID.UUID() + " 60000 t"; got != want {
 		t.Errorf("fact %q, want %q", got, want)
+	}
+	// A job that was taken for completed, and of which GitHub says so hours or weeks later, counts once.
+	for _, late := range []time.Duration{5 * time.Hour, 30 * 24 * time.Hour} {
+		storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, 1, millrace.JobCompleted, func(j *millrace.Job) {
+			j.RunnerID, j.StartedAt, j.CompletedAt = 11, w.now(), w.now().Add(late)
+		}))
+		got := column[string](t, w.root, `SELECT run_ms::text FROM job_facts`)
+		if want := []string{strconv.FormatInt(late.Milliseconds(), 10)}; !slices.Equal(got, want) {
+			t.Errorf("after %v the facts ran for %q ms, want %q", late, got, want)
+		}
 	}
 }
