@@ -3,6 +3,7 @@ package workers
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/store"
@@ -27,8 +28,9 @@ func (w *Workers) probeIncidents(ctx context.Context) error {
 		case c == nil:
 		case c.Code == i.Code:
 			err = w.store.OpenIncident(ctx, i.InstallationID, i.RepositoryID, i.Repository, *c) // it still holds
-		default: // another one is in the way
+		default: // another one is in the way; GitHub answers us, if it is no such that it doesn't
 			err = w.github.note(ctx, i.InstallationID, now, err)
+			over = slices.Contains(provenByAny, i.Code) && !slices.Contains(millrace.StopsCalls, c.Code)
 		}
 		if err == nil && over {
 			err = w.store.CloseIncidents(ctx, i.InstallationID, i.RepositoryID, i.Code)
