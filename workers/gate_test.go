@@ -173,6 +173,25 @@ func TestProbeWithoutAnAnswer(t *testing.T) {
 	h.wantOpen("after one probe", millrace.WaitRunnerGroupFull)
 }
 
+// A probe that GitHub refuses for another reason, but answers, ends what has it answer nothing; one that it doesn't answer ends nothing.
+func TestProbeMeetsAnotherCondition(t *testing.T) {
+	t.Parallel()
+	h := newHub(t)
+	calm := githubtest.Owners{"calm"}
+	h.faults(githubtest.Faults{IPAllowList: calm})
+	if err := h.call(); err == nil {
+		t.Fatal("there is no fault")
+	}
+	h.faults(githubtest.Faults{IPAllowList: calm, GroupFull: calm})
+	h.pass(time.Minute)
+	h.do(millrace.ProbeIncidents{})
+	h.wantOpen("while both hold", millrace.WaitIPAllowList)
+	h.faults(githubtest.Faults{GroupFull: calm})
+	h.pass(time.Minute)
+	h.do(millrace.ProbeIncidents{})
+	h.wantOpen("once the list lets us in", millrace.WaitRunnerGroupFull)
+}
+
 // A runner whose version GitHub refuses ends with exit code 7: no try of its job, one incident, which ends after a while.
 func TestRunnerVersionRefused(t *testing.T) {
 	t.Parallel()
