@@ -31,12 +31,12 @@ const (
 )
 
 // closeJobs writes the facts of completed jobs, which the caller has locked: a fact refers to nothing, and its org must not be
-// erased meanwhile. Estimates will rest on them too. It is the last that a use case does.
+// erased meanwhile. Estimates will rest on them too. It does so with COMMIT.
 func (s *Store) closeJobs(tx *Tx, c closing) {
 	if len(c.jobs) == 0 {
 		return
 	}
-	var b pgx.Batch
+	b := &tx.last
 	// What is heard later may move the time of completion, which is part of the key: the fact moves with it.
 	if slices.ContainsFunc(c.was, func(t *time.Time) bool { return t != nil }) {
 		b.Queue(`
@@ -72,5 +72,4 @@ func (s *Store) closeJobs(tx *Tx, c closing) {
 		})
 		return err
 	})
-	tx.finish(&b)
 }

@@ -233,7 +233,7 @@ func (v HostView) Observe(ctx context.Context, refuses string, observations []mi
 		}
 		desired = locked.desired
 		vms, refused := locked.vms, locked.refuses
-		var b pgx.Batch
+		b := &tx.last
 		var failed failures
 		ended := false
 		for i := range vms {
@@ -242,7 +242,7 @@ func (v HostView) Observe(ctx context.Context, refuses string, observations []mi
 			if !observe(v, reported, tx.now) {
 				continue
 			}
-			tx.queueVM(&b, *v)
+			tx.queueVM(b, *v)
 			if before.Stamps.Online.IsZero() && !v.Stamps.Online.IsZero() {
 				o.store.learning.host(o.id, host)
 			}
@@ -254,7 +254,7 @@ func (v HostView) Observe(ctx context.Context, refuses string, observations []mi
 				continue
 			}
 			ended = true
-			tx.queueEnd(&b, before, *v, &failed)
+			tx.queueEnd(b, before, *v, &failed)
 			if v.RunnerRefused() {
 				refused := millrace.Condition{Code: millrace.WaitRunnerVersion, Detail: v.Reason}
 				if err := tx.openIncident(ctx, o.id, v.InstallationID, 0, "", refused); err != nil {
@@ -264,8 +264,8 @@ func (v HostView) Observe(ctx context.Context, refuses string, observations []mi
 		}
 		// VMs, then jobs, then hosts: whoever writes several kinds writes them in this order, so that no two deadlock.
 		if ended {
-			tx.queueFailures(&b, o.id, failed)
-			tx.queueDesired(&b, o.id, host)
+			tx.queueFailures(b, o.id, failed)
+			tx.queueDesired(b, o.id, host)
 			tx.announceDemand(o.id)
 			desired.Version++ // at least: what was placed meanwhile has raised it too, and is fetched by the next sync
 		}
@@ -275,7 +275,6 @@ func (v HostView) Observe(ctx context.Context, refuses string, observations []mi
 			tx.announceDemand(o.id)
 		}
 		desired.VMs = slices.DeleteFunc(vms, unwantedAtHost)
-		tx.finish(&b)
 		return nil
 	}, func(_ *Tx, b *pgx.Batch) { locked.queue(b, host, ` FOR UPDATE`) })
 	return desired, err

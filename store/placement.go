@@ -286,8 +286,8 @@ func (tx *Tx) writeDecision(ctx context.Context, p millrace.Pass, d millrace.Dec
 	if err != nil {
 		return err
 	}
-	var b pgx.Batch
-	queueSnapshot(&b, org, snapshot, d.NextAt)
+	b := &tx.last
+	queueSnapshot(b, org, snapshot, d.NextAt)
 	waits := map[millrace.JobID]millrace.WaitReason{}
 	hosts := map[millrace.HostID]bool{}
 	spent := map[int64]float64{}
@@ -308,9 +308,9 @@ func (tx *Tx) writeDecision(ctx context.Context, p millrace.Pass, d millrace.Dec
 			}
 			hosts[v.HostID] = true
 		} else {
-			tx.queueTask(&b, org, millrace.RetireVM{OrgID: org, VMID: v.ID})
+			tx.queueTask(b, org, millrace.RetireVM{OrgID: org, VMID: v.ID})
 		}
-		tx.queueVM(&b, v)
+		tx.queueVM(b, v)
 	}
 	for _, place := range d.Place {
 		j := jobs[place.JobID]
@@ -330,7 +330,7 @@ func (tx *Tx) writeDecision(ctx context.Context, p millrace.Pass, d millrace.Dec
 	for _, id := range d.Trace {
 		traced = append(traced, jobs[id])
 	}
-	tx.queueTraces(&b, org, traced)
+	tx.queueTraces(b, org, traced)
 	for job, reason := range d.Wait {
 		waits[job] = reason
 	}
@@ -356,7 +356,7 @@ func (tx *Tx) writeDecision(ctx context.Context, p millrace.Pass, d millrace.Dec
 	}
 	for _, h := range p.Hosts {
 		if hosts[h.ID] {
-			tx.queueDesired(&b, org, h.ID)
+			tx.queueDesired(b, org, h.ID)
 		}
 	}
 	for _, i := range p.Installations {
@@ -367,7 +367,6 @@ func (tx *Tx) writeDecision(ctx context.Context, p millrace.Pass, d millrace.Dec
 	if changed {
 		tx.announceOrg(org)
 	}
-	tx.finish(&b)
 	return nil
 }
 

@@ -37,13 +37,11 @@ func (o Org) AppendSamples(ctx context.Context, host millrace.HostID, vm millrac
 			return nil
 		}
 		p = pack(has)
-		var b pgx.Batch
-		b.Queue(`
+		tx.last.Queue(`
 			UPDATE vm_samples SET epoch = $4, time_ms = $5, memory_mb = $6, peak_cpu = $7, cpu_ms = $8,
 				disk_read_kb = $9, disk_write_kb = $10, net_rx_kb = $11, net_tx_kb = $12
 			WHERE (org_id, vm_id, placed_at) = ($1, $2, $3)`,
 			append([]any{o.id, vm, placed, epoch}, p.args()...)...)
-		tx.finish(&b)
 		return nil
 	}, func(_ *Tx, b *pgx.Batch) {
 		// The row is there before it is locked: two calls at once would both add it.

@@ -28,7 +28,7 @@ func (w *Workers) probeIncidents(ctx context.Context) error {
 		case c == nil:
 		case c.Code == i.Code:
 			err = w.store.OpenIncident(ctx, i.InstallationID, i.RepositoryID, i.Repository, *c) // it still holds
-		default: // another one is in the way; GitHub answers us, if it is no such that it doesn't
+		default: // another one is in the way: unless it is one that stops all calls, GitHub answers us
 			err = w.github.note(ctx, i.InstallationID, now, err)
 			over = slices.Contains(provenByAny, i.Code) && !slices.Contains(millrace.StopsCalls, c.Code)
 		}
