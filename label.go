@@ -175,7 +175,7 @@ func parseOwn(d *Demand, label, rest string) error {
 		if !ok {
 			return Errorf(Unprocessable, "Label %.40q: %.40q is not a number of vCPUs; write for example 4cpu, 0.5cpu or 250mcpu.", label, parts[0])
 		}
-		mem, ok := parseMemory(parts[1])
+		mem, ok := ParseMemory(parts[1])
 		if !ok {
 			return Errorf(Unprocessable, "Label %.40q: %.40q is not an amount of memory; write for example 16gb or 512mb.", label, parts[1])
 		}
@@ -202,8 +202,8 @@ func parseCPU(s string) (milli int, ok bool) {
 	return parseBounded(s, 1000, maxMilliCPU, true)
 }
 
-// parseMemory reads 16gb, 0.5gb or 512mb as MiB, 1 to maxMemoryMB.
-func parseMemory(s string) (mb int, ok bool) {
+// ParseMemory reads 16gb, 0.5gb or 512mb, as labels have it, as MiB, 1 to 64 TiB of them.
+func ParseMemory(s string) (mb int, ok bool) {
 	if g, isGB := strings.CutSuffix(s, "gb"); isGB {
 		return parseBounded(g, 1024, maxMemoryMB, true)
 	}

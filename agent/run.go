@@ -45,6 +45,8 @@ type Config struct {
 	Disk       string // a directory on the disk that VMs live on; "" is Dir
 	Facts      millrace.HostFacts
 	Log        *slog.Logger
+	// Own gets what goes to Log, and is sent to the control plane; nil makes one.
+	Own *OwnLog
 	// EndVMs has the agent kill its VMs at its end, and tell the server. Otherwise they run on, for the next one to adopt.
 	EndVMs bool
 	// Examine finds out what there is to say of this host when the agent starts, after Driver was prepared; nil: nothing.
@@ -66,12 +68,15 @@ func Run(ctx context.Context, c Config) error {
 		cut:    func() {},
 		logged: make(chan struct{}),
 	}
-	r.own, r.Log = newOwnLog(c.Log)
+	if r.Own == nil {
+		r.Own = NewOwnLog()
+	}
+	r.Log = r.Own.with(c.Log)
 	if err := r.adopt(ctx); err != nil {
 		return err
 	}
 	r.loop(ctx)
-	r.own.console.close()                         // its last word
+	r.Own.console.close()                         // its last word
 	if r.state.Started && r.state.Failures == 0 { // else nobody hears it now
 		select {
 		case <-r.logged:
@@ -133,7 +138,6 @@ type runner struct {
 	base   context.Context
 	events chan Event
 	work   sync.WaitGroup
-	own    *ownLog
 	logged chan struct{} // closed when all of it has arrived, or never will
 
 	sendLog sync.Once
@@ -316,12 +320,16 @@ func (r *runner) note(ev Event) {
 		r.sendLog.Do(func() {
 			r.work.Go(func() {
 				defer close(r.logged)
-				r.own.upload(r.base, r.Server)
+				r.Own.upload(r.base, r.Server)
 			})
 		})
 		r.Log.Info("The control plane knows this agent.", "offer", r.Facts.Offer, "driver", r.Facts.Driver)
 	case VMReached:
 		r.Log.Info("A VM's runner is "+string(ev.State)+".", "vm", ev.ID)
+	case VMExit:
+		if ev.Code != nil {
+			r.Log.Info("A VM's runner has ended.", "vm", ev.ID, "exit_code", *ev.Code)
+		}
 	case VMDone:
 		r.Log.Info("A VM is gone.", "vm", ev.ID, "epoch", ev.Epoch, "reason", ev.Reason)
 		delete(r.vms, ev.Ref)

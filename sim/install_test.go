@@ -102,6 +102,13 @@ func TestInstall(t *testing.T) {
 	if len(before.Data) != 1 || len(host.Facts.Labels) != 1 || host.Facts.Labels[0] != "rack-7" || !strings.HasPrefix(host.Facts.Driver, "qemu/") {
 		t.Errorf("%d hosts before; %+v", len(before.Data), host)
 	}
+	until(t, "what the launcher said", func() (text string, ok bool) {
+		log, _, err := api.HostLog(t.Context(), host.ID, millrace.LogPosition{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(log), strings.Contains(string(log), `process=launcher`) && strings.Contains(string(log), `msg="The control plane knows this agent."`)
+	})
 	if h, err := api.ChangeHost(t.Context(), host.ID, client.ChangeHost{Admin: millrace.HostDraining}); err != nil || h.Status != millrace.StatusDraining {
 		t.Errorf("drained: %+v, %v", h, err)
 	}

@@ -47,7 +47,10 @@ MILLRACE_ENROLL_TOKEN or from standard input; never from a flag, as others can r
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "This machine is %s of org %s. Start it with: millrace-agent run --dir %s\n", id.HostID, id.Org, o.dir)
+			fmt.Fprintf(cmd.OutOrStdout(), "This machine is %s of org %s.\n", id.HostID, id.Org)
+			if !ifNeeded { // else a script goes on
+				fmt.Fprintf(cmd.OutOrStdout(), "Start it with: millrace-agent run --dir %s\n", o.dir)
+			}
 			return nil
 		},
 	}

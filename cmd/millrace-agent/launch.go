@@ -33,7 +33,8 @@ again then; VMs run on.`,
 			if err := m.check(); err != nil {
 				return err
 			}
-			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
+			said := launcher.NewLog()
+			log := slog.New(slog.NewMultiHandler(slog.NewTextHandler(cmd.ErrOrStderr(), nil), slog.NewTextHandler(said, nil).WithAttrs([]slog.Attr{slog.String("process", "launcher")})))
 			unlock, err := agent.Lock(o.dir)
 			if err != nil {
 				return err
@@ -51,7 +52,7 @@ again then; VMs run on.`,
 			seen := o.machine(o.dir, prepared(driver))
 			seen.Cgroups = func() error { return m.limits }
 			return launcher.Serve(cmd.Context(), listener, launcher.Config{
-				Driver: driver, Host: launcher.Host{Facts: facts, Dir: o.dir, Reboots: m.reboots}, Log: log, Reboot: reboot,
+				Driver: driver, Host: launcher.Host{Facts: facts, Dir: o.dir, Reboots: m.reboots}, Log: log, Said: said, Reboot: reboot,
 				Examine: func(ctx context.Context) []millrace.Finding { return agent.ExamineMachine(ctx, seen) },
 			})
 		},
@@ -66,7 +67,8 @@ again then; VMs run on.`,
 func (o *options) runLaunched(ctx context.Context, c agent.Config, socket string) error {
 	within, cancel := context.WithTimeout(ctx, launcherWithin)
 	defer cancel()
-	d, err := launcher.Dial(within, socket)
+	c.Own = agent.NewOwnLog()
+	d, err := launcher.Dial(within, socket, c.Own)
 	if err != nil {
 		return err
 	}

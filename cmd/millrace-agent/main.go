@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -81,7 +82,15 @@ func defaultDir(getenv func(string) string) string {
 // offerFlags adds what a host's owner may say of the offer.
 func (o *options) offerFlags(cmd *cobra.Command) {
 	cmd.Flags().Float64Var(&o.offer.CPUOvercommit, "cpu-overcommit", 1, "vCPUs to offer for each one there is")
-	cmd.Flags().IntVar(&o.offer.MemoryReserveMB, "memory-reserve", 0, "MB of memory to keep for the host; 0 is 512")
+	cmd.Flags().Func("memory-reserve", "memory to keep for the host, such as 4gb; a number alone is MB, and 0 is 512", func(s string) (err error) {
+		var ok bool
+		if o.offer.MemoryReserveMB, ok = millrace.ParseMemory(s); !ok {
+			if o.offer.MemoryReserveMB, err = strconv.Atoi(s); err != nil {
+				return errors.New("it is memory such as 4gb, 512mb or, in MB, 4096")
+			}
+		}
+		return nil
+	})
 	cmd.Flags().IntVar(&o.offer.MaxVMs, "max-vms", 0, "VMs to run at once; 0 is as many as fit")
 	cmd.Flags().Func("emulate", "an architecture that isn't this machine's, amd64 or arm64, to run VMs of by emulation: jobs take many times longer", func(arch string) error {
 		o.offer.Emulates = append(o.offer.Emulates, millrace.Arch(arch))

@@ -36,11 +36,11 @@ func TestEnroll(t *testing.T) {
 	defer srv.Close()
 	for name, from := range map[string][2]string{"stdin": {token + "\n", ""}, "environment": {"", token}} {
 		dir := t.TempDir()
-		out, err := run(t, from[0], from[1], "enroll", "--url", srv.URL, "--dir", dir, "--name", "h1", "--label", "gpu", "--cpu-overcommit", "2")
+		out, err := run(t, from[0], from[1], "enroll", "--url", srv.URL, "--dir", dir, "--name", "h1", "--label", "gpu", "--cpu-overcommit", "2", "--memory-reserve", "1gb")
 		if err != nil || !strings.Contains(out, "org calm") {
 			t.Errorf("%s: %q, %v", name, out, err)
 		}
-		if got.Token != token || got.Name != "h1" || len(got.Facts.Labels) != 1 || got.Facts.Offer.MilliCPU != got.Facts.VCPUs*2000 {
+		if got.Token != token || got.Name != "h1" || len(got.Facts.Labels) != 1 || got.Facts.Offer != (millrace.Size{MilliCPU: got.Facts.VCPUs * 2000, MemoryMB: got.Facts.MemoryMB - 1024}) {
 			t.Errorf("%s: asked %+v", name, got)
 		}
 		if id, err := agent.LoadIdentity(dir); err != nil || id.Org != "calm" {
@@ -67,6 +67,7 @@ func TestMistakes(t *testing.T) {
 		"run --allow 10.0.0.1":                     "invalid argument",
 		"run --dir /nonexistent/dir":               "not enrolled",
 		"enroll --url http://x --cpu-overcommit x": "invalid argument",
+		"run --memory-reserve 4tb":                 "memory such as 4gb",
 	} {
 		fields := strings.Fields(line)
 		if !strings.Contains(line, "--dir") {

@@ -36,8 +36,9 @@ type Driver struct {
 
 var _ vm.Driver = (*Driver)(nil)
 
-// Dial reaches the launcher at the socket path; while there is none it tries again until ctx ends.
-func Dial(ctx context.Context, path string) (*Driver, error) {
+// Dial reaches the launcher at the socket path; while there is none it tries again until ctx ends. What the launcher says is written
+// to said, lines from before included.
+func Dial(ctx context.Context, path string, said io.Writer) (*Driver, error) {
 	d := &Driver{path: path, lost: make(chan struct{}), name: "launcher"}
 	for {
 		session, err := d.open(ctx, request{Do: hello})
@@ -51,7 +52,7 @@ func Dial(ctx context.Context, path string) (*Driver, error) {
 		select {
 		case <-time.After(dialEvery):
 		case <-ctx.Done():
-			return nil, fmt.Errorf("no launcher at %s: %w", path, err)
+			return nil, fmt.Errorf("no launcher at %s: %w; journalctl -u millrace-launcher says why", path, err)
 		}
 	}
 	first, file, err := receive(d.session)
@@ -65,8 +66,16 @@ func Dial(ctx context.Context, path string) (*Driver, error) {
 	d.host = first.Host
 	go func() {
 		defer close(d.lost)
-		var last answer
-		_, _ = d.session.receive(&last) // says nothing more until it ends
+		for {
+			next, file, err := receive(d.session)
+			if file != nil {
+				file.Close()
+			}
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(said, next.Log) // it is in the launcher's journal, too
+		}
 	}()
 	return d, nil
 }

@@ -7,7 +7,7 @@
 // A launcher serves one agent and ends with it: the next one finds the machines that run, as after any end of an agent.
 //
 // The socket is of packets (SOCK_SEQPACKET, unix(7)), each of which is one JSON document. The first connection says hello, and
-// stays; it is the agent's life. Each further one asks for one thing. Who asks for a machine gets its channel as a file
+// stays; it is the agent's life, and brings it what the launcher says. Each further one asks for one thing. Who asks for a machine gets its channel as a file
 // descriptor, and may kill it; its end is the last packet.
 package launcher
 
@@ -62,7 +62,7 @@ type request struct {
 	Spec vm.Spec  `json:"spec,omitzero"`
 }
 
-// answer is to a request; to those for a machine there are two, the second when Ended.
+// answer is to a request; to those for a machine there are two, the second when Ended, and to hello one with each Log.
 type answer struct {
 	Error    string             `json:"error,omitempty"`
 	Host     Host               `json:"host,omitzero"`
@@ -71,6 +71,7 @@ type answer struct {
 	IDs      []string           `json:"ids,omitempty"`
 	Findings []millrace.Finding `json:"findings,omitempty"`
 	Ended    bool               `json:"ended,omitempty"`
+	Log      string             `json:"log,omitempty"` // what comes next of the launcher's
 }
 
 // conn sends and receives documents.

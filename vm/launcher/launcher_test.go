@@ -1,8 +1,10 @@
 package launcher_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -172,6 +174,9 @@ func serve(t *testing.T, dir string, c launcher.Config) (path string, ended <-ch
 		t.Fatal(err)
 	}
 	c.Host.Dir, c.Log = dir, slog.New(slog.DiscardHandler)
+	if c.Said == nil {
+		c.Said = launcher.NewLog()
+	}
 	done := make(chan error, 1)
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
@@ -188,7 +193,7 @@ func serve(t *testing.T, dir string, c launcher.Config) (path string, ended <-ch
 
 func dial(t *testing.T, path string) *launcher.Driver {
 	t.Helper()
-	d, err := launcher.Dial(t.Context(), path)
+	d, err := launcher.Dial(t.Context(), path, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -388,7 +393,7 @@ func TestStrangers(t *testing.T) {
 	real := &machines{running: map[string]*machine{}}
 	path, _ := serve(t, t.TempDir(), launcher.Config{Driver: real, Host: host})
 	d := dial(t, path)
-	if _, err := launcher.Dial(t.Context(), path); err == nil || !strings.Contains(err.Error(), "another agent") {
+	if _, err := launcher.Dial(t.Context(), path, io.Discard); err == nil || !strings.Contains(err.Error(), "another agent") {
 		t.Errorf("a second agent: %v", err)
 	}
 	const vm = `{"do":"start","spec":{"ID":"evil","Arch":"amd64","VCPUs":1,"MilliCPU":1000,"MemoryMB":128}}`
@@ -419,6 +424,46 @@ func TestStrangers(t *testing.T) {
 	_ = ends(t, m)
 }
 
+// What a launcher says reaches its agent in order, from before it came on: whole lines, and the newest where there are too many.
+func TestSaid(t *testing.T) {
+	t.Parallel()
+	said := launcher.NewLog()
+	say := func(from, to int) {
+		for n := range to - from {
+			fmt.Fprintf(said, "line %06d, which is as long as lines are, some sixty bytes\n", from+n)
+		}
+	}
+	say(0, 3000)
+	path, _ := serve(t, t.TempDir(), launcher.Config{Driver: &machines{running: map[string]*machine{}}, Host: host, Said: said})
+	heard, w := io.Pipe()
+	defer heard.Close()
+	d, err := launcher.Dial(t.Context(), path, w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	lines := bufio.NewScanner(heard)
+	next := -1
+	for next < 3010 && lines.Scan() {
+		var n int
+		if _, err := fmt.Sscanf(lines.Text(), "line %06d, which is as long as lines are, some sixty bytes", &n); err != nil {
+			t.Fatalf("%q: %v", lines.Text(), err)
+		}
+		switch {
+		case next == -1 && (n < 1000 || n > 2500): // some 1,000 lines wait
+			t.Errorf("it begins with line %d of 3,000", n)
+		case next >= 0 && n != next:
+			t.Fatalf("line %d comes where %d should", n, next)
+		case n == 2999:
+			say(3000, 3010)
+		}
+		next = n + 1
+	}
+	if next != 3010 {
+		t.Errorf("nothing comes after line %d: %v", next-1, lines.Err())
+	}
+}
+
 // An agent learns that its launcher has ended, and takes no machine for gone.
 func TestLost(t *testing.T) {
 	t.Parallel()
@@ -432,7 +477,7 @@ func TestLost(t *testing.T) {
 	may := host
 	may.Dir = dir
 	go func() {
-		served <- launcher.Serve(ctx, l, launcher.Config{Driver: &machines{running: map[string]*machine{}}, Host: may, Log: slog.New(slog.DiscardHandler)})
+		served <- launcher.Serve(ctx, l, launcher.Config{Driver: &machines{running: map[string]*machine{}}, Host: may, Log: slog.New(slog.DiscardHandler), Said: launcher.NewLog()})
 	}()
 	d := dial(t, l.Addr().String())
 	m := start(t, d, spec("one", 1000, 512))
@@ -452,7 +497,7 @@ func TestLost(t *testing.T) {
 	echoes(t, m) // the channel is the machine's, not the launcher's
 	within, giveUp := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer giveUp()
-	if _, err := launcher.Dial(within, l.Addr().String()); err == nil || !strings.Contains(err.Error(), "no launcher") {
+	if _, err := launcher.Dial(within, l.Addr().String(), io.Discard); err == nil || !strings.Contains(err.Error(), "no launcher") {
 		t.Errorf("dialed: %v", err)
 	}
 }

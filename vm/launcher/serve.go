@@ -34,6 +34,8 @@ type Config struct {
 	// Reboot reboots it; called only when Host allows that.
 	Reboot func(context.Context) error
 	Log    *slog.Logger
+	// Said is what the agent is told of the log, lines from before it came included.
+	Said *Log
 }
 
 // Listen makes the socket at path, for the process's user and group.
@@ -111,9 +113,12 @@ func (s *server) serve(ctx context.Context, c conn) {
 	}
 	switch r.Do {
 	case hello:
+		var told sync.WaitGroup
+		defer told.Wait()
 		defer s.end()
 		if c.send(answer{Host: s.Host}) == nil {
-			_, _ = c.receive(&r) // there is nothing more to say: it returns when the agent ends
+			told.Go(func() { s.Said.tell(ctx, c) })
+			_, _ = c.receive(&r) // an agent has nothing more to say: it returns when that ends
 		}
 	case start:
 		s.run(ctx, c, r.Spec.ID, func(ctx context.Context) (vm.Machine, error) { return s.start(ctx, r.Spec) })
