@@ -12,14 +12,17 @@ import (
 
 // audit records a change in the transaction that makes it.
 func (tx *Tx) audit(ctx context.Context, org millrace.OrgID, actor millrace.Actor, action, subject string, changes ...millrace.Change) error {
-	if changes == nil {
-		changes = []millrace.Change{}
-	}
-	_, err := tx.Exec(ctx, `
+	var b pgx.Batch
+	tx.queueAudit(&b, org, actor, action, subject, changes...)
+	return tx.SendBatch(ctx, &b).Close()
+}
+
+// queueAudit is audit, in b.
+func (tx *Tx) queueAudit(b *pgx.Batch, org millrace.OrgID, actor millrace.Actor, action, subject string, changes ...millrace.Change) {
+	b.Queue(`
 		INSERT INTO audit (org_id, at, audit_id, actor_kind, actor_id, actor_name, address, request_id, action, subject, changes)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
-		org, tx.now, millrace.NewAuditID(tx.ids, tx.now), actor.Kind, actor.ID, actor.Name, actor.Address, actor.RequestID, action, subject, changes)
-	return err
+		org, tx.now, millrace.NewAuditID(tx.ids, tx.now), actor.Kind, actor.ID, actor.Name, actor.Address, actor.RequestID, action, subject, notNil(changes))
 }
 
 // AuditFilter narrows the audit log. Its zero value is all of it, newest first.

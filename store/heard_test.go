@@ -6,7 +6,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/store"
 	"github.com/millrace-ci/millrace/store/storetest"
 )
 
@@ -76,6 +79,66 @@ func TestFlushHeardFromServersAtOnce(t *testing.T) {
 		})
 	}
 	flushes.Wait()
+}
+
+// A host's history says for how long it wasn't heard, unless it was this service that didn't hear.
+func TestReturnOfAHost(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	returns := func() (list [][]millrace.Change) {
+		t.Helper()
+		page, err := w.org.Audit(t.Context(), store.AuditFilter{Action: "host.returned", Subject: w.host.ID.String()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range page.Entries {
+			if e.Actor.Kind != millrace.ActorHost || e.Actor.Name != "rack-1" || e.Actor.ID != w.host.ID.String() {
+				t.Errorf("by %+v", e.Actor)
+			}
+			list = append(list, e.Changes)
+		}
+		return list
+	}
+	change := func(before, after time.Time) []millrace.Change {
+		return []millrace.Change{{Field: "heard", Before: before.UTC().Format(time.RFC3339), After: after.UTC().Format(time.RFC3339)}}
+	}
+	start := func() {
+		t.Helper()
+		if _, err := w.org.StartHost(t.Context(), w.host.ID, "", storetest.Facts()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.advance(millrace.OfflineAfter - time.Second)
+	start()
+	w.advance(millrace.OfflineAfter - time.Second)
+	w.beat(w.host.ID, w.host.Epoch+1, 1)
+	if got := returns(); len(got) != 0 {
+		t.Errorf("it was heard all the time, but for pauses: %v", got)
+	}
+	first := w.now()
+	w.advance(millrace.OfflineAfter)
+	second := w.now()
+	w.beat(w.host.ID, w.host.Epoch+1, 2)
+	w.advance(time.Hour)
+	start()
+	w.beat(w.host.ID, w.host.Epoch+2, 1)
+	want := [][]millrace.Change{change(second, w.now()), change(first, second)}
+	if diff := cmp.Diff(want, returns()); diff != "" {
+		t.Error(diff)
+	}
+	w.advance(time.Hour)
+	again := storetest.OpenAt(t, w.db, w.now)
+	again.Heard(w.ID, w.host.ID, w.host.Epoch+2, 2)
+	if err := again.FlushHeard(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.advance(time.Hour)
+	if _, err := storetest.OpenAt(t, w.db, w.now).Org(w.ID).StartHost(t.Context(), w.host.ID, "", storetest.Facts()); err != nil {
+		t.Fatal(err)
+	}
+	if got := returns(); len(got) != 2 {
+		t.Errorf("a service that was away says so of the host: %v", got)
+	}
 }
 
 // A service that was down for long doesn't take its own silence for its hosts'.

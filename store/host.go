@@ -79,7 +79,9 @@ var errNoHost = millrace.Errorf(millrace.NotFound, "There is no host with this I
 func (o Org) StartHost(ctx context.Context, id millrace.HostID, bootID string, f millrace.HostFacts) (epoch int64, err error) {
 	err = o.tx(ctx, func(tx *Tx) error {
 		var cloned string
-		err := tx.QueryRow(ctx, `SELECT cloned_boot FROM hosts WHERE (org_id, host_id) = ($1, $2) AND removed_at IS NULL FOR NO KEY UPDATE`, o.id, id).Scan(&cloned)
+		was := silence{org: o.id, host: id}
+		err := tx.QueryRow(ctx, `SELECT h.cloned_boot, h.name, b.seen_at`+hostFrom+` WHERE (h.org_id, h.host_id) = ($1, $2) FOR NO KEY UPDATE OF h`, o.id, id).
+			Scan(&cloned, &was.name, &was.since)
 		if err != nil {
 			return err
 		}
@@ -96,14 +98,15 @@ func (o Org) StartHost(ctx context.Context, id millrace.HostID, bootID string, f
 		if err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, `UPDATE host_beats SET seen_at = $3, epoch = $4, sequence = 0 WHERE (org_id, host_id) = ($1, $2)`, o.id, id, tx.now, epoch)
-		if err != nil {
-			return err
+		var b pgx.Batch
+		b.Queue(`UPDATE host_beats SET seen_at = $3, epoch = $4, sequence = 0 WHERE (org_id, host_id) = ($1, $2)`, o.id, id, tx.now, epoch)
+		// The runner is in the image, and a new image comes with a start of the agent.
+		b.Queue(`UPDATE incidents SET closed_at = $2 WHERE org_id = $1 AND code = $3 AND closed_at IS NULL`, o.id, tx.now, millrace.WaitRunnerVersion)
+		if tx.now.Sub(was.since) >= millrace.OfflineAfter && o.store.hearsAll() {
+			tx.queueReturned(&b, was)
 		}
 		tx.announceRules(o.id)
-		// The runner is in the image, and a new image comes with a start of the agent.
-		_, err = tx.Exec(ctx, `UPDATE incidents SET closed_at = $2 WHERE org_id = $1 AND code = $3 AND closed_at IS NULL`, o.id, tx.now, millrace.WaitRunnerVersion)
-		return err
+		return tx.SendBatch(ctx, &b).Close()
 	})
 	return epoch, err
 }
@@ -389,7 +392,8 @@ func (h *heard) note(host millrace.HostID, b beat) {
 }
 
 // FlushHeard writes what was heard of hosts in one statement. Ages are by this process's monotonic clock, times by the
-// database's. A host that had been silent wakes the placer. What can't be written now is written next time.
+// database's. A host that had been silent wakes the placer, and has it in its history. What can't be written now is written next
+// time.
 func (s *Store) FlushHeard(ctx context.Context) error {
 	s.heard.mu.Lock()
 	beats := s.heard.beats
@@ -406,7 +410,7 @@ func (s *Store) FlushHeard(ctx context.Context) error {
 		epochs, sequences = append(epochs, b.epoch), append(sequences, b.sequence)
 		ages = append(ages, s.clock().Sub(b.at).Milliseconds())
 	}
-	var back []millrace.OrgID
+	var back []silence
 	_, err := s.roundTrip(ctx, s.system, 0, func(b *pgx.Batch) {
 		b.Queue(`
 			WITH heard AS (
@@ -421,9 +425,12 @@ func (s *Store) FlushHeard(ctx context.Context) error {
 					sequence = CASE WHEN b.epoch = t.epoch THEN greatest(b.sequence, t.sequence) ELSE b.sequence END
 				FROM locked t WHERE (b.org_id, b.host_id) = (t.org_id, t.host_id)
 			)
-			SELECT DISTINCT org_id FROM locked WHERE seen_at <= coalesce($6, transaction_timestamp()) - $7::interval`,
+			SELECT org_id, host_id, (SELECT name FROM hosts h WHERE (h.org_id, h.host_id) = (l.org_id, l.host_id)), seen_at
+			FROM locked l WHERE seen_at <= coalesce($6, transaction_timestamp()) - $7::interval`,
 			orgs, hosts, epochs, sequences, ages, s.at(), millrace.OfflineAfter).Query(func(rows pgx.Rows) (err error) {
-			back, err = pgx.CollectRows(rows, pgx.RowTo[millrace.OrgID])
+			back, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (was silence, err error) {
+				return was, row.Scan(&was.org, &was.host, &was.name, &was.since)
+			})
 			return err
 		})
 	})
@@ -439,19 +446,41 @@ func (s *Store) FlushHeard(ctx context.Context) error {
 		return nil
 	}
 	return s.systemTx(ctx, func(tx *Tx) error {
-		for _, org := range back {
-			tx.announceDemand(org)
+		var b pgx.Batch
+		for _, was := range back {
+			tx.announceDemand(was.org)
+			if s.hearsAll() {
+				tx.queueReturned(&b, was)
+			}
 		}
-		return nil
+		return tx.SendBatch(ctx, &b).Close()
 	})
 }
+
+// silence is that of a host which was offline.
+type silence struct {
+	org   millrace.OrgID
+	host  millrace.HostID
+	name  string
+	since time.Time // it was last heard
+}
+
+// queueReturned notes in a host's history that it is heard again.
+func (tx *Tx) queueReturned(b *pgx.Batch, was silence) {
+	tx.queueAudit(b, was.org, millrace.Actor{Kind: millrace.ActorHost, ID: was.host.String(), Name: was.name}, "host.returned", was.host.String(),
+		millrace.Change{Field: "heard", Before: was.since.UTC().Format(time.RFC3339), After: tx.now.UTC().Format(time.RFC3339)})
+}
+
+// hearsAll reports whether this server has run for long enough to have heard every host that lives: before, their silence may be
+// the service's own.
+func (s *Store) hearsAll() bool { return s.clock().Sub(s.opened) >= millrace.OfflineAfter }
 
 // MarkLost marks the VMs of silent hosts as lost and has those that ran no job unregistered: only then may their jobs
 // have another. One that is being stopped is unregistered already, and its job may have another: it can't be lost. It
 // returns how many it marked. A server that has just started has heard nobody: it marks none until it could have heard
 // everybody, or a restart of the service that takes long would cost all VMs that wait for a job.
 func (s *Store) MarkLost(ctx context.Context) (n int, err error) {
-	if s.clock().Sub(s.opened) < millrace.OfflineAfter {
+	if !s.hearsAll() {
 		return 0, nil
 	}
 	var longest *time.Time

@@ -78,7 +78,7 @@ func (o Org) RemoveHost(ctx context.Context, by millrace.Caller, id millrace.Hos
 			return err
 		}
 		if n > 0 && !force {
-			return millrace.Errorf(millrace.Conflict, "%s has %d VMs. Drain it and wait for their jobs, or remove it by force, which fails them.", h.Name, n)
+			return millrace.Errorf(millrace.Conflict, "There are VMs on %s: %d. Drain it and wait for their jobs, or remove it by force, which fails them.", h.Name, n)
 		}
 		return tx.audit(ctx, o.id, by.Actor, "host.removed", id.String(), millrace.Change{Field: "name", Before: h.Name}, millrace.Change{Field: "vms", Before: strconv.Itoa(n)})
 	})

@@ -316,6 +316,14 @@ func vmCount(h store.HostRow) string {
 	return ui.Count(h.VMs) + " of " + ui.Count(h.Facts.MaxVMs)
 }
 
+// vmsOf is a number of VMs: "1 VM", "2 VMs".
+func vmsOf(n int) string {
+	if n == 1 {
+		return "1 VM"
+	}
+	return ui.Count(n) + " VMs"
+}
+
 func cpus(milli int) string {
 	return strings.TrimSuffix(strings.TrimRight(fmt.Sprintf("%.2f", float64(milli)/1000), "0"), ".")
 }

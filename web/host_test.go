@@ -79,9 +79,9 @@ func TestHostPage(t *testing.T) {
 			t.Errorf("%s: %s", do, res.Status)
 		}
 	}
-	shows("Online", "rack-1", "Runs a job", "calm/app", "host.enrolled", "Drain Disable Restart agent Rotate keys Reboot", "Fail the jobs of its 1 VMs")
+	shows("Online", "rack-1", "Runs a job", "calm/app", "host.enrolled", "Drain Disable Restart agent Rotate keys Reboot", "Fail the jobs of its 1 VM ")
 	act("drain", http.StatusSeeOther, "")
-	shows("Draining", "1 VMs left", "Enable", "host.changed")
+	shows("Draining", "1 VM left", "Enable", "host.changed")
 	act("enable", http.StatusSeeOther, "")
 	act("restart", http.StatusSeeOther, "")
 	shows("Its agent is asked to start anew")
@@ -93,7 +93,7 @@ func TestHostPage(t *testing.T) {
 	if _, err := w.Store.MarkLost(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	shows("Offline", "Its 1 VMs are lost", "Lost")
+	shows("Offline", "It had 1 VM, now lost", "Lost")
 	member, _ := w.person(w.Org, millrace.RoleMember)
 	if _, page := w.get(member, path); strings.Contains(page, "Remove this host") || strings.Contains(page, "host.changed") {
 		t.Error("a member may remove hosts, or sees the audit log")
