@@ -41,7 +41,7 @@ type HostRow struct {
 
 const hostLoad = ` LEFT JOIN LATERAL (
 		SELECT count(*) AS vms, coalesce(sum(cpu), 0) AS cpu, coalesce(sum(memory), 0) AS memory FROM vms v
-		WHERE (v.org_id, v.host_id) = (h.org_id, h.host_id) AND v.state <> 'gone'
+		WHERE (v.org_id, v.host_id) = (h.org_id, h.host_id) AND v.gone_at IS NULL
 	) l ON true`
 
 func scanHostRow(row pgx.CollectableRow) (r HostRow, err error) {
@@ -185,7 +185,7 @@ func (v *HostView) queue(b *pgx.Batch, id millrace.HostID, lock string) {
 	b.Queue(`SELECT `+credentialColumns+`, h.refuses, `+desiredColumns+credentialsFrom, v.org.id, id).QueryRow(func(row pgx.Row) error {
 		return row.Scan(slices.Concat(v.targets(), []any{&v.refuses}, v.desired.targets())...)
 	})
-	b.Queue(`SELECT `+vmColumns+` FROM vms v WHERE (v.org_id, v.host_id) = ($1, $2) AND v.state <> 'gone' ORDER BY v.vm_id`+lock, v.org.id, id).
+	b.Queue(`SELECT `+vmColumns+` FROM vms v WHERE (v.org_id, v.host_id) = ($1, $2) AND v.gone_at IS NULL ORDER BY v.vm_id`+lock, v.org.id, id).
 		Query(func(rows pgx.Rows) (err error) {
 			v.vms, err = pgx.CollectRows(rows, scanVM)
 			return err

@@ -101,7 +101,7 @@ func (o Org) RemoveHost(ctx context.Context, by millrace.Caller, id millrace.Hos
 // how many VMs there were.
 func (tx *Tx) removeHost(ctx context.Context, org millrace.OrgID, id millrace.HostID, force bool) (int, error) {
 	vms, err := many(ctx, tx, scanVM, `
-		SELECT `+vmColumns+` FROM vms v WHERE (v.org_id, v.host_id) = ($1, $2) AND v.state <> 'gone' ORDER BY v.vm_id FOR UPDATE`, org, id)
+		SELECT `+vmColumns+` FROM vms v WHERE (v.org_id, v.host_id) = ($1, $2) AND v.gone_at IS NULL ORDER BY v.vm_id FOR UPDATE`, org, id)
 	if err != nil || len(vms) > 0 && !force {
 		return len(vms), err
 	}

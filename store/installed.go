@@ -202,7 +202,7 @@ func (s *Store) InstallationGone(ctx context.Context, id int64, at time.Time) er
 func (tx *Tx) replaceInstallation(ctx context.Context, by millrace.Actor, org millrace.OrgID, former int64, now millrace.Installation) error {
 	const of = `(org_id, installation_id) = ($1, $2)`
 	var b pgx.Batch
-	b.Queue(`SELECT FROM vms WHERE `+of+` AND state <> 'gone' ORDER BY vm_id FOR UPDATE`, org, former)
+	b.Queue(`SELECT FROM vms WHERE `+of+` AND gone_at IS NULL ORDER BY vm_id FOR UPDATE`, org, former)
 	b.Queue(`SELECT FROM repositories WHERE `+of+` ORDER BY repository_id FOR NO KEY UPDATE`, org, former)
 	b.Queue(`SELECT FROM jobs WHERE `+of+` AND status <> 'completed' ORDER BY repository_id, github_job_id, run_attempt FOR NO KEY UPDATE`, org, former)
 	// Deleted until the one before is: an account has at most one.
@@ -211,7 +211,7 @@ func (tx *Tx) replaceInstallation(ctx context.Context, by millrace.Actor, org mi
 		SELECT org_id, $3, owner_id, $4, $5, jit_left, jit_at, $6, $6 FROM installations WHERE `+of+`
 		ON CONFLICT ON CONSTRAINT installations_pkey DO NOTHING`, org, former, now.ID, now.OwnerLogin, now.OwnerType, tx.now)
 	b.Queue(`UPDATE repositories SET installation_id = $3, polled_at = NULL WHERE `+of, org, former, now.ID) // the jobs follow
-	b.Queue(`UPDATE vms SET installation_id = $3 WHERE `+of+` AND state <> 'gone'`, org, former, now.ID)
+	b.Queue(`UPDATE vms SET installation_id = $3 WHERE `+of+` AND gone_at IS NULL`, org, former, now.ID)
 	// What was said before somebody's last sign-in is not said any more.
 	b.Queue(`
 		UPDATE user_installations p SET installation_id = $2, owner_login = $3 FROM users u

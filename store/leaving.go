@@ -101,7 +101,7 @@ func (s *Store) DeleteOrg(ctx context.Context, actor millrace.Actor, org millrac
 // lockLive are the org's VMs that are not yet told to end, locked.
 func (tx *Tx) lockLive(ctx context.Context, org millrace.OrgID) ([]millrace.VM, error) {
 	return many(ctx, tx, scanVM, `
-		SELECT `+vmColumns+` FROM vms v WHERE v.org_id = $1 AND v.state NOT IN ('stopping', 'gone') ORDER BY v.vm_id FOR UPDATE`, org)
+		SELECT `+vmColumns+` FROM vms v WHERE v.org_id = $1 AND NOT v.ending ORDER BY v.vm_id FOR UPDATE`, org)
 }
 
 // EndVMs ends the VMs of a deleted org and returns how many hold its erasure back: none after [millrace.LeaveAtMost], and
@@ -139,7 +139,7 @@ func (s *Store) EndVMs(ctx context.Context, org millrace.OrgID) (live int, err e
 				}
 			}
 		}
-		return tx.QueryRow(ctx, `SELECT count(*) FROM vms WHERE org_id = $1 AND state <> 'gone'`, org).Scan(&live)
+		return tx.QueryRow(ctx, `SELECT count(*) FROM vms WHERE org_id = $1 AND gone_at IS NULL`, org).Scan(&live)
 	})
 	return live, err
 }

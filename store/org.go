@@ -184,7 +184,7 @@ func (s *Store) FleetCounts(ctx context.Context) (c FleetCounts, err error) {
 		if _, err = pgx.ForEachRow(rows, []any{&name, &n}, func() error { c.Jobs[millrace.JobStatus(name)] = n; return nil }); err != nil {
 			return err
 		}
-		if rows, err = tx.Query(ctx, `SELECT state, count(*) FROM vms WHERE state <> 'gone' GROUP BY state`); err != nil {
+		if rows, err = tx.Query(ctx, `SELECT state, count(*) FROM vms WHERE gone_at IS NULL GROUP BY state`); err != nil {
 			return err
 		}
 		if _, err = pgx.ForEachRow(rows, []any{&name, &n}, func() error { c.VMs[millrace.VMState(name)] = n; return nil }); err != nil {

@@ -135,13 +135,13 @@ func (s *Store) queueLook(b *pgx.Batch, org millrace.OrgID, l *look) {
 		SELECT EXISTS (SELECT FROM v JOIN jobs j ON (j.org_id, j.installation_id, j.runner_id) = (v.org_id, v.installation_id, v.runner_id) AND j.runner_id <> 0),
 			EXISTS (SELECT FROM vms v WHERE v.org_id = $1 AND v.stray),
 			NOT EXISTS (SELECT FROM jobs j WHERE j.org_id = $1 AND j.status = 'queued')
-				AND NOT EXISTS (SELECT FROM vms v WHERE v.org_id = $1 AND v.state <> 'gone' AND v.ran_job IS NULL),
+				AND NOT EXISTS (SELECT FROM vms v WHERE v.org_id = $1 AND v.gone_at IS NULL AND v.ran_job IS NULL),
 			NOT EXISTS (
 				SELECT FROM jobs j WHERE j.org_id = $1 AND j.status = 'queued' AND NOT EXISTS (
-					SELECT FROM vms v WHERE (v.org_id, v.for_job) = (j.org_id, j.job_id) AND v.ran_job IS NULL AND v.state NOT IN ('stopping', 'gone')
+					SELECT FROM vms v WHERE (v.org_id, v.for_job) = (j.org_id, j.job_id) AND v.ran_job IS NULL AND NOT v.ending
 				)
 			) AND NOT EXISTS (
-				SELECT FROM vms v WHERE v.org_id = $1 AND v.ran_job IS NULL AND v.state NOT IN ('stopping', 'gone') AND NOT EXISTS (
+				SELECT FROM vms v WHERE v.org_id = $1 AND v.ran_job IS NULL AND NOT v.ending AND NOT EXISTS (
 					SELECT FROM jobs j WHERE (j.org_id, j.job_id) = (v.org_id, v.for_job) AND j.status = 'queued'
 				)
 			)`,
@@ -199,7 +199,7 @@ func queuePass(b *pgx.Batch, tx *Tx, org millrace.OrgID, p *millrace.Pass) {
 		SELECT `+jobColumns+`, `+durationColumns+` FROM (
 			SELECT * FROM jobs j
 			WHERE j.org_id = $1 AND j.status = 'queued' AND `+refusal+` IS DISTINCT FROM j.wait_code
-			ORDER BY EXISTS (SELECT FROM vms v WHERE (v.org_id, v.for_job) = (j.org_id, j.job_id) AND v.ran_job IS NULL AND v.state NOT IN ('stopping', 'gone')) DESC,
+			ORDER BY EXISTS (SELECT FROM vms v WHERE (v.org_id, v.for_job) = (j.org_id, j.job_id) AND v.ran_job IS NULL AND NOT v.ending) DESC,
 				j.received_at, j.job_id
 			LIMIT $2
 		) j`+jobDurations+` ORDER BY j.job_id`, org, maxPassJobs).Query(func(rows pgx.Rows) (err error) {
@@ -217,7 +217,7 @@ func queuePass(b *pgx.Batch, tx *Tx, org millrace.OrgID, p *millrace.Pass) {
 	})
 	b.Queue(`
 		SELECT `+vmColumns+`, `+durationColumns+` FROM vms v LEFT JOIN jobs j ON (j.org_id, j.job_id) = (v.org_id, v.ran_job)`+jobDurations+`
-		WHERE v.org_id = $1 AND v.state <> 'gone' ORDER BY v.vm_id`, org).Query(func(rows pgx.Rows) (err error) {
+		WHERE v.org_id = $1 AND v.gone_at IS NULL ORDER BY v.vm_id`, org).Query(func(rows pgx.Rows) (err error) {
 		p.VMs, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (v millrace.VM, err error) {
 			var n nullableVM
 			var d nullableDurations
@@ -382,7 +382,7 @@ func (tx *Tx) lockRetiring(ctx context.Context, org millrace.OrgID, list []millr
 	}
 	vms, err := many(ctx, tx, scanVM, `
 		SELECT `+vmColumns+` FROM vms v
-		WHERE v.org_id = $1 AND v.vm_id = ANY($2::text[]::uuid[]) AND v.state NOT IN ('stopping', 'gone') ORDER BY v.vm_id FOR UPDATE`, org, ids)
+		WHERE v.org_id = $1 AND v.vm_id = ANY($2::text[]::uuid[]) AND NOT v.ending ORDER BY v.vm_id FOR UPDATE`, org, ids)
 	locked := make(map[millrace.VMID]millrace.VM, len(vms))
 	for _, v := range vms {
 		locked[v.ID] = v
@@ -397,7 +397,7 @@ func (s *Store) OrgsWithDemand(ctx context.Context) (Demand, error) {
 		b.Queue(`
 			SELECT org_id FROM orgs o
 			WHERE o.deleted_at IS NULL AND (EXISTS (SELECT FROM jobs j WHERE j.org_id = o.org_id AND j.status <> 'completed')
-				OR EXISTS (SELECT FROM vms v WHERE v.org_id = o.org_id AND v.state <> 'gone'))`).Query(func(rows pgx.Rows) error {
+				OR EXISTS (SELECT FROM vms v WHERE v.org_id = o.org_id AND v.gone_at IS NULL))`).Query(func(rows pgx.Rows) error {
 			var org millrace.OrgID
 			_, err := pgx.ForEachRow(rows, []any{&org}, func() error {
 				demand[org] = Asked{Commits: Unknown}

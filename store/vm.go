@@ -123,7 +123,7 @@ func (o Org) VMs(ctx context.Context, f VMFilter) (page VMPage, err error) {
 	var w where
 	w.and(`v.org_id = ?`, o.id)
 	if f.Live {
-		w.and(`v.state <> 'gone'`)
+		w.and(`v.gone_at IS NULL`)
 	}
 	if !f.Host.IsZero() {
 		w.and(`v.host_id = ?`, f.Host)

@@ -29,7 +29,7 @@ func (s *Store) WatchVMs(ctx context.Context) (n int, err error) {
 			SELECT `+vmColumns+`, CASE WHEN h.removed_at IS NULL THEN b.seen_at END, j.completed_at
 			FROM vms v JOIN host_beats b ON (b.org_id, b.host_id) = (v.org_id, v.host_id) JOIN hosts h ON (h.org_id, h.host_id) = (v.org_id, v.host_id)
 				LEFT JOIN jobs j ON (j.org_id, j.job_id) = (v.org_id, v.ran_job)
-			WHERE v.state <> 'gone' AND v.changed_at <= $1
+			WHERE v.gone_at IS NULL AND v.changed_at <= $1
 			ORDER BY v.org_id, v.vm_id LIMIT 1000 FOR UPDATE OF v SKIP LOCKED`, tx.now.Add(-millrace.OverdueAtLeast))
 		if err != nil {
 			return err

@@ -15,7 +15,8 @@ import (
 )
 
 // profileWhile begins to profile the server, the stand-in and Postgres, if that is asked for. The function it returns writes
-// what came of it: NAME.pprof, NAME.standin.pprof, and NAME.sql, the statements that took the longest.
+// what came of it: NAME.pprof, NAME.standin.pprof, and NAME.sql, the statements that took the longest and, since the start, what was
+// written.
 func (f *fleet) profileWhile(ctx context.Context, name string) (func() error, error) {
 	if f.o.profile == "" {
 		return func() error { return nil }, nil
@@ -88,6 +89,20 @@ func (f *fleet) writeStatements(ctx context.Context, conn *pgx.Conn, name string
 	var query string
 	_, err = pgx.ForEachRow(rows, []any{&calls, &exec, &plan, &jit, &query}, func() error {
 		fmt.Fprintf(&text, "%6d calls, %.3f ms each, %.0f ms, of which %.0f planned; jit %d\t%s\n", calls, (exec+plan)/float64(calls), exec+plan, plan, jit, strings.Join(strings.Fields(query), " "))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	rows, err = conn.Query(ctx, `
+		SELECT relname, n_tup_ins, n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE n_tup_ins + n_tup_upd > 100 ORDER BY n_tup_ins + n_tup_upd DESC`)
+	if err != nil {
+		return err
+	}
+	var table string
+	var inserted, updated, hot int64
+	_, err = pgx.ForEachRow(rows, []any{&table, &inserted, &updated, &hot}, func() error {
+		fmt.Fprintf(&text, "%-24s %7d rows inserted, %7d updated, of which %7d without their indexes\n", table, inserted, updated, hot)
 		return nil
 	})
 	if err != nil {

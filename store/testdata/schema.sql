@@ -656,6 +656,7 @@ CREATE TABLE vms (
 	changed_at timestamp with time zone NOT NULL,
 	egress text NOT NULL DEFAULT 'internet'::text,
 	stray boolean NOT NULL DEFAULT false,
+	ending boolean NOT NULL DEFAULT (state = ANY (ARRAY['stopping'::text, 'gone'::text])),
 	CONSTRAINT vms_pkey PRIMARY KEY (org_id, vm_id),
 	CONSTRAINT vms_for_job_fkey FOREIGN KEY (org_id, for_job) REFERENCES jobs(org_id, job_id) ON DELETE CASCADE,
 	CONSTRAINT vms_host_fkey FOREIGN KEY (org_id, host_id) REFERENCES hosts(org_id, host_id) ON DELETE CASCADE,
@@ -665,11 +666,11 @@ CREATE TABLE vms (
 	CONSTRAINT vms_size_check CHECK (((cpu > 0) AND (memory > 0))),
 	CONSTRAINT vms_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'booting'::text, 'online'::text, 'busy'::text, 'stopping'::text, 'lost'::text, 'gone'::text])))
 );
-CREATE UNIQUE INDEX vms_cover_key ON vms USING btree (org_id, for_job) WHERE ((ran_job IS NULL) AND (state <> ALL (ARRAY['stopping'::text, 'gone'::text])));
+CREATE UNIQUE INDEX vms_cover_key ON vms USING btree (org_id, for_job) WHERE ((ran_job IS NULL) AND (NOT ending));
 CREATE INDEX vms_for_job_idx ON vms USING btree (org_id, for_job, placed_at DESC);
-CREATE INDEX vms_host_idx ON vms USING btree (org_id, host_id, placed_at DESC) WHERE (online_at IS NOT NULL);
+CREATE INDEX vms_host_idx ON vms USING btree (org_id, host_id, placed_at DESC);
 CREATE INDEX vms_list_idx ON vms USING btree (org_id, placed_at DESC, vm_id DESC);
-CREATE INDEX vms_live_idx ON vms USING btree (org_id, host_id) WHERE (state <> 'gone'::text);
+CREATE INDEX vms_live_idx ON vms USING btree (org_id, host_id) WHERE (gone_at IS NULL);
 CREATE INDEX vms_ran_job_idx ON vms USING btree (org_id, ran_job) WHERE (ran_job IS NOT NULL);
 CREATE UNIQUE INDEX vms_runner_key ON vms USING btree (org_id, installation_id, runner_id) WHERE (runner_id <> 0);
 CREATE INDEX vms_stray_idx ON vms USING btree (org_id) WHERE stray;
