@@ -33,6 +33,7 @@ again then; VMs run on.`,
 			if err := m.check(); err != nil {
 				return err
 			}
+			giveBackMemory()
 			said := launcher.NewLog()
 			log := slog.New(slog.NewMultiHandler(slog.NewTextHandler(cmd.ErrOrStderr(), nil), slog.NewTextHandler(said, nil).WithAttrs([]slog.Attr{slog.String("process", "launcher")})))
 			unlock, err := agent.Lock(o.dir)

@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -90,6 +92,7 @@ privileges then.`,
 			if err := m.check(); err != nil {
 				return err
 			}
+			giveBackMemory()
 			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
 			if _, err := agent.LoadIdentity(o.dir); err != nil { // before a lock is left where nothing is
 				return err
@@ -133,6 +136,10 @@ privileges then.`,
 	o.githubFlag(cmd)
 	return cmd
 }
+
+// giveBackMemory gives back what the start took, images above all, once that is over: a process with little to do would keep it for
+// minutes.
+func giveBackMemory() { time.AfterFunc(15*time.Second, debug.FreeOSMemory) }
 
 // after does what the end of an agent asks for.
 func (o *options) after(ctx context.Context, end error, reboot func(context.Context) error) error {
@@ -223,10 +230,7 @@ func emulationDir(dir string, arch millrace.Arch) string {
 }
 
 func newQEMU(c qemu.Config) (_ *qemu.Driver, err error) {
-	if c.Init, err = guest.Binary(c.Arch, "millrace-init"); err != nil {
-		return nil, err
-	}
-	if c.Runner, err = guest.Binary(c.Arch, "testrunner"); err != nil {
+	if c.Programs, err = guest.Programs(c.Arch); err != nil {
 		return nil, err
 	}
 	return qemu.New(c)

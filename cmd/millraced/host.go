@@ -58,15 +58,11 @@ func chooseDriver(kind, dir string, log *slog.Logger) (machines, error) {
 
 func newQEMU(dir string, log *slog.Logger) (vm.Driver, error) {
 	arch := millrace.Arch(runtime.GOARCH)
-	pid1, err := guest.Binary(arch, "millrace-init")
+	programs, err := guest.Programs(arch)
 	if err != nil {
 		return nil, err
 	}
-	runner, err := guest.Binary(arch, "testrunner")
-	if err != nil {
-		return nil, err
-	}
-	return qemu.New(qemu.Config{Dir: dir, Init: pid1, Runner: runner, Accel: qemu.AccelAuto, Log: log})
+	return qemu.New(qemu.Config{Dir: dir, Programs: programs, Accel: qemu.AccelAuto, Log: log})
 }
 
 // tellJobs is the inside of a fake machine: it speaks to the stand-in as a real guest's runner does, and prints each step

@@ -15,17 +15,13 @@ import (
 func TestARealMachine(t *testing.T) {
 	t.Parallel()
 	dir, arch := t.TempDir(), millrace.Arch(runtime.GOARCH)
-	init, err := guest.Binary(arch, "millrace-init")
-	if err != nil {
-		t.Fatal(err)
-	}
-	runner, err := guest.Binary(arch, "testrunner")
+	programs, err := guest.Programs(arch)
 	if err != nil {
 		t.Fatal(err)
 	}
 	launch := func() (d *launcher.Driver, end func()) {
 		t.Helper()
-		real, err := qemu.New(qemu.Config{Dir: dir, Init: init, Runner: runner, Accel: qemu.AccelTCG})
+		real, err := qemu.New(qemu.Config{Dir: dir, Programs: programs, Accel: qemu.AccelTCG})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -17,11 +17,8 @@ import (
 // BenchmarkBoot times, in turns, a machine's start until millrace-init has spoken, and the floor under it: the same
 // kernel, initrd and machine with an init that only powers off, until QEMU has ended. It reports both medians in ms.
 func BenchmarkBoot(b *testing.B) {
-	init, err := os.ReadFile("../../guest/bin/amd64/millrace-init") // as package guest embeds it
-	if err != nil {
-		b.Fatal(err)
-	}
-	d, err := New(Config{Dir: b.TempDir(), Init: init, Accel: AccelAuto})
+	programs := os.DirFS("../../guest/bin/amd64") // as package guest embeds them
+	d, err := New(Config{Dir: b.TempDir(), Programs: programs, Accel: AccelAuto})
 	if err != nil {
 		b.Fatal(err)
 	}

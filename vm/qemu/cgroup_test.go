@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/u-root/u-root/pkg/cpio"
@@ -27,7 +28,7 @@ func TestCgroupsByARealKernel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := New(Config{Dir: t.TempDir(), Init: []byte("none"), Accel: AccelTCG})
+	d, err := New(Config{Dir: t.TempDir(), Programs: fstest.MapFS{"millrace-init": {Data: []byte("none")}}, Accel: AccelTCG})
 	if err != nil {
 		t.Fatal(err)
 	}

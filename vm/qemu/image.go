@@ -7,6 +7,8 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,14 +31,15 @@ const rootSize = "4G"
 func (d *Driver) build(ctx context.Context) error {
 	sum := sha256.New()
 	fmt.Fprintln(sum, "2", rootSize, applets) // raised when the code below makes something else of the same parts
-	sum.Write(d.cfg.Init)
-	sum.Write(d.cfg.Runner)
+	for _, name := range []string{"millrace-init", "testrunner"} {
+		if err := add(sum, d.cfg.Programs, name); err != nil {
+			return err
+		}
+	}
 	for _, part := range []string{"version", "busybox"} {
-		content, err := os.ReadFile(filepath.Join(d.cfg.Guest, part))
-		if err != nil {
+		if err := add(sum, os.DirFS(d.cfg.Guest), part); err != nil {
 			return fmt.Errorf("the guest's parts are incomplete, run make deps: %w", err)
 		}
-		sum.Write(content)
 	}
 	images := filepath.Join(d.cfg.Dir, "images")
 	made := filepath.Join(images, hex.EncodeToString(sum.Sum(nil)[:12]))
@@ -60,12 +63,27 @@ func (d *Driver) build(ctx context.Context) error {
 	return os.Rename(tmp, made)
 }
 
+// add writes a file to sum, piece by piece: an agent looks after its images as long as it runs.
+func add(sum io.Writer, from fs.FS, name string) error {
+	file, err := from.Open(name)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	_, err = io.Copy(sum, file)
+	return err
+}
+
 func (d *Driver) buildInitrd(path string, more ...cpio.Record) error {
+	init, err := fs.ReadFile(d.cfg.Programs, "millrace-init")
+	if err != nil {
+		return err
+	}
 	var b bytes.Buffer
 	w := cpio.Newc.Writer(&b)
 	records := []cpio.Record{
 		cpio.Directory("dev", 0o755), cpio.Directory("proc", 0o755), cpio.Directory("sys", 0o755), cpio.Directory("modules", 0o755),
-		cpio.CharDev("dev/console", 0o600, 5, 1), cpio.StaticFile("init", string(d.cfg.Init), 0o755),
+		cpio.CharDev("dev/console", 0o600, 5, 1), cpio.StaticFile("init", string(init), 0o755),
 	}
 	for _, stage := range []string{"early", "late"} {
 		records = append(records, cpio.Directory("modules/"+stage, 0o755))
@@ -121,12 +139,16 @@ func (d *Driver) buildDisk(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
+	runner, err := fs.ReadFile(d.cfg.Programs, "testrunner")
+	if err != nil {
+		return err
+	}
 	for path, file := range map[string]struct {
 		content []byte
 		mode    os.FileMode
 	}{
 		"bin/busybox":              {busybox, 0o755},
-		"usr/local/bin/testrunner": {d.cfg.Runner, 0o755},
+		"usr/local/bin/testrunner": {runner, 0o755},
 		"etc/passwd":               {[]byte("root:x:0:0:root:/root:/bin/sh\nrunner:x:1000:1000:runner:/home/runner:/bin/sh\n"), 0o644},
 		"etc/group":                {[]byte("root:x:0:\nrunner:x:1000:\n"), 0o644},
 		"etc/os-release":           {[]byte("NAME=\"Millrace test image\"\nID=millrace\n"), 0o644},

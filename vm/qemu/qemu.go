@@ -20,6 +20,7 @@ package qemu
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -51,14 +52,14 @@ type Config struct {
 	Dir   string        // state of machines, and what they share
 	Arch  millrace.Arch // of the machines; "" is this host's
 	Guest string        // kernel, modules and busybox, as scripts/guest.sh lays them out; "" is DefaultGuest
-	Init  []byte        // PID 1
-	// Runner is the program that runs a job, put where PID 1 looks for it.
-	Runner  []byte
-	Accel   Accel
-	Trial   bool             // have [Driver.Prepare] boot a machine where it needn't find out whether KVM works, too
-	Network *network.Network // nil: QEMU's user mode
-	Cgroups *cgroup.Tree     // nil: only QEMU limits machines
-	Log     *slog.Logger
+	// Programs has millrace-init, which is PID 1, and testrunner, which runs a job. They are read when images are made: kept, they
+	// would be a third of what an agent holds.
+	Programs fs.FS
+	Accel    Accel
+	Trial    bool             // have [Driver.Prepare] boot a machine where it needn't find out whether KVM works, too
+	Network  *network.Network // nil: QEMU's user mode
+	Cgroups  *cgroup.Tree     // nil: only QEMU limits machines
+	Log      *slog.Logger
 }
 
 // DefaultGuest is where make deps puts the kernel of guests of an architecture: below $MILLRACE_GUEST_DIR, else below the

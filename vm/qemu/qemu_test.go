@@ -40,15 +40,11 @@ func prepareOn(t testing.TB, dir string, n *network.Network) *qemu.Driver {
 
 func prepareArch(t testing.TB, dir string, arch millrace.Arch, n *network.Network) *qemu.Driver {
 	t.Helper()
-	init, err := guest.Binary(arch, "millrace-init")
+	programs, err := guest.Programs(arch)
 	if err != nil {
 		t.Fatal(err)
 	}
-	runner, err := guest.Binary(arch, "testrunner")
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := qemu.New(qemu.Config{Dir: dir, Arch: arch, Init: init, Runner: runner, Accel: qemu.AccelAuto, Network: n})
+	d, err := qemu.New(qemu.Config{Dir: dir, Arch: arch, Programs: programs, Accel: qemu.AccelAuto, Network: n})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -410,11 +406,11 @@ func confined(t *testing.T, dir string, p *process) *qemu.Driver {
 	if err != nil {
 		t.Fatal(err)
 	}
-	init, err := guest.Binary(millrace.Arch(runtime.GOARCH), "millrace-init")
+	programs, err := guest.Programs(millrace.Arch(runtime.GOARCH))
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := qemu.New(qemu.Config{Dir: dir, Init: init, Accel: qemu.AccelTCG, Cgroups: tree})
+	d, err := qemu.New(qemu.Config{Dir: dir, Programs: programs, Accel: qemu.AccelTCG, Cgroups: tree})
 	if err != nil {
 		t.Fatal(err)
 	}
