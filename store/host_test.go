@@ -353,38 +353,6 @@ func TestJobOfASilentHostMovesOn(t *testing.T) {
 	}
 }
 
-func TestFlushHeard(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	stored := func() (c store.HostCredentials) {
-		t.Helper()
-		c, err := w.st.HostCredentials(t.Context(), w.host.ID)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return c
-	}
-	w.beat(w.host.ID, w.host.Epoch, 9)
-	w.beat(w.host.ID, w.host.Epoch, 5) // a request that was overtaken
-	if got := stored().Sequence; got != 9 {
-		t.Errorf("the highest sequence is %d, want 9", got)
-	}
-	if _, err := w.org.StartHost(t.Context(), w.host.ID, "", storetest.Facts()); err != nil {
-		t.Fatal(err)
-	}
-	w.beat(w.host.ID, w.host.Epoch, 50) // of the epoch before
-	if got := stored(); got.Sequence != 0 || got.Epoch != w.host.Epoch+1 {
-		t.Errorf("epoch %d, sequence %d; want %d, 0", got.Epoch, got.Sequence, w.host.Epoch+1)
-	}
-	w.advance(millrace.OfflineAfter)
-	woken := w.st.Bus.On(store.TopicDemand(w.ID))
-	w.beat(w.host.ID, w.host.Epoch+1, 1)
-	closed(t, woken, "the return of a host")
-	if err := w.st.FlushHeard(t.Context()); err != nil {
-		t.Errorf("with nothing heard: %v", err)
-	}
-}
-
 func TestHostsAreListedByName(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
