@@ -149,7 +149,7 @@ func New(cfg Config) (*GitHub, error) {
 		cfg: cfg, key: cfg.Key, owners: map[string]*owner{}, installations: map[int64]*owner{}, repos: map[string]*repo{}, moved: map[string]*repo{}, runs: map[int64]*run{},
 		jobs: map[int64]*job{}, pools: map[string]*pool{}, runners: map[int64]*runner{}, byToken: map[string]*runner{}, scopes: map[string]*scope{},
 		tokens: map[string]*token{}, logins: map[string]*person{}, orgs: map[string]*organisation{}, codes: map[string]*code{},
-		userTokens: map[string]*userToken{}, devices: map[string]*device{}, manifests: map[string]*manifestCode{}, hooks: hooks{pending: map[int64]*delivery{}}, sending: make(chan struct{}, 16), dirty: make(chan struct{}, 1),
+		userTokens: map[string]*userToken{}, devices: map[string]*device{}, manifests: map[string]*manifestCode{}, hooks: hooks{pending: map[int64]*delivery{}}, sending: make(chan struct{}, sendsAtOnce), dirty: make(chan struct{}, 1),
 		chance: cfg.Rand, app: newQuota(0, perHour), nobody: newQuota(0, 60), etags: map[string]etag{},
 	}
 	g.secret = g.randomHex(20)

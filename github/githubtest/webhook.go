@@ -149,6 +149,10 @@ func (g *GitHub) dispatch(d *delivery) {
 	g.working.Go(func() { g.post(out) })
 }
 
+// sendsAtOnce is how many deliveries are on their way at the same time. GitHub has no known bound that one App would meet; with a
+// low one, whoever is slow to answer would be told late what happened, and have more to do for it.
+const sendsAtOnce = 256
+
 // post waits for a delivery's time and its turn, delivers it and notes the answer.
 func (g *GitHub) post(out Outgoing) {
 	if out.Delay > 0 {

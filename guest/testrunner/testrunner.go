@@ -45,6 +45,11 @@ type runner struct {
 	client *http.Client
 	out    io.Writer
 	shell  Shell
+	terse  bool // it tells of its job no more than that it ended
+}
+
+func newRunner(shell Shell) *runner {
+	return &runner{client: &http.Client{Timeout: 40 * time.Second}, shell: shell}
 }
 
 var (
@@ -55,7 +60,11 @@ var (
 // Run is the runner: it connects, waits for one job, runs it and returns the process's exit code: 0 after a job, 7 when
 // GitHub serves its version no more, otherwise 1. What it prints goes to out.
 func Run(ctx context.Context, jit string, out io.Writer, shell Shell) (code int) {
-	r := &runner{client: &http.Client{Timeout: 40 * time.Second}, out: out, shell: shell}
+	return newRunner(shell).main(ctx, jit, out)
+}
+
+func (r *runner) main(ctx context.Context, jit string, out io.Writer) (code int) {
+	r.out = out
 	content, err := base64.StdEncoding.DecodeString(jit)
 	if err == nil {
 		err = json.Unmarshal(content, &r.config)
@@ -111,7 +120,7 @@ func stamp() string { return time.Now().UTC().Format("2006-01-02 15:04:05Z") }
 
 func (r *runner) run(ctx context.Context, j *job) error {
 	fmt.Fprintf(r.out, "%s: Running job: %s\n", stamp(), j.Name)
-	log := &logWriter{post: func(chunk []byte) error { return r.send(ctx, fmt.Sprintf("jobs/%d/log", j.ID), chunk, nil) }, wake: make(chan struct{}, 1)}
+	log := &logWriter{post: func(chunk []byte) error { return r.tellLog(ctx, j, chunk) }, wake: make(chan struct{}, 1)}
 	flushed := make(chan struct{})
 	go func() { defer close(flushed); log.flushForever() }()
 	both := io.MultiWriter(r.out, log)
@@ -144,7 +153,7 @@ func (r *runner) run(ctx context.Context, j *job) error {
 
 // watch stops a job that is cancelled, or whose registration is gone, in the middle of a step.
 func (r *runner) watch(ctx context.Context, j *job, stop context.CancelCauseFunc) {
-	for ctx.Err() == nil {
+	for ctx.Err() == nil && !r.terse {
 		err := r.call(ctx, fmt.Sprintf("jobs/%d/watch", j.ID), struct{}{}, nil)
 		if errors.Is(err, errCancelled) || errors.Is(err, errGone) {
 			stop(err)
@@ -159,7 +168,7 @@ func (r *runner) watch(ctx context.Context, j *job, stop context.CancelCauseFunc
 
 func (r *runner) step(ctx context.Context, j *job, s step, out io.Writer) error {
 	path := fmt.Sprintf("jobs/%d/steps/%d", j.ID, s.Number)
-	if err := r.call(ctx, path, map[string]string{"status": "in_progress"}, nil); err != nil {
+	if err := r.tellStep(ctx, path, map[string]string{"status": "in_progress"}); err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "##[group]%s\n", s.Name)
@@ -175,10 +184,24 @@ func (r *runner) step(ctx context.Context, j *job, s step, out io.Writer) error 
 	if failed != nil {
 		conclusion = "failure"
 	}
-	if err := r.call(ctx, path, map[string]string{"status": "completed", "conclusion": conclusion}, nil); err != nil {
+	if err := r.tellStep(ctx, path, map[string]string{"status": "completed", "conclusion": conclusion}); err != nil {
 		return err
 	}
 	return failed
+}
+
+func (r *runner) tellStep(ctx context.Context, path string, in any) error {
+	if r.terse {
+		return nil
+	}
+	return r.call(ctx, path, in, nil)
+}
+
+func (r *runner) tellLog(ctx context.Context, j *job, chunk []byte) error {
+	if r.terse {
+		return nil
+	}
+	return r.send(ctx, fmt.Sprintf("jobs/%d/log", j.ID), chunk, nil)
 }
 
 func (r *runner) call(ctx context.Context, path string, in, out any) error {

@@ -139,9 +139,9 @@ func (w *watched) Sync(ctx context.Context, in client.SyncRequest) (client.SyncR
 	return out, err
 }
 
-// idler is the inside of a fake machine: the test runner, whose steps are how long they take.
+// idler is the inside of a fake machine: a terse test runner, whose steps are how long they take.
 func idler(ctx context.Context, conn io.ReadWriteCloser, _ vm.Spec) error {
-	return testrunner.InProcess(ctx, conn, func(ctx context.Context, script string, _ []string, _ io.Writer) error {
+	return testrunner.Terse(ctx, conn, func(ctx context.Context, script string, _ []string, _ io.Writer) error {
 		takes, err := time.ParseDuration(script)
 		if err != nil {
 			return err

@@ -79,16 +79,16 @@ func (f *fleet) profileServer(ctx context.Context, name string) error {
 
 func (f *fleet) writeStatements(ctx context.Context, conn *pgx.Conn, name string) error {
 	rows, err := conn.Query(ctx, `
-		SELECT calls, total_exec_time, total_plan_time, jit_functions, query FROM pg_stat_statements ORDER BY total_exec_time + total_plan_time DESC LIMIT 40`)
+		SELECT calls, total_exec_time, total_plan_time, jit_functions, shared_blks_hit + shared_blks_read, query FROM pg_stat_statements ORDER BY total_exec_time + total_plan_time DESC LIMIT 40`)
 	if err != nil {
 		return err
 	}
 	var text strings.Builder
-	var calls, jit int64
+	var calls, jit, pages int64
 	var exec, plan float64
 	var query string
-	_, err = pgx.ForEachRow(rows, []any{&calls, &exec, &plan, &jit, &query}, func() error {
-		fmt.Fprintf(&text, "%6d calls, %.3f ms each, %.0f ms, of which %.0f planned; jit %d\t%s\n", calls, (exec+plan)/float64(calls), exec+plan, plan, jit, strings.Join(strings.Fields(query), " "))
+	_, err = pgx.ForEachRow(rows, []any{&calls, &exec, &plan, &jit, &pages, &query}, func() error {
+		fmt.Fprintf(&text, "%6d calls, %.3f ms each, %.0f ms, of which %.0f planned; %.1f pages each; jit %d\t%s\n", calls, (exec+plan)/float64(calls), exec+plan, plan, float64(pages)/float64(calls), jit, strings.Join(strings.Fields(query), " "))
 		return nil
 	})
 	if err != nil {
