@@ -62,15 +62,15 @@ func (f *fleet) must(err error) {
 // announce lets the placer step on an announcement and runs the passes that it wants.
 func (f *fleet) announce() {
 	f.t.Helper()
-	events := []workers.PlacerEvent{workers.Announced{Demand: store.Demand{f.tenant.ID: {Commits: store.Unknown}}}}
+	events := []workers.PlacerEvent{workers.Announced{Demand: store.Demand{f.tenant.ID: store.Unknown}}}
 	for len(events) > 0 {
 		var run []workers.RunPass
 		f.placer, run = workers.Step(f.placer, events[0], *f.clock)
 		events = events[1:]
 		for _, pass := range run {
-			placed, err := f.st.Place(f.t.Context(), pass.Org, pass.Commits, scheduler.Decide)
+			placed, err := f.st.Place(f.t.Context(), pass.Org, pass.Asked, scheduler.Decide)
 			f.must(err)
-			events = append(events, workers.PassDone{Org: pass.Org, NextAt: placed.NextAt})
+			events = append(events, workers.PassDone{Org: pass.Org, NextAt: placed.NextAt, Waits: placed.Waits})
 		}
 	}
 	f.answer()
@@ -118,11 +118,20 @@ func (f *fleet) answer() {
 	if f.open == nil {
 		return
 	}
+	if desired := f.desired(); desired.Version != f.open.Request.Have {
+		f.respond(desired)
+	}
+}
+
+func (f *fleet) desired() store.Desired {
+	f.t.Helper()
 	desired, err := f.st.Org(f.tenant.ID).Desired(f.t.Context(), f.host.ID)
 	f.must(err)
-	if desired.Version == f.open.Request.Have {
-		return
-	}
+	return desired
+}
+
+func (f *fleet) respond(desired store.Desired) {
+	f.t.Helper()
 	call := f.open.Call
 	f.open = nil
 	f.happen(agent.Synced{Call: call, Response: api.SyncResponse(desired, *f.clock)})
@@ -212,8 +221,12 @@ func TestOneJobSingleThreaded(t *testing.T) {
 	if took := v.Stamps.Online.Sub(v.Stamps.Booting); took != 2500*time.Millisecond {
 		t.Errorf("from booting to online %v by the agent's ages, want 2.5s", took)
 	}
-	if len(f.agent.VMs) != 0 || len(f.killed) != 0 {
+	if len(f.agent.VMs) != 1 || len(f.killed) != 0 {
 		t.Errorf("the agent has %v left and killed %v", f.agent.VMs, f.killed)
+	}
+	f.respond(f.desired()) // after a heartbeat: the end was no change of what the host should have
+	if len(f.agent.VMs) != 0 {
+		t.Errorf("the agent keeps %v, though the server knows of their ends", f.agent.VMs)
 	}
 }
 
@@ -246,7 +259,7 @@ func TestNeverUpSingleThreaded(t *testing.T) {
 		if len(run) != 1 {
 			t.Fatalf("after the pause the placer runs %v", run)
 		}
-		_, err := f.st.Place(t.Context(), run[0].Org, run[0].Commits, scheduler.Decide)
+		_, err := f.st.Place(t.Context(), run[0].Org, run[0].Asked, scheduler.Decide)
 		return err
 	}())
 	f.answer()

@@ -292,14 +292,16 @@ func (srv *server) step(event workers.PlacerEvent) {
 }
 
 func (srv *server) pass(p workers.RunPass) {
-	placed, err := srv.st.Place(srv.sim.ctx, p.Org, p.Commits, scheduler.Decide)
+	placed, err := srv.st.Place(srv.sim.ctx, p.Org, p.Asked, scheduler.Decide)
 	s := srv.sim
 	s.tolerate(err)
 	s.report.Passes++
 	life := srv.life
 	s.after(s.between(2*time.Millisecond, 10*time.Millisecond), func() {
 		if srv.life == life {
-			srv.do(func() { srv.step(workers.PassDone{Org: p.Org, NextAt: placed.NextAt, Failed: err != nil}) })
+			srv.do(func() {
+				srv.step(workers.PassDone{Org: p.Org, NextAt: placed.NextAt, Waits: placed.Waits, Failed: err != nil})
+			})
 		}
 	})
 }

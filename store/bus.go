@@ -23,6 +23,7 @@ const (
 	topicTasks = "tasks"
 	topicAny   = "demand"
 	topicTie   = "tie"
+	topicRoom  = "room"
 	topicRules = "rules"
 	topicXID   = "xid" // of the transaction that announces demand
 )
@@ -33,22 +34,34 @@ const tellingRest = 20 * time.Millisecond
 // Demand is whose demand was announced.
 type Demand map[millrace.OrgID]Asked
 
-// Asked is what asks for a placement pass.
+// Asked is what asks for a placement pass; its zero value is nothing.
 type Asked struct {
-	Commits []uint64 // the transactions; [Unknown] stands for any that nobody told of
-	CanWait bool     // it places nothing: a job began, or is over
+	Commits []uint64 // the transactions; 0 is one of which nobody told
+	Urgency Urgency
 }
 
-// And is what asks for it when other does, too.
+// Urgency is how soon a placement pass is wanted.
+type Urgency int
+
+// The urgencies.
+const (
+	CanWait Urgency = iota // it places nothing: a job began, or is over
+	ForRoom                // a VM is gone: it can wait as well, unless a job waits for its room
+	AtOnce
+)
+
+// And is what asks for a pass when other does, too.
 func (a Asked) And(other Asked) Asked {
-	if len(a.Commits) == 0 {
-		return other
-	}
-	return Asked{slices.Concat(a.Commits, other.Commits), a.CanWait && other.CanWait}
+	return Asked{slices.Concat(a.Commits, other.Commits), max(a.Urgency, other.Urgency)}
 }
 
-// Unknown are transactions that no pass has seen for sure.
-var Unknown = []uint64{0}
+// Known reports whether all transactions that ask are known.
+func (a Asked) Known() bool { return !slices.Contains(a.Commits, unknown) }
+
+// Unknown asks for a pass that no other makes needless.
+var Unknown = Asked{Commits: []uint64{unknown}, Urgency: AtOnce}
+
+const unknown = 0
 
 // TopicOrg is announced when something of org that people see changed.
 func TopicOrg(org millrace.OrgID) string { return "org:" + strconv.FormatInt(int64(org), 10) }
@@ -61,6 +74,11 @@ func TopicHost(host millrace.HostID) string { return host.String() }
 
 // topicOfTie is announced when such a pass would have no more to do than to tie VMs to their jobs, or to retire some.
 func topicOfTie(org millrace.OrgID) string { return topicTie + ":" + strconv.FormatInt(int64(org), 10) }
+
+// topicOfRoom is announced when such a pass might place jobs that wait for room.
+func topicOfRoom(org millrace.OrgID) string {
+	return topicRoom + ":" + strconv.FormatInt(int64(org), 10)
+}
 
 // topicOfRules is announced when such a pass might decide otherwise even of jobs that have their VMs.
 func topicOfRules(org millrace.OrgID) string {
@@ -83,6 +101,12 @@ func (tx *Tx) announceDemand(org millrace.OrgID) {
 // announceTie announces demand that can wait.
 func (tx *Tx) announceTie(org millrace.OrgID) {
 	tx.announceTo(topicOfTie(org))
+	tx.announceTo(TopicOrg(org))
+}
+
+// announceRoom announces demand after a VM has ended.
+func (tx *Tx) announceRoom(org millrace.OrgID) {
+	tx.announceTo(topicOfRoom(org))
 	tx.announceTo(TopicOrg(org))
 }
 
@@ -163,7 +187,7 @@ func (b *Bus) TakeDemand() (demand Demand, all bool) {
 // DemandOf is the demand that topics announce. That by a change of rules is [Unknown]: no pass is left out for it.
 func DemandOf(topics []string) Demand {
 	demand := Demand{}
-	commits := Unknown
+	commits := Unknown.Commits
 	for _, topic := range topics {
 		if id, ok := strings.CutPrefix(topic, topicXID+":"); ok {
 			if n, err := strconv.ParseUint(id, 10, 64); err == nil {
@@ -180,11 +204,13 @@ func DemandOf(topics []string) Demand {
 		org := millrace.OrgID(n)
 		switch kind {
 		case topicAny:
-			demand[org] = demand[org].And(Asked{Commits: commits})
+			demand[org] = demand[org].And(Asked{commits, AtOnce})
+		case topicRoom:
+			demand[org] = demand[org].And(Asked{commits, ForRoom})
 		case topicTie:
-			demand[org] = demand[org].And(Asked{Commits: commits, CanWait: true})
+			demand[org] = demand[org].And(Asked{commits, CanWait})
 		case topicRules:
-			demand[org] = demand[org].And(Asked{Commits: Unknown})
+			demand[org] = demand[org].And(Unknown)
 		}
 	}
 	return demand

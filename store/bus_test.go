@@ -77,7 +77,7 @@ func TestAnnouncements(t *testing.T) {
 	}
 	<-second.Bus.Demands()
 	demand, all := second.Bus.TakeDemand()
-	if asked := demand[w.ID]; all || len(demand) != 1 || asked.CanWait || len(asked.Commits) != 1 || asked.Commits[0] == store.Unknown[0] {
+	if asked := demand[w.ID]; all || len(demand) != 1 || asked.Urgency != store.AtOnce || len(asked.Commits) != 1 || !asked.Known() {
 		t.Errorf("demand %v, all %t", demand, all)
 	}
 }
@@ -98,7 +98,7 @@ func TestDemandIsAnnouncedForNewsAlone(t *testing.T) {
 		switch asked, ok := demand[w.ID]; {
 		case !ok:
 			return "not"
-		case asked.CanWait:
+		case asked.Urgency == store.CanWait:
 			return "soon"
 		default:
 			return "at once"

@@ -141,7 +141,7 @@ func (o Org) Desired(ctx context.Context, host millrace.HostID) (d Desired, err 
 		})
 		b.Queue(`
 			SELECT `+vmColumns+` FROM vms v
-			WHERE (v.org_id, v.host_id) = ($1, $2) AND v.state IN ('pending', 'booting', 'online', 'busy', 'lost') ORDER BY v.vm_id`,
+			WHERE (v.org_id, v.host_id) = ($1, $2) AND v.gone_at IS NULL AND v.state <> 'stopping' ORDER BY v.vm_id`,
 			o.id, host).Query(func(rows pgx.Rows) (err error) {
 			d.VMs, err = pgx.CollectRows(rows, scanVM)
 			return err
@@ -174,17 +174,17 @@ func (s *Store) ViewHost(ctx context.Context, id millrace.HostID) (HostView, err
 func (o Org) viewHost(ctx context.Context, id millrace.HostID) (v HostView, err error) {
 	v.org = o
 	v.Changed = o.store.Bus.On(TopicHost(id))
-	v.at, err = o.store.roundTrip(ctx, o.store.app, o.id, func(b *pgx.Batch) { v.queue(b, id, "") })
+	v.at, err = o.store.roundTrip(ctx, o.store.app, o.id, func(b *pgx.Batch) { v.queue(b, id, ` ORDER BY v.vm_id`) })
 	return v, err
 }
 
-// queue reads the view; lock is for its VMs. The version comes first: a list that is newer than its version is fetched once more,
-// an older one would be missed.
-func (v *HostView) queue(b *pgx.Batch, id millrace.HostID, lock string) {
+// queue reads the view; which says which of its VMs, and how. The version comes first: a list that is newer than its version is
+// fetched once more, an older one would be missed.
+func (v *HostView) queue(b *pgx.Batch, id millrace.HostID, which string, args ...any) {
 	b.Queue(`SELECT `+credentialColumns+`, h.refuses, `+desiredColumns+credentialsFrom, v.org.id, id).QueryRow(func(row pgx.Row) error {
 		return row.Scan(slices.Concat(v.targets(), []any{&v.refuses}, v.desired.targets())...)
 	})
-	b.Queue(`SELECT `+vmColumns+` FROM vms v WHERE (v.org_id, v.host_id) = ($1, $2) AND v.gone_at IS NULL ORDER BY v.vm_id`+lock, v.org.id, id).
+	b.Queue(`SELECT `+vmColumns+` FROM vms v WHERE (v.org_id, v.host_id) = ($1, $2) AND v.gone_at IS NULL`+which, append([]any{v.org.id, id}, args...)...).
 		Query(func(rows pgx.Rows) (err error) {
 			v.vms, err = pgx.CollectRows(rows, scanVM)
 			return err
@@ -217,23 +217,30 @@ func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, ref
 // Observe joins what the host observes into its VMs, notes why it takes no VM ("" when it does), and returns what it should be
 // doing. A VM that ended before it ever ran a job is a failed try of its job, and its registration at GitHub, if any, is
 // removed. A VM that is being stopped and that the host doesn't report is gone. Most reports say nothing new: those need no
-// more than the view.
+// more than the view, and of the others no VM is locked of which they say nothing new.
 func (v HostView) Observe(ctx context.Context, refuses string, observations []millrace.Observation) (desired Desired, err error) {
 	reported := make(map[millrace.VMID]millrace.Observation, len(observations))
 	for _, ob := range observations {
 		reported[ob.VMID] = ob
 	}
-	news := func(vm millrace.VM) bool { return observe(&vm, reported, v.at) }
-	if refuses == v.refuses && !slices.ContainsFunc(v.vms, news) {
-		v.desired.VMs = slices.DeleteFunc(v.vms, unwantedAtHost)
-		return v.desired, nil
+	var told []string
+	desired = v.desired
+	for _, vm := range v.vms {
+		switch was := vm; {
+		case observe(&vm, reported, v.at):
+			told = append(told, vm.ID.UUID())
+		case !unwantedAtHost(was):
+			desired.VMs = append(desired.VMs, was)
+		}
 	}
 	o, host, locked := v.org, v.HostID, HostView{org: v.org}
+	if refuses == v.refuses && len(told) == 0 {
+		return desired, nil
+	}
 	err = o.store.tx(ctx, o.store.app, o.id, func(tx *Tx) error {
 		if err := locked.admits(v.Epoch); err != nil { // it was admitted before
 			return err
 		}
-		desired = locked.desired
 		vms, refused := locked.vms, locked.refuses
 		b := &tx.last
 		var failed failures
@@ -265,20 +272,20 @@ func (v HostView) Observe(ctx context.Context, refuses string, observations []mi
 			}
 		}
 		// VMs, then jobs, then hosts: whoever writes several kinds writes them in this order, so that no two deadlock.
-		if ended {
+		if ended { // which is no news for the host: its list is no new one
 			tx.queueFailures(b, o.id, failed)
-			tx.queueDesired(b, o.id, host)
-			tx.announceDemand(o.id)
-			desired.Version++ // at least: what was placed meanwhile has raised it too, and is fetched by the next sync
+			tx.announceRoom(o.id)
 		}
 		if refuses != refused {
 			b.Queue(`UPDATE hosts SET refuses = $3 WHERE (org_id, host_id) = ($1, $2)`, o.id, host, refuses)
 			tx.announceOrg(o.id)
 			tx.announceDemand(o.id)
 		}
-		desired.VMs = slices.DeleteFunc(vms, unwantedAtHost)
+		desired.VMs = append(desired.VMs, slices.DeleteFunc(vms, unwantedAtHost)...)
 		return nil
-	}, func(_ *Tx, b *pgx.Batch) { locked.queue(b, host, ` FOR UPDATE`) })
+	}, func(_ *Tx, b *pgx.Batch) {
+		locked.queue(b, host, ` AND v.vm_id = ANY($3::text[]::uuid[]) ORDER BY v.vm_id FOR UPDATE`, told)
+	})
 	return desired, err
 }
 

@@ -23,24 +23,28 @@ type Placed struct {
 	VMs    int       // launched
 	At     time.Time // when, by the database's clock
 	NextAt time.Time // as in [millrace.Decision], by the same clock
+	Waits  bool      // some job may have no VM
 }
 
 // Place runs one placement pass for org: it locks, reads, has decide decide, and writes, in one transaction. A slot and a
-// unit of the installation's JIT budget are reserved here, by the VM's row. commits are the transactions that asked for the
-// pass: when the last one, of whatever server, saw them all, and the time to look again has not come, it does nothing. It
-// does nothing for an org that was deleted either, nor, without any lock, for one that is settled: most passes are asked for by a job
-// that started or ended, or by a VM that ended.
-func (s *Store) Place(ctx context.Context, org millrace.OrgID, commits []uint64, decide func(millrace.Pass) millrace.Decision) (placed Placed, err error) {
-	unknown := slices.Contains(commits, Unknown[0])
-	var l look
-	now, err := s.roundTrip(ctx, s.system, 0, func(b *pgx.Batch) { s.queueLook(b, org, &l) })
-	if err != nil || l.done(unknown) {
-		return Placed{At: now}, err
+// unit of the installation's JIT budget are reserved here, by the VM's row. When the last pass, of whatever server, saw all
+// transactions that ask for this one, and the time to look again has not come, it does nothing. It does nothing for an org that was
+// deleted either, nor, without any lock, for one that is settled: most passes that aren't wanted at once are asked for by a job that
+// started or ended, or by a VM that ended.
+func (s *Store) Place(ctx context.Context, org millrace.OrgID, asked Asked, decide func(millrace.Pass) millrace.Decision) (placed Placed, err error) {
+	l := look{untied: true}
+	read := asked.Urgency == AtOnce && asked.Known()
+	if !read {
+		now, err := s.roundTrip(ctx, s.system, 0, func(b *pgx.Batch) { s.queueLook(b, org, &l) })
+		if err != nil || l.done(asked) {
+			return Placed{At: now}, err
+		}
+		read = !l.first()
 	}
 	var snapshot string
 	var last *time.Time
 	var pass millrace.Pass
-	seen, read := false, !l.first()
+	seen := false
 	lock := func(tx *Tx, b *pgx.Batch) {
 		b.Queue(`SELECT pg_advisory_xact_lock($1, $2::bigint::integer)`, placementLock, org)
 		// The lock may have been waited for.
@@ -49,11 +53,11 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, commits []uint64,
 			s.queueTie(b, tx, org)
 		}
 		s.queueLook(b, org, &l)
-		if !unknown {
+		if asked.Known() {
 			// A snapshot that is ahead is of the database that this one is a copy of.
 			b.Queue(`
 				SELECT next_at FROM placements WHERE org_id = $1 AND pg_snapshot_xmax(snapshot) <= pg_snapshot_xmax(pg_current_snapshot())
-					AND NOT EXISTS (SELECT FROM unnest($2::xid8[]) AS t (xid) WHERE NOT pg_visible_in_snapshot(t.xid, snapshot))`, org, commits).Query(func(rows pgx.Rows) error {
+					AND NOT EXISTS (SELECT FROM unnest($2::xid8[]) AS t (xid) WHERE NOT pg_visible_in_snapshot(t.xid, snapshot))`, org, asked.Commits).Query(func(rows pgx.Rows) error {
 				if seen = rows.Next(); !seen {
 					return nil
 				}
@@ -67,7 +71,7 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, commits []uint64,
 	err = s.tx(ctx, s.system, 0, func(tx *Tx) error {
 		placed = Placed{At: tx.now}
 		if seen && (last == nil || last.After(tx.now)) {
-			placed.NextAt = val(last)
+			placed.NextAt, placed.Waits = val(last), true // who knows
 			return nil
 		}
 		for ; l.first(); read = false {
@@ -85,7 +89,7 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, commits []uint64,
 				return err
 			}
 		}
-		if l.done(unknown) {
+		if l.done(asked) {
 			return nil
 		}
 		if !read {
@@ -99,7 +103,7 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, commits []uint64,
 			return nil
 		}
 		decision := decide(pass)
-		placed.VMs, placed.NextAt = len(decision.Place), decision.NextAt
+		placed.VMs, placed.NextAt, placed.Waits = len(decision.Place), decision.NextAt, len(decision.Wait) > 0
 		return tx.writeDecision(ctx, pass, decision, snapshot)
 	}, lock)
 	return placed, err
@@ -123,8 +127,8 @@ type look struct {
 // first reports whether there is something to do before a decision.
 func (l look) first() bool { return l.untied || l.strays }
 
-// done reports whether there is nothing to decide. unknown: it isn't known what asks for a decision.
-func (l look) done(unknown bool) bool { return !l.first() && (l.idle || l.settled && !unknown) }
+// done reports whether there is nothing to decide.
+func (l look) done(asked Asked) bool { return !l.first() && (l.idle || l.settled && asked.Known()) }
 
 // queueLook looks at an org.
 func (s *Store) queueLook(b *pgx.Batch, org millrace.OrgID, l *look) {
@@ -400,7 +404,7 @@ func (s *Store) OrgsWithDemand(ctx context.Context) (Demand, error) {
 				OR EXISTS (SELECT FROM vms v WHERE v.org_id = o.org_id AND v.gone_at IS NULL))`).Query(func(rows pgx.Rows) error {
 			var org millrace.OrgID
 			_, err := pgx.ForEachRow(rows, []any{&org}, func() error {
-				demand[org] = Asked{Commits: Unknown}
+				demand[org] = Unknown
 				return nil
 			})
 			return err

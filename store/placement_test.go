@@ -68,9 +68,9 @@ func TestPassesOfOneOrgTakeTurns(t *testing.T) {
 func TestIdlePass(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	decides := func(commits ...uint64) (decided bool) {
+	decides := func() (decided bool) {
 		t.Helper()
-		placed, err := w.st.Place(t.Context(), w.ID, commits, func(millrace.Pass) millrace.Decision {
+		placed, err := w.st.Place(t.Context(), w.ID, store.Unknown, func(millrace.Pass) millrace.Decision {
 			decided = true
 			return millrace.Decision{}
 		})
@@ -79,17 +79,17 @@ func TestIdlePass(t *testing.T) {
 		}
 		return decided
 	}
-	if decides(store.Unknown...) {
+	if decides() {
 		t.Error("an org without jobs is decided about")
 	}
 	job := w.queue(1)
-	if !decides(store.Unknown...) {
+	if !decides() {
 		t.Error("a job is queued, and nothing is decided")
 	}
 	vm := w.place(job)
 	w.register(vm, 7)
 	storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, 1, millrace.JobInProgress, func(j *millrace.Job) { j.RunnerID = 7 }))
-	if decides(store.Unknown...) { // which ties them
+	if decides() { // which ties them
 		t.Error("all jobs run, and something is decided")
 	}
 	if v := w.vm(vm); v.RanJob != job || v.State != millrace.VMBusy {
@@ -97,13 +97,13 @@ func TestIdlePass(t *testing.T) {
 	}
 	other := w.place(w.queue(2))
 	storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, 2, millrace.JobCompleted))
-	if w.vm(other).State != millrace.VMPending || !decides(store.Unknown...) {
+	if w.vm(other).State != millrace.VMPending || !decides() {
 		t.Error("a VM has no job any more, and nothing is decided")
 	}
 	if err := w.st.DeleteOrg(t.Context(), storetest.System, w.ID, w.Slug); err != nil {
 		t.Fatal(err)
 	}
-	if decides(store.Unknown...) {
+	if decides() {
 		t.Error("a deleted org is decided about")
 	}
 }
@@ -121,7 +121,7 @@ func TestSettledPass(t *testing.T) {
 		if len(demand[w.ID].Commits) == 0 {
 			t.Fatal("nothing was announced")
 		}
-		_, err := w.st.Place(t.Context(), w.ID, demand[w.ID].Commits, func(millrace.Pass) millrace.Decision {
+		_, err := w.st.Place(t.Context(), w.ID, demand[w.ID], func(millrace.Pass) millrace.Decision {
 			decided = true
 			return millrace.Decision{}
 		})
@@ -173,7 +173,7 @@ func TestPassForAllServers(t *testing.T) {
 	next := w.now().Add(time.Minute)
 	looks := func(st *store.Store, commits ...uint64) (looked bool) {
 		t.Helper()
-		placed, err := st.Place(t.Context(), w.ID, commits, func(millrace.Pass) millrace.Decision {
+		placed, err := st.Place(t.Context(), w.ID, store.Asked{Commits: commits, Urgency: store.AtOnce}, func(millrace.Pass) millrace.Decision {
 			looked = true
 			return millrace.Decision{NextAt: next}
 		})
@@ -194,7 +194,7 @@ func TestPassForAllServers(t *testing.T) {
 	if !looks(second, first, commit()) {
 		t.Error("there was no pass for demand that came later")
 	}
-	if !looks(second, store.Unknown...) {
+	if !looks(second, store.Unknown.Commits...) {
 		t.Error("there was no pass when announcements may have been lost")
 	}
 
@@ -479,7 +479,7 @@ func TestPassIsOrdered(t *testing.T) {
 		}
 	}
 	demand, err := w.st.OrgsWithDemand(t.Context())
-	if err != nil || !cmp.Equal(demand, store.Demand{w.ID: {Commits: store.Unknown}}) {
+	if err != nil || !cmp.Equal(demand, store.Demand{w.ID: store.Unknown}) {
 		t.Errorf("demand of %v, %v", demand, err)
 	}
 }

@@ -21,16 +21,29 @@ type PlacerState struct {
 
 // OrgState is what the placer knows of one org.
 type OrgState struct {
-	Commits  []uint64  // that announced demand since the running or last pass began, as in [store.Asked]
-	Urgent   bool      // not all of them can wait
-	Running  bool      // a pass is under way
-	NextAt   time.Time // when the same facts would give another decision, or what can wait has waited; zero: never
-	Failures int       // passes that failed in a row
+	Asked    store.Asked // since the running or last pass began
+	Waits    bool        // when the last pass ended, a job had no VM
+	Running  bool        // a pass is under way
+	NextAt   time.Time   // when the same facts would give another decision, or what can wait has waited; zero: never
+	Failures int         // passes that failed in a row
 }
 
 // idle reports whether there is nothing to know of an org.
 func (o OrgState) idle() bool {
-	return len(o.Commits) == 0 && !o.Urgent && !o.Running && o.NextAt.IsZero() && o.Failures == 0
+	return len(o.Asked.Commits) == 0 && !o.Waits && !o.Running && o.NextAt.IsZero() && o.Failures == 0
+}
+
+// urgent reports whether what was asked for can't wait.
+func (o OrgState) urgent() bool {
+	return o.Asked.Urgency == store.AtOnce || o.Asked.Urgency == store.ForRoom && o.Waits
+}
+
+// wait has what can wait wait for a pass.
+func (o OrgState) wait(now time.Time) OrgState {
+	if len(o.Asked.Commits) > 0 && !o.urgent() && (o.Running || o.Failures == 0) {
+		o.NextAt = sooner(o.NextAt, now.Add(waitsFor))
+	}
+	return o
 }
 
 // PlacerEvent is something that happened.
@@ -39,10 +52,11 @@ type PlacerEvent interface{ placerEvent() }
 type (
 	// Announced says that the demand of some orgs may have changed.
 	Announced struct{ Demand store.Demand }
-	// PassDone says that a pass ended; NextAt as in [millrace.Decision].
+	// PassDone says that a pass ended; NextAt as in [millrace.Decision], Waits as in [store.Placed].
 	PassDone struct {
 		Org    millrace.OrgID
 		NextAt time.Time
+		Waits  bool
 		Failed bool
 	}
 	// Woken says that the time of [PlacerState.Wake] has come.
@@ -55,8 +69,8 @@ func (Woken) placerEvent()     {}
 
 // RunPass is the one thing that the placer has done: a pass for an org, whose end is a [PassDone].
 type RunPass struct {
-	Org     millrace.OrgID
-	Commits []uint64 // that asked for it
+	Org   millrace.OrgID
+	Asked store.Asked
 }
 
 // Step is the placer's decision: what happened, now, and what to do. An announcement during a pass starts another one
@@ -70,13 +84,8 @@ func Step(s PlacerState, event PlacerEvent, now time.Time) (PlacerState, []RunPa
 	case Announced:
 		for org, asked := range e.Demand {
 			o := s.Orgs[org]
-			o.Commits = slices.Concat(o.Commits, asked.Commits)
-			if asked.CanWait && o.Failures == 0 {
-				o.NextAt = sooner(o.NextAt, now.Add(tieWithin))
-			} else {
-				o.Urgent = true
-			}
-			s.Orgs[org] = o
+			o.Asked = o.Asked.And(asked)
+			s.Orgs[org] = o.wait(now)
 		}
 	case PassDone:
 		o := s.Orgs[e.Org]
@@ -84,10 +93,11 @@ func Step(s PlacerState, event PlacerEvent, now time.Time) (PlacerState, []RunPa
 		if e.Failed {
 			o.Failures++
 			o.NextAt = now.Add(retryPass(o.Failures))
-			o.Commits = store.Unknown // those that it was to see
+			o.Asked = store.Unknown // what it was to see
 		} else {
-			o.Failures = 0
+			o.Failures, o.Waits = 0, e.Waits
 			o.NextAt = sooner(o.NextAt, e.NextAt)
+			o = o.wait(now)
 		}
 		if s.Orgs[e.Org] = o; o.idle() {
 			delete(s.Orgs, e.Org) // or each step would look at every org that ever had a job
@@ -98,11 +108,11 @@ func Step(s PlacerState, event PlacerEvent, now time.Time) (PlacerState, []RunPa
 	for _, org := range slices.Sorted(maps.Keys(s.Orgs)) {
 		o := s.Orgs[org]
 		due := !o.NextAt.IsZero() && !o.NextAt.After(now)
-		if o.Running || !due && (!o.Urgent || o.Failures > 0) {
+		if o.Running || !due && (!o.urgent() || o.Failures > 0) {
 			continue
 		}
-		run = append(run, RunPass{org, o.Commits})
-		o.Running, o.Urgent, o.Commits, o.NextAt = true, false, nil, time.Time{}
+		run = append(run, RunPass{org, o.Asked})
+		o.Running, o.Asked, o.NextAt = true, store.Asked{}, time.Time{}
 		s.Orgs[org] = o
 	}
 	return s, run
@@ -131,8 +141,9 @@ func retryPass(failures int) time.Duration {
 	return min(100*time.Millisecond<<min(failures-1, 7), 10*time.Second)
 }
 
-// tieWithin is how long what can wait waits for a pass that places something: a third of all passes would only tie a VM to its job.
-const tieWithin = 200 * time.Millisecond
+// waitsFor is how long what can wait waits for a pass that places something: most passes would only tie a VM to its job, or see
+// that one has ended.
+const waitsFor = 200 * time.Millisecond
 
 const (
 	// pollDemand is how often all orgs are looked at: an announcement can be lost.
@@ -200,14 +211,14 @@ func (w *Workers) placeForever(ctx context.Context) error {
 }
 
 func (w *Workers) pass(ctx context.Context, p RunPass) PassDone {
-	placed, err := w.store.Place(ctx, p.Org, p.Commits, scheduler.Decide)
+	placed, err := w.store.Place(ctx, p.Org, p.Asked, scheduler.Decide)
 	if err != nil && ctx.Err() == nil {
 		w.log.Error("a placement pass failed; trying again", "org", p.Org, "error", err)
 	}
 	if placed.VMs > 0 {
 		w.log.Debug("placed", "org", p.Org, "vms", placed.VMs)
 	}
-	done := PassDone{Org: p.Org, Failed: err != nil}
+	done := PassDone{Org: p.Org, Waits: placed.Waits, Failed: err != nil}
 	if !placed.NextAt.IsZero() {
 		// By this process's clock: were it ahead of the database's, an absolute time would be due at once, again and again.
 		done.NextAt = time.Now().Add(max(placed.NextAt.Sub(placed.At), time.Millisecond))
