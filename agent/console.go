@@ -13,10 +13,12 @@ const (
 	consoleBatch  = 32 << 10 // bytes of one upload
 	consoleBuffer = 1 << 20  // bytes kept while the server is away
 
-	// A smaller one waits for more, and longer once a VM has printed for minutes: each is a file that the server keeps.
-	consoleDelay   = 500 * time.Millisecond
+	// A smaller one waits for more, and longer once a VM has printed for long: each is a request, and a file that the server
+	// keeps. While somebody watches, it waits for as long as nobody notices.
+	consoleDelay   = 5 * time.Second
 	consoleShare   = 120 // of the time since it began
-	longestConsole = 5 * time.Second
+	longestConsole = 30 * time.Second
+	watchedDelay   = 500 * time.Millisecond
 )
 
 // console is what a VM printed and the server doesn't have yet. What it would keep beyond its bound, it drops from the
@@ -31,7 +33,8 @@ type console struct {
 	noted   int    // bytes of the note that data begins with
 	gap     int64  // offset of the first byte that the note stands for
 	closed  bool
-	delay   func() time.Duration // that a chunk waits for more
+	watched bool
+	delay   func() time.Duration // that a chunk waits for more while nobody watches
 	more    chan struct{}        // has room for one: something changed
 }
 
@@ -80,6 +83,24 @@ func (c *console) close() {
 	c.signal()
 }
 
+// watch says whether somebody watches.
+func (c *console) watch(watched bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.watched = watched
+	c.signal()
+}
+
+// patience is how long a chunk waits for more.
+func (c *console) patience() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.watched {
+		return watchedDelay
+	}
+	return c.delay()
+}
+
 func (c *console) signal() {
 	select {
 	case c.more <- struct{}{}:
@@ -119,7 +140,7 @@ func (c *console) sent() {
 func (c *console) upload(ctx context.Context, send func(ctx context.Context, offset int64, chunk []byte) error) {
 	for tries := 0; ; {
 		n, full, end := c.waiting()
-		wait := c.delay()
+		wait := c.patience()
 		switch {
 		case end:
 			return
@@ -151,9 +172,9 @@ func (c *console) upload(ctx context.Context, send func(ctx context.Context, off
 	}
 }
 
-// linger waits, or less where a full chunk is enough; it reports whether ctx still lives.
+// linger waits, or less where a full chunk is enough or somebody begins to watch; it reports whether ctx still lives.
 func (c *console) linger(ctx context.Context, wait time.Duration, untilFull bool) bool {
-	timer := time.NewTimer(wait)
+	began, timer := time.Now(), time.NewTimer(wait)
 	defer timer.Stop()
 	for {
 		select {
@@ -162,9 +183,13 @@ func (c *console) linger(ctx context.Context, wait time.Duration, untilFull bool
 		case <-ctx.Done():
 			return false
 		case <-c.more:
-			if _, full, _ := c.waiting(); full && untilFull {
+			if !untilFull {
+				continue
+			}
+			if _, full, _ := c.waiting(); full {
 				return true
 			}
+			timer.Reset(min(wait, c.patience()) - time.Since(began))
 		}
 	}
 }

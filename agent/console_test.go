@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -76,13 +77,62 @@ func TestConsole(t *testing.T) {
 		if string(s.got) != want.String() {
 			t.Errorf("got %d bytes, want %d", len(s.got), want.Len())
 		}
-		if took := time.Since(began); took > 3*time.Second {
+		if took := time.Since(began); took > consoleDelay+3*time.Second {
 			t.Errorf("it took %v", took)
 		}
 	})
 }
 
-// What prints all the time is sent in ever longer chunks: an hour in a thousand, none of which waited for long.
+// Who begins to watch gets what has been printed, and then all within half a second.
+func TestConsoleIsWatched(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, s := newConsole(0), &sink{t: t}
+		var mu sync.Mutex
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			c.upload(t.Context(), func(ctx context.Context, offset int64, chunk []byte) error {
+				mu.Lock()
+				defer mu.Unlock()
+				return s.send(ctx, offset, chunk)
+			})
+		}()
+		for i, step := range []struct {
+			do    func()
+			after time.Duration
+			sent  int
+		}{
+			{func() { c.add(0, []byte("one ")) }, time.Second, 0},
+			{func() { c.watch(true) }, 0, 1},
+			{func() { c.add(4, []byte("two ")) }, watchedDelay - time.Millisecond, 1},
+			{func() { c.add(8, []byte("three ")) }, time.Millisecond, 2},
+			{func() { c.watch(false) }, 0, 2},
+			{func() { c.add(14, []byte("four ")) }, watchedDelay, 2},
+			{func() { c.watch(true) }, 0, 3},
+			{func() { c.add(19, []byte("five")) }, 0, 3},
+			{func() { c.watch(false) }, watchedDelay, 4}, // it waits for no more than it was to
+			{func() { c.add(23, []byte(" six")) }, consoleDelay - time.Millisecond, 4},
+			{func() {}, time.Millisecond, 5},
+		} {
+			step.do()
+			time.Sleep(step.after)
+			synctest.Wait()
+			mu.Lock()
+			if s.sent != step.sent {
+				t.Errorf("step %d: sent %d chunks, %q", i, s.sent, s.got)
+			}
+			mu.Unlock()
+		}
+		c.close()
+		<-done
+		if string(s.got) != "one two three four five six" {
+			t.Errorf("got %q", s.got)
+		}
+	})
+}
+
+// What prints all the time is sent in ever longer chunks: an hour in some hundreds, none of which waited for long.
 func TestConsoleSlowsDown(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -104,7 +154,7 @@ func TestConsoleSlowsDown(t *testing.T) {
 		}
 		c.close()
 		<-done
-		if int64(len(s.got)) != end || s.sent < 600 || s.sent > 1100 || longest > longestConsole {
+		if int64(len(s.got)) != end || s.sent < 300 || s.sent > 400 || longest > longestConsole {
 			t.Errorf("%d chunks with %d of %d bytes; one waited for %v", s.sent, len(s.got), end, longest)
 		}
 	})

@@ -166,6 +166,11 @@ type (
 		Hostname string
 		JIT      millrace.Secret
 	}
+	// WatchVM says whether somebody watches what a VM prints.
+	WatchVM struct {
+		Ref
+		Watched bool
+	}
 	// DismissVM tells a guest that its last word is recorded: it may power off.
 	DismissVM struct{ Ref }
 	// KillVM ends a machine at once.
@@ -182,5 +187,6 @@ func (SendSync) effect()    {}
 func (StartVM) effect()     {}
 func (FetchJIT) effect()    {}
 func (ConfigureVM) effect() {}
+func (WatchVM) effect()     {}
 func (DismissVM) effect()   {}
 func (KillVM) effect()      {}

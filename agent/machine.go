@@ -24,13 +24,14 @@ type machine struct {
 	kill    context.CancelFunc
 	config  chan guest.Config // has room for the one there will be
 	dismiss chan struct{}     // has room for one
+	printed *console
 }
 
 // manage runs one VM in the background until nothing is left of it, and tells the loop what becomes of it: VMDone last. Of
 // what it printed, the server has the bytes before console. When this process ends, the machine runs on.
 func (r *runner) manage(ref Ref, console int64, start func(context.Context) (vm.Machine, error)) {
 	ctx, kill := context.WithCancel(context.WithoutCancel(r.base))
-	hold := &machine{kill: kill, config: make(chan guest.Config, 1), dismiss: make(chan struct{}, 1)}
+	hold := &machine{kill: kill, config: make(chan guest.Config, 1), dismiss: make(chan struct{}, 1), printed: newConsole(console)}
 	r.vms[ref] = hold
 	r.work.Go(func() {
 		defer kill()
@@ -46,7 +47,7 @@ func (r *runner) manage(ref Ref, console int64, start func(context.Context) (vm.
 
 // attend is the host of a machine, whose console goes on at byte from.
 func (r *runner) attend(ref Ref, m vm.Machine, hold *machine, from int64) {
-	printed, used := newConsole(from), newMeter()
+	printed, used := hold.printed, newMeter()
 	channel := m.Channel()
 	host := guest.NewHost(channel)
 	uploads, giveUp := context.WithCancel(r.base)

@@ -256,6 +256,8 @@ func (r *runner) do(e Effect) {
 		})
 	case ConfigureVM:
 		r.vms[e.Ref].config <- guest.Config{Hostname: e.Hostname, JIT: e.JIT.Reveal(), Now: time.Now()}
+	case WatchVM:
+		r.vms[e.Ref].printed.watch(e.Watched)
 	case DismissVM:
 		select {
 		case r.vms[e.Ref].dismiss <- struct{}{}:

@@ -88,6 +88,7 @@ type VM struct {
 	Configured bool            `json:"-"` // it was told who it is
 	Killed     bool            `json:"-"` // it was ended by us; VMDone follows
 	ReportedIn int             `json:"-"` // the last call that said it is gone
+	Watched    bool            `json:"-"` // somebody watches what it prints
 }
 
 // Stamp is when a VM entered a state, by this host's clock; only differences are ever sent.

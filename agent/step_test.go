@@ -482,6 +482,37 @@ func TestAnEndBeforeOnlineHasAReason(t *testing.T) {
 	}
 }
 
+// Whether somebody watches a VM is told to it once, and is said back, so that the server needn't say it again.
+func TestWatched(t *testing.T) {
+	t.Parallel()
+	d := newDriver(t)
+	watched := func(watched bool) client.VMOrder { o := order(1); o.Watched = watched; return o }
+	for i, step := range []struct {
+		order client.VMOrder
+		want  *WatchVM
+	}{
+		{watched(true), &WatchVM{Ref{vmID(1), 1}, true}},
+		{watched(true), nil},
+		{watched(false), &WatchVM{Ref{vmID(1), 1}, false}},
+		{watched(true), &WatchVM{Ref{vmID(1), 1}, true}},
+		{watched(false), &WatchVM{Ref{vmID(1), 1}, false}},
+		{watched(false), nil},
+	} {
+		d.after(10 * time.Second)
+		d.answer(int64(i+1), step.order)
+		if diff := cmp.Diff(step.want, find[WatchVM](d.effects)); diff != "" {
+			t.Errorf("%d: %s", i, diff)
+		}
+		if r := d.report(1); r.Watched != step.order.Watched {
+			t.Errorf("%d: it reports that it is watched: %v", i, r.Watched)
+		}
+	}
+	d.step(VMDone{Ref: Ref{vmID(1), 1}})
+	if d.answer(9, watched(true)); find[WatchVM](d.effects) != nil {
+		t.Error("a VM that is gone is watched")
+	}
+}
+
 // What the control plane may ask of an agent beside VMs: to start anew, which leaves VMs alone; to reboot, which waits for them
 // and for the host's owner; and to end, because the host is none any more.
 func TestRotationEndsTheAgent(t *testing.T) {

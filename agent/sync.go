@@ -44,6 +44,7 @@ func (st *step) reports() []client.VMReport {
 			Reason:   v.Reason,
 			ExitCode: v.ExitCode,
 			Usage:    v.Usage,
+			Watched:  v.Watched,
 		}
 		for _, stamp := range v.Steps {
 			r.Steps = append(r.Steps, client.StepReport{State: stamp.State, AgeMS: max(0, st.now.Sub(stamp.At).Milliseconds())})

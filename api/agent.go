@@ -251,7 +251,7 @@ func (s *Server) sync(w http.ResponseWriter, r *http.Request) error {
 	heartbeat := time.NewTimer(millrace.UntilHeartbeat(host.HostID, s.now()))
 	defer heartbeat.Stop()
 	for late := false; ; {
-		if desired.Version != in.Have || late {
+		if desired.Version != in.Have || late || slices.ContainsFunc(in.VMs, func(r client.VMReport) bool { return !r.Watched && slices.Contains(desired.Watched, r.ID) }) {
 			writeJSON(w, http.StatusOK, SyncResponse(desired, s.now()))
 			return nil
 		}
@@ -279,7 +279,9 @@ func SyncResponse(d store.Desired, now time.Time) client.SyncResponse {
 		Version: d.Version, VMs: make([]client.VMOrder, 0, len(d.VMs)), ServerTime: now, Restart: d.Restart, Reboot: d.Reboot, Rotate: d.KeysDue(now),
 	}
 	for _, v := range d.VMs {
-		out.VMs = append(out.VMs, client.NewVMOrder(v))
+		o := client.NewVMOrder(v)
+		o.Watched = slices.Contains(d.Watched, v.ID)
+		out.VMs = append(out.VMs, o)
 	}
 	return out
 }

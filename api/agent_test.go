@@ -224,6 +224,32 @@ func TestSync(t *testing.T) {
 		t.Errorf("order %+v, want %+v", r.out.VMs[0], want)
 	}
 
+	// It is told that somebody reads what its VM prints, which it says back.
+	online := client.VMReport{ID: vm.ID, Epoch: 1, State: millrace.VMPending}
+	results = h.open(t, client.SyncRequest{Have: r.out.Version, VMs: []client.VMReport{online}})
+	console := "/api/v1/orgs/calm/vms/" + vm.ID.String() + "/console"
+	if a := w.get(console, storetest.MustCreateToken(t, w.st, w.rival)); a.status != http.StatusNotFound {
+		t.Errorf("another org's console: %d", a.status)
+	}
+	select {
+	case r := <-results:
+		t.Errorf("who may not read it has it watched: %+v", r)
+	case <-time.After(100 * time.Millisecond):
+	}
+	if a := w.get(console, storetest.MustCreateToken(t, w.st, w.calm)); a.status != http.StatusOK {
+		t.Errorf("its console: %d %s", a.status, a.body)
+	}
+	if r := <-results; r.err != nil || len(r.out.VMs) != 1 || !r.out.VMs[0].Watched {
+		t.Errorf("of a VM that is watched: %+v", r)
+	}
+	online.Watched = true
+	results = h.open(t, client.SyncRequest{Have: r.out.Version, VMs: []client.VMReport{online}})
+	select {
+	case r := <-results:
+		t.Errorf("an agent that knows it is told again: %+v", r)
+	case <-time.After(100 * time.Millisecond):
+	}
+
 	// What it reports is joined; what makes no sense is the host's mistake, not ours.
 	report := client.VMReport{ID: vm.ID, Epoch: 1, State: millrace.VMBooting, Steps: []client.StepReport{{State: millrace.VMBooting, AgeMS: 50}}}
 	ctx, cancel := context.WithTimeout(t.Context(), millrace.Heartbeat/2)

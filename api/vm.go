@@ -89,6 +89,7 @@ func (s *Server) vmRoutes(api huma.API) {
 			if err != nil {
 				return nil, err
 			}
+			s.store.Watch(row.VM)
 			data, _, err := org.Console(ctx, row.ID, 1<<20)
 			return &console{"text/plain; charset=utf-8", data}, err
 		})

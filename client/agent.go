@@ -101,6 +101,8 @@ type VMReport struct {
 	Reason   string            `json:"reason,omitempty"`
 	ExitCode *int              `json:"exit_code,omitempty"`
 	Usage    millrace.Metering `json:"usage"`
+	// Watched says that the agent knows that somebody watches what the VM prints.
+	Watched bool `json:"watched,omitempty"`
 }
 
 // StepReport is a [millrace.Step] on the wire.
@@ -123,6 +125,8 @@ type VMOrder struct {
 	// State is what the server last heard of the VM. An agent that doesn't know the VM, as its journal was lost, boots
 	// anew only what was never begun.
 	State millrace.VMState `json:"state"`
+	// Watched says that somebody watches what the VM prints: it is wanted at once.
+	Watched bool `json:"watched,omitempty"`
 }
 
 // Size is what the VM gets.

@@ -30,6 +30,7 @@ func TestAgentProtocolIsClosed(t *testing.T) {
 		{client.VMOrder{}, map[string]string{
 			"id": "16 bytes", "epoch": "a number", "arch": "one that the owner offers", "milli_cpu": "within the offer", "memory_mb": "within the offer",
 			"burstable": "takes no more than the offer", "zone": "is not read", "egress": "one of two; the owner's bounds hold beside it", "state": "is compared",
+			"watched": "has what the VM prints sent in smaller pieces",
 		}},
 		{client.JITResponse{}, map[string]string{"sealed": "goes to the guest alone, by its channel"}},
 		{client.Problem{}, map[string]string{

@@ -135,6 +135,8 @@ type Bus struct {
 	untold  []string      // payloads that other processes are to hear
 	telling chan struct{} // receives when there are some
 	teller  uint32        // the session that tells them: what it says is known here
+
+	watched watched
 }
 
 func newBus() *Bus {
@@ -233,6 +235,7 @@ func (b *Bus) wake(payload string) {
 // wakeTopics wakes the waiters of topics. The caller holds the lock.
 func (b *Bus) wakeTopics(topics []string) {
 	for _, topic := range topics {
+		b.watched.note(topic)
 		if ch, ok := b.topics[topic]; ok {
 			close(ch)
 			delete(b.topics, topic)

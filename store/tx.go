@@ -203,11 +203,16 @@ func (s *Store) commit(ctx context.Context, tx *Tx) error {
 	if err := tx.SendBatch(ctx, b).Close(); err != nil {
 		return err
 	}
+	s.announce(topics)
+	return nil
+}
+
+// announce announces topics, if any.
+func (s *Store) announce(topics []string) {
 	switch {
 	case s.committed != nil:
 		s.committed(topics)
 	case len(topics) > 0:
 		s.Bus.announce(topics)
 	}
-	return nil
 }

@@ -181,6 +181,7 @@ func (s *server) job(w http.ResponseWriter, r *http.Request, v visit) error {
 		return err
 	}
 	if vm := view.Row.VM; vm != nil {
+		s.Store.Watch(*vm)
 		console, total, err := org.Console(r.Context(), vm.ID, logTail)
 		if err != nil {
 			return err
