@@ -17,7 +17,7 @@ var mutants = []mutant{
 	{"a VM is destroyed while its runner is registered", "workers/task.go", "if r.VM.RunnerID != 0 {", "if false {", "8 "},
 	{"a job gets another VM while it has one", "scheduler/cover.go", "covered[v.ForJob] = true", "covered[v.ForJob] = v.RetireReason == \"\" && v.State == millrace.VMOnline", "2 "},
 	{"a VM that nobody needs is kept", "scheduler/cover.go", `d.Retire = append(d.Retire, millrace.Retirement{VMID: v.ID, Reason: "Its job no longer needs it."})`, "_ = names", "18 "},
-	{"a VM's end wakes nobody", "store/host.go", "\t\t\ttx.queueDesired(b, o.id, host)\n\t\t\ttx.announceDemand(o.id)\n", "\t\t\ttx.queueDesired(b, o.id, host)\n", "5 a place"},
+	{"a VM's end wakes nobody", "store/host.go", "\t\t\ttx.announceRoom(o.id)\n", "", "5 a place"},
 	{"an idle runner is never given up", "vm.go", "case v.State == VMOnline && since(v.Stamps.Online) >= assignedWithin:", "case false:", "13, 14"},
 	{"the latest event decides the status", "store/intake.go", "greatest(jobs.status, excluded.status)", "excluded.status", "17 "},
 	{"a completed job that a poll finds is not closed", "store/intake.go", "if *after == millrace.JobCompleted {", "if false {", "1 a queued"},
