@@ -251,8 +251,10 @@ func (s *Server) sync(w http.ResponseWriter, r *http.Request) error {
 	heartbeat := time.NewTimer(millrace.UntilHeartbeat(host.HostID, s.now()))
 	defer heartbeat.Stop()
 	for late := false; ; {
-		if desired.Version != in.Have || late || slices.ContainsFunc(in.VMs, func(r client.VMReport) bool { return !r.Watched && slices.Contains(desired.Watched, r.ID) }) {
-			writeJSON(w, http.StatusOK, SyncResponse(desired, s.now()))
+		watched := s.store.Watched(desired.VMs)
+		unheard := func(r client.VMReport) bool { return !r.Watched && slices.Contains(watched, r.ID) }
+		if desired.Version != in.Have || late || slices.ContainsFunc(in.VMs, unheard) {
+			writeJSON(w, http.StatusOK, SyncResponse(desired, watched, s.now()))
 			return nil
 		}
 		select {
@@ -273,14 +275,14 @@ func (s *Server) sync(w http.ResponseWriter, r *http.Request) error {
 	}
 }
 
-// SyncResponse is what a host that should be doing d is told.
-func SyncResponse(d store.Desired, now time.Time) client.SyncResponse {
+// SyncResponse is what a host that should be doing d is told; watched are those of its VMs whose consoles somebody reads.
+func SyncResponse(d store.Desired, watched []millrace.VMID, now time.Time) client.SyncResponse {
 	out := client.SyncResponse{
 		Version: d.Version, VMs: make([]client.VMOrder, 0, len(d.VMs)), ServerTime: now, Restart: d.Restart, Reboot: d.Reboot, Rotate: d.KeysDue(now),
 	}
 	for _, v := range d.VMs {
 		o := client.NewVMOrder(v)
-		o.Watched = slices.Contains(d.Watched, v.ID)
+		o.Watched = slices.Contains(watched, v.ID)
 		out.VMs = append(out.VMs, o)
 	}
 	return out

@@ -91,7 +91,7 @@ func (srv *server) sync(p *poll, epoch int64, in client.SyncRequest) error {
 	}
 	srv.st.Heard(p.host.org.ID, p.host.id, epoch, 0) // sequence numbers are the signed calls' own
 	if desired.Version != p.have {
-		p.reply(api.SyncResponse(desired, s.now))
+		p.reply(api.SyncResponse(desired, nil, s.now))
 		return nil
 	}
 	p.known = desired
@@ -109,7 +109,7 @@ func (srv *server) sync(p *poll, epoch int64, in client.SyncRequest) error {
 func (srv *server) answer(p *poll, late bool) {
 	if late && !p.stale { // it would read what it has
 		delete(srv.polls, p.host.id)
-		p.reply(api.SyncResponse(p.known, srv.sim.now))
+		p.reply(api.SyncResponse(p.known, nil, srv.sim.now))
 		return
 	}
 	desired, err := srv.st.Org(p.host.org.ID).Desired(srv.sim.ctx, p.host.id)
@@ -119,7 +119,7 @@ func (srv *server) answer(p *poll, late bool) {
 	}
 	if desired.Version != p.have || late {
 		delete(srv.polls, p.host.id)
-		p.reply(api.SyncResponse(desired, srv.sim.now))
+		p.reply(api.SyncResponse(desired, nil, srv.sim.now))
 	}
 }
 

@@ -134,7 +134,7 @@ func (f *fleet) respond(desired store.Desired) {
 	f.t.Helper()
 	call := f.open.Call
 	f.open = nil
-	f.happen(agent.Synced{Call: call, Response: api.SyncResponse(desired, *f.clock)})
+	f.happen(agent.Synced{Call: call, Response: api.SyncResponse(desired, nil, *f.clock)})
 }
 
 // pass lets time pass: the agent is woken as often as it wants to be.

@@ -113,13 +113,12 @@ func (o Org) StartHost(ctx context.Context, id millrace.HostID, bootID string, f
 // Desired is what a host should be doing. Its version is raised by every change but that of keys that grew old.
 type Desired struct {
 	Version int64
-	VMs     []millrace.VM   // that it should be running
-	Watched []millrace.VMID // those whose consoles somebody watches; that is no change of the list
-	Removed bool            // it should be doing nothing any more
-	Restart bool            // its agent is asked to start anew
-	Reboot  bool            // its agent is asked to reboot the machine once it has no VM
-	Rotate  bool            // its agent is asked to make new keys
-	KeysAt  time.Time       // when its present keys came
+	VMs     []millrace.VM // that it should be running
+	Removed bool          // it should be doing nothing any more
+	Restart bool          // its agent is asked to start anew
+	Reboot  bool          // its agent is asked to reboot the machine once it has no VM
+	Rotate  bool          // its agent is asked to make new keys
+	KeysAt  time.Time     // when its present keys came
 }
 
 // KeysDue reports whether the host is to have new keys: it is asked, or its keys are old.
@@ -148,7 +147,6 @@ func (o Org) Desired(ctx context.Context, host millrace.HostID) (d Desired, err 
 			return err
 		})
 	})
-	d.Watched = o.store.Bus.watched.of(d.VMs)
 	return d, err
 }
 
@@ -237,7 +235,6 @@ func (v HostView) Observe(ctx context.Context, refuses string, observations []mi
 	}
 	o, host, locked := v.org, v.HostID, HostView{org: v.org}
 	if refuses == v.refuses && len(told) == 0 {
-		desired.Watched = o.store.Bus.watched.of(desired.VMs)
 		return desired, nil
 	}
 	err = o.store.tx(ctx, o.store.app, o.id, func(tx *Tx) error {
@@ -285,7 +282,6 @@ func (v HostView) Observe(ctx context.Context, refuses string, observations []mi
 			tx.announceDemand(o.id)
 		}
 		desired.VMs = append(desired.VMs, slices.DeleteFunc(vms, unwantedAtHost)...)
-		desired.Watched = o.store.Bus.watched.of(desired.VMs)
 		return nil
 	}, func(_ *Tx, b *pgx.Batch) {
 		locked.queue(b, host, ` AND v.vm_id = ANY($3::text[]::uuid[]) ORDER BY v.vm_id FOR UPDATE`, told)

@@ -32,21 +32,21 @@ func (s *Store) Watch(v millrace.VM) {
 	}
 }
 
+// Watched are those of some VMs whose consoles somebody reads.
+func (s *Store) Watched(vms []millrace.VM) (ids []millrace.VMID) {
+	for _, v := range vms {
+		if s.Bus.watched.left(v.ID) > 0 {
+			ids = append(ids, v.ID)
+		}
+	}
+	return ids
+}
+
 // left is for how long a VM will count as watched; negative: it doesn't.
 func (w *watched) left(id millrace.VMID) time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return time.Until(w.until[id])
-}
-
-// of are those of some VMs that are watched.
-func (w *watched) of(vms []millrace.VM) (ids []millrace.VMID) {
-	for _, v := range vms {
-		if w.left(v.ID) > 0 {
-			ids = append(ids, v.ID)
-		}
-	}
-	return ids
 }
 
 // note takes an announcement, if topic is one of a VM that is watched.
