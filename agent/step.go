@@ -220,15 +220,6 @@ func (st *step) begin(o client.VMOrder) {
 		Egress:    o.Egress,
 	}})
 	st.do(FetchJIT{Ref: v.ref()})
-	if o.Watched {
-		st.change(v.ref(), func(v *VM) { st.watchPrinted(v, true) })
-	}
-}
-
-// watchPrinted notes whether somebody watches what v prints. It is said in the next call, or the server says it again.
-func (st *step) watchPrinted(v *VM, watched bool) {
-	v.Watched = watched
-	st.do(WatchVM{Ref: v.ref(), Watched: watched})
 }
 
 // refuse says why this host won't have the VM; "" when it will. The offer is the host's own: it bounds every order.
@@ -278,14 +269,21 @@ func (st *step) reconcile() {
 			delete(st.VMs, id) // nobody asks for the old epoch's end any more
 		case v.live() && (newer || !ok):
 			st.change(v.ref(), func(v *VM) { st.kill(v, "The control plane withdrew the VM.") })
-		case v.live() && o.Watched != v.Watched:
-			st.change(v.ref(), func(v *VM) { st.watchPrinted(v, o.Watched) })
 		}
 	}
 	for _, o := range st.Orders {
-		if _, have := st.VMs[o.ID]; !have && !st.Stopping && wanted[o.ID] == o && !o.ID.IsZero() {
+		if wanted[o.ID] != o || o.ID.IsZero() {
+			continue
+		}
+		if _, have := st.VMs[o.ID]; !have && !st.Stopping {
 			st.begin(o)
 		}
+		st.change(Ref{ID: o.ID, Epoch: o.Epoch}, func(v *VM) {
+			if v.Watched != o.Watched { // which is said in the next call, or the server says it again
+				v.Watched = o.Watched
+				st.do(WatchVM{Ref: v.ref(), Watched: v.Watched})
+			}
+		})
 	}
 }
 

@@ -32,7 +32,7 @@ type Placed struct {
 // deleted either, nor, without any lock, for one that is settled: most passes that aren't wanted at once are asked for by a job that
 // started or ended, or by a VM that ended.
 func (s *Store) Place(ctx context.Context, org millrace.OrgID, asked Asked, decide func(millrace.Pass) millrace.Decision) (placed Placed, err error) {
-	l := look{untied: true}
+	l := look{untied: true} // there may be some
 	read := asked.Urgency == AtOnce && asked.Known()
 	if !read {
 		now, err := s.roundTrip(ctx, s.system, 0, func(b *pgx.Batch) { s.queueLook(b, org, &l) })
@@ -71,7 +71,7 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, asked Asked, deci
 	err = s.tx(ctx, s.system, 0, func(tx *Tx) error {
 		placed = Placed{At: tx.now}
 		if seen && (last == nil || last.After(tx.now)) {
-			placed.NextAt, placed.Waits = val(last), true // who knows
+			placed.NextAt, placed.Waits = val(last), true // another pass knows
 			return nil
 		}
 		for ; l.first(); read = false {

@@ -120,7 +120,7 @@ func stamp() string { return time.Now().UTC().Format("2006-01-02 15:04:05Z") }
 
 func (r *runner) run(ctx context.Context, j *job) error {
 	fmt.Fprintf(r.out, "%s: Running job: %s\n", stamp(), j.Name)
-	log := &logWriter{post: func(chunk []byte) error { return r.tellLog(ctx, j, chunk) }, wake: make(chan struct{}, 1)}
+	log := &logWriter{post: func(chunk []byte) error { return r.tell(ctx, fmt.Sprintf("jobs/%d/log", j.ID), chunk) }, wake: make(chan struct{}, 1)}
 	flushed := make(chan struct{})
 	go func() { defer close(flushed); log.flushForever() }()
 	both := io.MultiWriter(r.out, log)
@@ -168,7 +168,7 @@ func (r *runner) watch(ctx context.Context, j *job, stop context.CancelCauseFunc
 
 func (r *runner) step(ctx context.Context, j *job, s step, out io.Writer) error {
 	path := fmt.Sprintf("jobs/%d/steps/%d", j.ID, s.Number)
-	if err := r.tellStep(ctx, path, map[string]string{"status": "in_progress"}); err != nil {
+	if err := r.tell(ctx, path, []byte(`{"status":"in_progress"}`)); err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "##[group]%s\n", s.Name)
@@ -184,24 +184,18 @@ func (r *runner) step(ctx context.Context, j *job, s step, out io.Writer) error 
 	if failed != nil {
 		conclusion = "failure"
 	}
-	if err := r.tellStep(ctx, path, map[string]string{"status": "completed", "conclusion": conclusion}); err != nil {
+	if err := r.tell(ctx, path, fmt.Appendf(nil, `{"status":"completed","conclusion":%q}`, conclusion)); err != nil {
 		return err
 	}
 	return failed
 }
 
-func (r *runner) tellStep(ctx context.Context, path string, in any) error {
+// tell says how a job goes on.
+func (r *runner) tell(ctx context.Context, path string, body []byte) error {
 	if r.terse {
 		return nil
 	}
-	return r.call(ctx, path, in, nil)
-}
-
-func (r *runner) tellLog(ctx context.Context, j *job, chunk []byte) error {
-	if r.terse {
-		return nil
-	}
-	return r.send(ctx, fmt.Sprintf("jobs/%d/log", j.ID), chunk, nil)
+	return r.send(ctx, path, body, nil)
 }
 
 func (r *runner) call(ctx context.Context, path string, in, out any) error {

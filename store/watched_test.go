@@ -1,0 +1,36 @@
+package store_test
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/store"
+	"github.com/millrace-ci/millrace/store/storetest"
+)
+
+// Whichever server a console is read from, the one that holds its host's poll hears of it.
+func TestWatchIsHeardEverywhere(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	second := storetest.OpenAt(t, w.db, w.now)
+	read, other := w.vm(w.place(w.queue(1))), w.vm(w.place(w.queue(2)))
+	for _, st := range []*store.Store{w.st, second} {
+		if got := st.Watched([]millrace.VM{read, other}); len(got) != 0 {
+			t.Errorf("before anybody reads: %v", got)
+		}
+	}
+	poll := second.Bus.On(store.TopicHost(read.HostID))
+	w.st.Watch(read)
+	closed(t, poll, "its host's poll on the other server")
+	for _, st := range []*store.Store{w.st, second} {
+		if got := st.Watched([]millrace.VM{read, other}); !slices.Equal(got, []millrace.VMID{read.ID}) {
+			t.Errorf("watched are %v, not %v", got, read.ID)
+		}
+	}
+	other.State = millrace.VMGone
+	w.st.Watch(other)
+	if got := w.st.Watched([]millrace.VM{other}); len(got) != 0 {
+		t.Errorf("one that is gone: %v", got)
+	}
+}
