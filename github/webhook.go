@@ -166,19 +166,55 @@ func decodeInstallation(event string, change millrace.InstallationChange, body [
 	return out, nil
 }
 
+// jobDelivery is what is used of a workflow_job event. Most of one is the repository, in some hundred members, and there are
+// three for each job.
+type jobDelivery struct {
+	Action       string `json:"action"`
+	Installation struct {
+		ID int64 `json:"id"`
+	} `json:"installation"`
+	Repository struct {
+		ID         *int64  `json:"id"`
+		FullName   *string `json:"full_name"`
+		Private    *bool   `json:"private"`
+		ForksCount *int    `json:"forks_count"`
+		Owner      account `json:"owner"`
+	} `json:"repository"`
+	Sender account `json:"sender"`
+	Job    struct {
+		github.WorkflowJob
+		Steps skipped `json:"steps"`
+	} `json:"workflow_job"`
+}
+
+type account struct {
+	ID    *int64  `json:"id"`
+	Login *string `json:"login"`
+}
+
+// skipped is a value of which nothing is used.
+type skipped struct{}
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (skipped) UnmarshalJSON([]byte) error { return nil }
+
 func decodeJob(d *millrace.Delivery) error {
 	const kind = "a workflow_job event"
-	var e github.WorkflowJobEvent
+	var e jobDelivery
 	if err := decode(d.Body, &e, kind); err != nil {
 		return err
 	}
-	event, ok := jobEvent(e.GetInstallation().GetID(), e.GetRepo(), e.GetSender(), e.GetWorkflowJob())
+	repo := github.Repository{
+		ID: e.Repository.ID, FullName: e.Repository.FullName, Private: e.Repository.Private, ForksCount: e.Repository.ForksCount,
+		Owner: &github.User{ID: e.Repository.Owner.ID, Login: e.Repository.Owner.Login},
+	}
+	event, ok := jobEvent(e.Installation.ID, &repo, &github.User{ID: e.Sender.ID, Login: e.Sender.Login}, &e.Job.WorkflowJob)
 	if !ok {
 		return millrace.Errorf(millrace.Invalid, "The body is not %s.", kind)
 	}
 	// The action says more than the status where the two differ: a delivery that is late carries the job's present status
 	// with yesterday's action, and both are true of the job.
-	event.Action = clean(e.GetAction())
+	event.Action = clean(e.Action)
 	d.Action, d.InstallationID, d.Job = event.Action, event.InstallationID, event
 	return nil
 }
