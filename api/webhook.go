@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"io"
 	"math"
 	"net/http"
@@ -40,6 +41,9 @@ func (s *Server) githubWebhook(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// mostExpected is how much of a body is made room for before it has come: who sends it may only say so.
+const mostExpected = 64 << 10
+
 // readBody reads a whole body of at most limit bytes; TooLarge when it has more.
 func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
 	tooLarge := millrace.Errorf(millrace.TooLarge, "The body is larger than %d bytes.", limit)
@@ -50,7 +54,10 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 		w.Header().Set("Connection", "close")
 		return nil, tooLarge
 	}
-	body, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
+	var b bytes.Buffer
+	b.Grow(int(min(max(r.ContentLength, 0), mostExpected)) + bytes.MinRead)
+	_, err := b.ReadFrom(io.LimitReader(r.Body, limit+1))
+	body := b.Bytes()
 	switch {
 	case err != nil:
 		return nil, millrace.Errorf(millrace.Invalid, "The body ended early.")

@@ -143,7 +143,7 @@ func (o Org) Desired(ctx context.Context, host millrace.HostID) (d Desired, err 
 			SELECT `+vmColumns+` FROM vms v
 			WHERE (v.org_id, v.host_id) = ($1, $2) AND v.gone_at IS NULL AND v.state <> 'stopping' ORDER BY v.vm_id`,
 			o.id, host).Query(func(rows pgx.Rows) (err error) {
-			d.VMs, err = pgx.CollectRows(rows, scanVM)
+			d.VMs, err = collectVMs(rows)
 			return err
 		})
 	})
@@ -186,7 +186,7 @@ func (v *HostView) queue(b *pgx.Batch, id millrace.HostID, which string, args ..
 	})
 	b.Queue(`SELECT `+vmColumns+` FROM vms v WHERE (v.org_id, v.host_id) = ($1, $2) AND v.gone_at IS NULL`+which, append([]any{v.org.id, id}, args...)...).
 		Query(func(rows pgx.Rows) (err error) {
-			v.vms, err = pgx.CollectRows(rows, scanVM)
+			v.vms, err = collectVMs(rows)
 			return err
 		})
 }

@@ -23,7 +23,6 @@ var errUnwanted = millrace.Errorf(millrace.Gone, "This VM is not wanted any more
 // BeginJIT grants the registration of a VM that is wanted and not yet online. Gone when it isn't wanted any more,
 // Conflict when it has its registration and the sealed copy was deleted because the runner came online.
 func (o Org) BeginJIT(ctx context.Context, host millrace.HostID, vm millrace.VMID, epoch int64) (g JITGrant, err error) {
-	var v nullableVM
 	var owner string
 	var kind millrace.OwnerType
 	_, err = o.store.roundTrip(ctx, o.store.app, o.id, func(b *pgx.Batch) {
@@ -31,13 +30,12 @@ func (o Org) BeginJIT(ctx context.Context, host millrace.HostID, vm millrace.VMI
 			SELECT `+vmColumns+`, v.jit_sealed, i.owner_login, i.owner_type
 			FROM vms v JOIN installations i ON (i.org_id, i.installation_id) = (v.org_id, v.installation_id)
 			WHERE (v.org_id, v.vm_id, v.host_id) = ($1, $2, $3)`, o.id, vm, host).QueryRow(func(row pgx.Row) error {
-			return row.Scan(append(v.targets(), &g.Sealed, &owner, &kind)...)
+			return row.Scan(append(vmTargets(&g.VM), &g.Sealed, &owner, (*string)(&kind))...)
 		})
 	})
 	if err != nil {
 		return g, err
 	}
-	g.VM = *v.vm()
 	if err := wanted(g.VM, epoch); err != nil {
 		return g, err
 	}

@@ -20,29 +20,34 @@ const jobColumns = `j.org_id, j.job_id, j.installation_id, j.github_job_id, j.ru
 	j.runner_id, j.runner_name, j.queued_at, j.started_at, j.completed_at, j.received_at, j.arch, j.cpu, j.memory, j.burstable,
 	j.extra_labels, j.wait_code, j.wait_text, j.wait_remedy, j.wait_from, j.wait_to, j.wait_basis, j.tries, j.failure, j.retry_at`
 
-// jobTargets are where [jobColumns] are scanned to; finish sets what may be NULL.
-func jobTargets(j *millrace.Job) (targets []any, finish func()) {
-	var started, completed, retry, from, to *time.Time
-	var basis string
-	targets = []any{
-		&j.OrgID, &j.ID, &j.InstallationID, &j.GitHubID, &j.RunID, &j.RunAttempt, &j.RepositoryID, &j.Repository, &j.Private, &j.Zone, &j.ZoneKnown,
-		&j.Workflow, &j.Name, &j.Branch, &j.SHA, &j.ActorID, &j.Actor, &j.Labels, &j.HTMLURL, &j.Status, &j.Conclusion, &j.RunnerID,
-		&j.RunnerName, &j.QueuedAt, &started, &completed, &j.ReceivedAt, &j.Demand.Arch, &j.Demand.Size.MilliCPU,
-		&j.Demand.Size.MemoryMB, &j.Demand.Burstable, &j.Demand.Extra, &j.Wait.Code, &j.Wait.Text, &j.Wait.Remedy, &from, &to, &basis,
-		&j.Tries, &j.Failure, &retry,
+// nullableEstimate scans the columns of a job's estimate, which may be NULL.
+type nullableEstimate struct {
+	from, to *time.Time
+	basis    string
+}
+
+// of sets w's estimate.
+func (e nullableEstimate) of(w *millrace.WaitReason) {
+	if w.Estimate = nil; e.from != nil {
+		w.Estimate = &millrace.Estimate{From: *e.from, To: *e.to, Basis: e.basis}
 	}
-	return targets, func() {
-		j.StartedAt, j.CompletedAt, j.RetryAt = val(started), val(completed), val(retry)
-		if from != nil {
-			j.Wait.Estimate = &millrace.Estimate{From: *from, To: *to, Basis: basis}
-		}
+}
+
+// jobTargets are where [jobColumns] are scanned to.
+func jobTargets(j *millrace.Job, e *nullableEstimate) []any {
+	return []any{
+		(*int64)(&j.OrgID), scanID(&j.ID), &j.InstallationID, &j.GitHubID, &j.RunID, &j.RunAttempt, &j.RepositoryID, &j.Repository, &j.Private, (*string)(&j.Zone),
+		&j.ZoneKnown, &j.Workflow, &j.Name, &j.Branch, &j.SHA, &j.ActorID, &j.Actor, &j.Labels, &j.HTMLURL, (*string)(&j.Status), &j.Conclusion, &j.RunnerID,
+		&j.RunnerName, scanTime(&j.QueuedAt), scanTime(&j.StartedAt), scanTime(&j.CompletedAt), scanTime(&j.ReceivedAt), (*string)(&j.Demand.Arch), &j.Demand.Size.MilliCPU,
+		&j.Demand.Size.MemoryMB, &j.Demand.Burstable, &j.Demand.Extra, (*string)(&j.Wait.Code), &j.Wait.Text, &j.Wait.Remedy, &e.from, &e.to, &e.basis,
+		&j.Tries, &j.Failure, scanTime(&j.RetryAt),
 	}
 }
 
 func scanJob(row pgx.CollectableRow) (j millrace.Job, err error) {
-	targets, finish := jobTargets(&j)
-	err = row.Scan(targets...)
-	finish()
+	var e nullableEstimate
+	err = row.Scan(jobTargets(&j, &e)...)
+	e.of(&j.Wait)
 	return j, err
 }
 
@@ -78,14 +83,16 @@ const jobVM = `
 	LEFT JOIN hosts h ON (h.org_id, h.host_id) = (v.org_id, v.host_id)`
 
 func scanJobRow(row pgx.CollectableRow) (r JobRow, err error) {
-	targets, finish := jobTargets(&r.Job)
-	var vm nullableVM
-	var host *string
-	err = row.Scan(append(append(targets, vm.targets()...), &host)...)
-	finish()
-	if r.VM = vm.vm(); host != nil {
-		r.HostName = *host
+	var e nullableEstimate
+	var vm millrace.VM
+	targets, more := jobTargets(&r.Job, &e), append(vmTargets(&vm), &r.HostName)
+	if row.RawValues()[len(targets)] != nil { // it has a VM
+		r.VM = &vm
+	} else {
+		clear(more)
 	}
+	err = row.Scan(append(targets, more...)...)
+	e.of(&r.Wait)
 	return r, err
 }
 

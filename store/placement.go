@@ -30,7 +30,7 @@ type Placed struct {
 // unit of the installation's JIT budget are reserved here, by the VM's row. When the last pass, of whatever server, saw all
 // transactions that ask for this one, and the time to look again has not come, it does nothing. It does nothing for an org that was
 // deleted either, nor, without any lock, for one that is settled: most passes that aren't wanted at once are asked for by a job that
-// started or ended, or by a VM that ended.
+// started or ended, or by a VM that ended. What decide is given is its own only while it runs.
 func (s *Store) Place(ctx context.Context, org millrace.OrgID, asked Asked, decide func(millrace.Pass) millrace.Decision) (placed Placed, err error) {
 	l := look{untied: true} // there may be some
 	read := asked.Urgency == AtOnce && asked.Known()
@@ -43,7 +43,8 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, asked Asked, deci
 	}
 	var snapshot string
 	var last *time.Time
-	var pass millrace.Pass
+	pass := s.passes.Get().(*millrace.Pass)
+	defer s.passes.Put(pass)
 	seen := false
 	lock := func(tx *Tx, b *pgx.Batch) {
 		b.Queue(`SELECT pg_advisory_xact_lock($1, $2::bigint::integer)`, placementLock, org)
@@ -65,7 +66,7 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, asked Asked, deci
 			})
 		}
 		if read { // what was looked at will most likely be the same under the lock
-			queuePass(b, tx, org, &pass)
+			queuePass(b, tx, org, pass)
 		}
 	}
 	err = s.tx(ctx, s.system, 0, func(tx *Tx) error {
@@ -94,7 +95,7 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, asked Asked, deci
 		}
 		if !read {
 			var b pgx.Batch
-			queuePass(&b, tx, org, &pass)
+			queuePass(&b, tx, org, pass)
 			if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 				return err
 			}
@@ -102,9 +103,9 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, asked Asked, deci
 		if pass.Org.ID == 0 { // it was deleted
 			return nil
 		}
-		decision := decide(pass)
+		decision := decide(*pass)
 		placed.VMs, placed.NextAt, placed.Waits = len(decision.Place), decision.NextAt, len(decision.Wait) > 0
-		return tx.writeDecision(ctx, pass, decision, snapshot)
+		return tx.writeDecision(ctx, *pass, decision, snapshot)
 	}, lock)
 	return placed, err
 }
@@ -190,6 +191,10 @@ func (s *Store) queueTie(b *pgx.Batch, tx *Tx, org millrace.OrgID) {
 // queuePass reads all that a pass decides by, but the jobs that are refused and wait for that already: strangers may queue
 // any number of those. Of an org that was deleted it reads none.
 func queuePass(b *pgx.Batch, tx *Tx, org millrace.OrgID, p *millrace.Pass) {
+	*p = millrace.Pass{
+		Jobs: p.Jobs[:0], VMs: p.VMs[:0], Hosts: p.Hosts[:0], // another's, of whose memory use is made again: an org may have many
+		Runs: map[millrace.VMID]millrace.Durations{}, Queue: map[millrace.JobID]millrace.Durations{}, Boots: map[millrace.HostID]millrace.Durations{},
+	}
 	b.Queue(`SELECT `+orgColumns+` FROM orgs WHERE org_id = $1 AND deleted_at IS NULL`, org).Query(func(rows pgx.Rows) (err error) {
 		p.Now = tx.now
 		p.Org, err = pgx.CollectExactlyOneRow(rows, scanOrg)
@@ -198,7 +203,6 @@ func queuePass(b *pgx.Batch, tx *Tx, org millrace.OrgID, p *millrace.Pass) {
 		}
 		return err
 	})
-	p.Runs, p.Queue, p.Boots = map[millrace.VMID]millrace.Durations{}, map[millrace.JobID]millrace.Durations{}, map[millrace.HostID]millrace.Durations{}
 	b.Queue(`
 		SELECT `+jobColumns+`, `+durationColumns+` FROM (
 			SELECT * FROM jobs j
@@ -207,32 +211,30 @@ func queuePass(b *pgx.Batch, tx *Tx, org millrace.OrgID, p *millrace.Pass) {
 				j.received_at, j.job_id
 			LIMIT $2
 		) j`+jobDurations+` ORDER BY j.job_id`, org, maxPassJobs).Query(func(rows pgx.Rows) (err error) {
-		p.Jobs, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (j millrace.Job, err error) {
-			targets, finish := jobTargets(&j)
-			var d nullableDurations
-			err = row.Scan(append(targets, d.targets()...)...)
-			finish()
+		var j millrace.Job
+		var e nullableEstimate
+		var d nullableDurations
+		_, err = pgx.ForEachRow(rows, append(jobTargets(&j, &e), d.targets()...), func() error {
+			e.of(&j.Wait)
 			if past, known := d.durations(); known {
 				p.Queue[j.ID] = past
 			}
-			return j, err
+			p.Jobs = append(p.Jobs, j)
+			return nil
 		})
 		return err
 	})
 	b.Queue(`
 		SELECT `+vmColumns+`, `+durationColumns+` FROM vms v LEFT JOIN jobs j ON (j.org_id, j.job_id) = (v.org_id, v.ran_job)`+jobDurations+`
 		WHERE v.org_id = $1 AND v.gone_at IS NULL ORDER BY v.vm_id`, org).Query(func(rows pgx.Rows) (err error) {
-		p.VMs, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (v millrace.VM, err error) {
-			var n nullableVM
-			var d nullableDurations
-			if err := row.Scan(append(n.targets(), d.targets()...)...); err != nil {
-				return v, err
-			}
-			v = *n.vm()
+		var v millrace.VM
+		var d nullableDurations
+		_, err = pgx.ForEachRow(rows, append(vmTargets(&v), d.targets()...), func() error {
 			if past, known := d.durations(); known {
 				p.Runs[v.ID] = past
 			}
-			return v, nil
+			p.VMs = append(p.VMs, v)
+			return nil
 		})
 		return err
 	})
@@ -240,16 +242,19 @@ func queuePass(b *pgx.Batch, tx *Tx, org millrace.OrgID, p *millrace.Pass) {
 	b.Queue(`
 		SELECT h.host_id, h.name, h.arch, h.emulates, h.offer_cpu, h.offer_memory, h.max_vms, h.labels, h.network, h.admin, h.refuses, b.seen_at, h.boot_n, h.boot_p50, h.boot_p90`+
 		hostFrom+` WHERE h.org_id = $1 ORDER BY h.host_id`, org).Query(func(rows pgx.Rows) (err error) {
-		p.Hosts, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (h millrace.Host, err error) {
-			h.OrgID = org
-			f := &h.Facts
-			var n int
-			var p50, p90 int64
-			err = row.Scan(&h.ID, &h.Name, &f.Arch, &f.Emulates, &f.Offer.MilliCPU, &f.Offer.MemoryMB, &f.MaxVMs, &f.Labels, &f.Network, &h.Admin, &h.Refuses, &h.SeenAt, &n, &p50, &p90)
+		h := millrace.Host{OrgID: org}
+		f := &h.Facts
+		var n int
+		var p50, p90 int64
+		_, err = pgx.ForEachRow(rows, []any{
+			scanID(&h.ID), &h.Name, (*string)(&f.Arch), &f.Emulates, &f.Offer.MilliCPU, &f.Offer.MemoryMB, &f.MaxVMs, &f.Labels, (*string)(&f.Network),
+			(*string)(&h.Admin), &h.Refuses, scanTime(&h.SeenAt), &n, &p50, &p90,
+		}, func() error {
 			if n > 0 {
 				p.Boots[h.ID] = durations(n, p50, p90)
 			}
-			return h, err
+			p.Hosts = append(p.Hosts, h)
+			return nil
 		})
 		return err
 	})
@@ -358,9 +363,9 @@ func (tx *Tx) writeDecision(ctx context.Context, p millrace.Pass, d millrace.Dec
 			UPDATE jobs SET wait_code = $3, wait_text = $4, wait_remedy = $5, wait_from = $6, wait_to = $7, wait_basis = $8
 			WHERE (org_id, job_id) = ($1, $2)`, org, j.ID, j.Wait.Code, j.Wait.Text, j.Wait.Remedy, from, to, basis)
 	}
-	for _, h := range p.Hosts {
-		if hosts[h.ID] {
-			tx.queueDesired(b, org, h.ID)
+	for i := range p.Hosts { // in their order, so that no two passes deadlock
+		if id := p.Hosts[i].ID; hosts[id] {
+			tx.queueDesired(b, org, id)
 		}
 	}
 	for _, i := range p.Installations {

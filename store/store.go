@@ -61,7 +61,8 @@ type Store struct {
 	heard       heard
 	learning    learning
 	consoles    consoles
-	hostOrgs    sync.Map // of hosts' IDs: their orgs
+	hostOrgs    sync.Map  // of hosts' IDs: their orgs
+	passes      sync.Pool // of *millrace.Pass
 	opened      time.Time
 	stop        context.CancelFunc
 	stopped     chan struct{}
@@ -108,6 +109,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s := &Store{
 		Bus: newBus(), app: app, system: system, blobs: blobs, prefixes: cfg.Prefixes, now: cfg.Now, ids: cfg.IDs, log: cfg.Log,
 		committed: cfg.Committed, intake: make(chan intakeRequest), stop: stop, stopped: make(chan struct{}),
+		passes: sync.Pool{New: func() any { return new(millrace.Pass) }},
 	}
 	s.opened = s.clock()
 	if s.committed != nil {

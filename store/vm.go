@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -15,58 +14,29 @@ const vmColumns = `v.org_id, v.vm_id, v.host_id, v.for_job, v.ran_job, v.state, 
 	v.peak_memory, v.cpu_ms, v.disk_read, v.disk_write, v.net_rx, v.net_tx,
 	v.placed_at, v.booting_at, v.online_at, v.busy_at, v.stopping_at, v.gone_at, v.changed_at`
 
-// nullableVM scans [vmColumns] of an outer join: every column may be NULL.
-type nullableVM struct {
-	org, epoch, installation, repositoryID, runner                    *int64
-	id, host, forJob, ranJob                                          millrace.VMID // as bare UUIDs
-	state, zone, egress, arch, repository, runnerName, reason, retire *string
-	cpu, memory, exit                                                 *int
-	burstable                                                         *bool
-	labels                                                            []string
-	usage                                                             [6]*int64
-	stamps                                                            [7]*time.Time
+// vmTargets are where [vmColumns] are scanned to.
+func vmTargets(v *millrace.VM) []any {
+	return []any{
+		(*int64)(&v.OrgID), scanID(&v.ID), scanID(&v.HostID), scanID(&v.ForJob), scanID(&v.RanJob), (*string)(&v.State), &v.Epoch, (*string)(&v.Zone),
+		(*string)(&v.Egress), (*string)(&v.Arch), &v.Size.MilliCPU, &v.Size.MemoryMB, &v.Burstable, &v.Labels, &v.InstallationID, &v.RepositoryID,
+		&v.Repository, &v.RunnerID, &v.RunnerName, &v.Reason, &v.ExitCode, &v.RetireReason, &v.Usage.PeakMemory, &v.Usage.CPUMillis,
+		&v.Usage.DiskRead, &v.Usage.DiskWrite, &v.Usage.NetRx, &v.Usage.NetTx, scanTime(&v.Stamps.Placed), scanTime(&v.Stamps.Booting),
+		scanTime(&v.Stamps.Online), scanTime(&v.Stamps.Busy), scanTime(&v.Stamps.Stopping), scanTime(&v.Stamps.Gone), scanTime(&v.Stamps.Changed),
+	}
 }
 
-func (n *nullableVM) targets() []any {
-	t := []any{
-		&n.org, &n.id, &n.host, &n.forJob, &n.ranJob, &n.state, &n.epoch, &n.zone, &n.egress, &n.arch, &n.cpu, &n.memory, &n.burstable, &n.labels,
-		&n.installation, &n.repositoryID, &n.repository, &n.runner, &n.runnerName, &n.reason, &n.exit, &n.retire,
-	}
-	for i := range n.usage {
-		t = append(t, &n.usage[i])
-	}
-	for i := range n.stamps {
-		t = append(t, &n.stamps[i])
-	}
-	return t
+func scanVM(row pgx.CollectableRow) (v millrace.VM, err error) {
+	return v, row.Scan(vmTargets(&v)...)
 }
 
-func (n *nullableVM) vm() *millrace.VM {
-	if n.org == nil {
+// collectVMs reads rows of [vmColumns].
+func collectVMs(rows pgx.Rows) (list []millrace.VM, err error) {
+	var v millrace.VM
+	_, err = pgx.ForEachRow(rows, vmTargets(&v), func() error {
+		list = append(list, v)
 		return nil
-	}
-	return &millrace.VM{
-		OrgID: millrace.OrgID(*n.org), ID: n.id, HostID: millrace.HostID(n.host), ForJob: millrace.JobID(n.forJob), RanJob: millrace.JobID(n.ranJob),
-		State: millrace.VMState(*n.state), Epoch: *n.epoch, Zone: millrace.Zone(*n.zone), Egress: millrace.Egress(*n.egress), Arch: millrace.Arch(*n.arch),
-		Size: millrace.Size{MilliCPU: *n.cpu, MemoryMB: *n.memory}, Burstable: *n.burstable, Labels: n.labels,
-		InstallationID: *n.installation, RepositoryID: *n.repositoryID, Repository: *n.repository, RunnerID: *n.runner, RunnerName: *n.runnerName,
-		Reason: *n.reason, ExitCode: n.exit, RetireReason: *n.retire,
-		Usage: millrace.Metering{
-			PeakMemory: *n.usage[0], CPUMillis: *n.usage[1], DiskRead: *n.usage[2], DiskWrite: *n.usage[3], NetRx: *n.usage[4], NetTx: *n.usage[5],
-		},
-		Stamps: millrace.VMStamps{
-			Placed: val(n.stamps[0]), Booting: val(n.stamps[1]), Online: val(n.stamps[2]), Busy: val(n.stamps[3]), Stopping: val(n.stamps[4]),
-			Gone: val(n.stamps[5]), Changed: val(n.stamps[6]),
-		},
-	}
-}
-
-func scanVM(row pgx.CollectableRow) (millrace.VM, error) {
-	var n nullableVM
-	if err := row.Scan(n.targets()...); err != nil {
-		return millrace.VM{}, err
-	}
-	return *n.vm(), nil
+	})
+	return list, err
 }
 
 // queueVM saves what a use case may change of a VM.
@@ -109,12 +79,7 @@ type VMPage struct {
 }
 
 func scanVMRow(row pgx.CollectableRow) (r VMRow, err error) {
-	var n nullableVM
-	if err := row.Scan(append(n.targets(), &r.HostName)...); err != nil {
-		return r, err
-	}
-	r.VM = *n.vm()
-	return r, nil
+	return r, row.Scan(append(vmTargets(&r.VM), &r.HostName)...)
 }
 
 // VMs lists VMs, newest first.

@@ -19,12 +19,7 @@ func (s *Store) WatchVMs(ctx context.Context) (n int, err error) {
 	}
 	err = s.systemTx(ctx, func(tx *Tx) error {
 		list, err := many(ctx, tx, func(row pgx.CollectableRow) (w watched, err error) {
-			var n nullableVM
-			err = row.Scan(append(n.targets(), &w.seen, &w.completed)...)
-			if err == nil {
-				w.VM = *n.vm()
-			}
-			return w, err
+			return w, row.Scan(append(vmTargets(&w.VM), &w.seen, &w.completed)...)
 		}, `
 			SELECT `+vmColumns+`, CASE WHEN h.removed_at IS NULL THEN b.seen_at END, j.completed_at
 			FROM vms v JOIN host_beats b ON (b.org_id, b.host_id) = (v.org_id, v.host_id) JOIN hosts h ON (h.org_id, h.host_id) = (v.org_id, v.host_id)
