@@ -251,11 +251,11 @@ func TestSync(t *testing.T) {
 	}
 
 	// What it reports is joined; what makes no sense is the host's mistake, not ours.
-	report := client.VMReport{ID: vm.ID, Epoch: 1, State: millrace.VMBooting, Steps: []client.StepReport{{State: millrace.VMBooting, AgeMS: 50}}}
+	report := client.VMReport{ID: vm.ID, Epoch: 1, State: millrace.VMOnline, Steps: []client.StepReport{{State: millrace.VMBooting, AgeMS: 50}}}
 	ctx, cancel := context.WithTimeout(t.Context(), millrace.Heartbeat/2)
 	defer cancel()
 	out, err := h.Sync(ctx, client.SyncRequest{VMs: []client.VMReport{report}})
-	if err != nil || len(out.VMs) != 1 || out.VMs[0].State != millrace.VMBooting {
+	if err != nil || len(out.VMs) != 1 || out.VMs[0].State != millrace.VMOnline {
 		t.Errorf("%+v, %v", out, err)
 	}
 	huge := 1 << 40

@@ -58,7 +58,7 @@ func Register(ctx context.Context, st *store.Store, runners millrace.Runners, lo
 	}
 	sealed, err := client.Seal(host.SealKey, client.SealedFor{Host: host.HostID, VM: vm, Epoch: epoch}, []byte(config.Encoded.Reveal()))
 	if err == nil {
-		err = org.SaveJIT(ctx, vm, epoch, config.RunnerID, sealed)
+		err = org.SaveJIT(ctx, grant, config.RunnerID, sealed)
 	}
 	if err != nil {
 		if undo := runners.DeleteRunner(ctx, grant.Target, config.RunnerID); undo != nil {

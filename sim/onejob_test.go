@@ -101,7 +101,7 @@ func (f *fleet) happen(event agent.Event) {
 			org := f.st.Org(f.tenant.ID)
 			_, err := org.BeginJIT(f.t.Context(), f.host.ID, e.ID, e.Epoch)
 			f.must(err)
-			f.must(org.SaveJIT(f.t.Context(), e.ID, e.Epoch, runnerID+f.registered, []byte("sealed")))
+			f.must(org.SaveJIT(f.t.Context(), store.JITGrant{VM: millrace.VM{ID: e.ID, Epoch: e.Epoch}}, runnerID+f.registered, []byte("sealed")))
 			f.registered++
 			f.happen(agent.JITReady{Ref: e.Ref, JIT: "config"})
 		case agent.ConfigureVM:

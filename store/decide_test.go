@@ -71,7 +71,7 @@ func TestDecideCancelledWhileQueued(t *testing.T) {
 	if v := w.vm(vm); v.State != millrace.VMStopping || v.RetireReason == "" {
 		t.Errorf("%+v", v)
 	}
-	code(t, w.org.SaveJIT(t.Context(), vm, 1, 11, []byte("late")), millrace.Gone)
+	code(t, w.org.SaveJIT(t.Context(), store.JITGrant{VM: millrace.VM{ID: vm, Epoch: 1}}, 11, []byte("late")), millrace.Gone)
 	w.observe(millrace.VMGone)
 	if p := w.pass(scheduler.Decide); len(p.VMs) != 0 {
 		t.Errorf("VMs %+v", p.VMs)
@@ -203,7 +203,7 @@ func TestRetireOfWhatWasRegisteredMeanwhile(t *testing.T) {
 		w.register(vm, 11)
 		return millrace.Decision{Retire: []millrace.Retirement{{VMID: vm, Reason: "surplus"}}}
 	})
-	if v := w.vm(vm); v.State != millrace.VMPending || v.RetireReason != "surplus" || v.RunnerID != 11 {
+	if v := w.vm(vm); v.State != millrace.VMBooting || v.RetireReason != "surplus" || v.RunnerID != 11 {
 		t.Errorf("%+v", v)
 	}
 	if diff := cmp.Diff([]string{millrace.RetireVM{}.Kind()}, w.tasks()); diff != "" {

@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -141,6 +142,7 @@ func (w *world) pass(decide func(millrace.Pass) millrace.Decision) (seen millrac
 	w.t.Helper()
 	_, err := w.st.Place(w.t.Context(), w.ID, store.Unknown, func(p millrace.Pass) millrace.Decision {
 		seen = p
+		seen.Jobs, seen.VMs, seen.Hosts = slices.Clone(p.Jobs), slices.Clone(p.VMs), slices.Clone(p.Hosts) // the rest isn't used again
 		return decide(p)
 	})
 	if err != nil {
@@ -167,7 +169,7 @@ func (w *world) place(job millrace.JobID) millrace.VMID {
 // register gives a VM its runner.
 func (w *world) register(vm millrace.VMID, runner int64) {
 	w.t.Helper()
-	if err := w.org.SaveJIT(w.t.Context(), vm, 1, runner, []byte("sealed")); err != nil {
+	if err := w.org.SaveJIT(w.t.Context(), store.JITGrant{VM: millrace.VM{ID: vm, Epoch: 1}}, runner, []byte("sealed")); err != nil {
 		w.t.Fatal(err)
 	}
 }

@@ -296,10 +296,17 @@ func unwantedAtHost(v millrace.VM) bool {
 
 var errEpoch = millrace.Errorf(millrace.Unauthenticated, "The agent was started again; this process's epoch is over.")
 
+// registersWithin is how long after its order a VM's registration is most likely kept, by a request that its host makes at once:
+// that the VM boots is noted with it, see [Org.SaveJIT]. Until then a report that says no more is no news; hosts say again what is.
+const registersWithin = 3 * time.Second
+
 // observe joins what a host reports of v, and reports whether it changed. A VM that is being stopped and that isn't reported
 // is gone.
 func observe(v *millrace.VM, reported map[millrace.VMID]millrace.Observation, now time.Time) bool {
-	if ob, seen := reported[v.ID]; seen {
+	switch ob, seen := reported[v.ID]; {
+	case seen && v.State == millrace.VMPending && ob.State == millrace.VMBooting && now.Sub(v.Stamps.Placed) < registersWithin:
+		return false
+	case seen:
 		return v.Observe(ob, now)
 	}
 	return v.State == millrace.VMStopping && v.To(millrace.VMGone, now) == nil

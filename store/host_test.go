@@ -252,7 +252,7 @@ func TestStoppingVMThatIsNotReportedIsGone(t *testing.T) {
 	if state := w.vm(stopping).State; state != millrace.VMGone {
 		t.Errorf("a stopping VM that the host has not is %s", state)
 	}
-	if state := w.vm(silent).State; state != millrace.VMBooting {
+	if state := w.vm(silent).State; state != millrace.VMPending {
 		t.Errorf("a VM that should run and isn't reported is %s: a report may be older than its order", state)
 	}
 	if row := w.job(w.jobID(2)); row.Tries != 0 {
@@ -393,7 +393,7 @@ func TestObserveNews(t *testing.T) {
 			}
 		}
 	}
-	report(millrace.VMBooting)
+	report(millrace.VMBusy)
 	report(millrace.VMGone)
 	if v := w.vm(ends); v.State != millrace.VMGone || w.vm(stays).State != millrace.VMOnline {
 		t.Errorf("%s and %s", v.State, w.vm(stays).State)
@@ -427,7 +427,7 @@ func TestObserveByAnOldView(t *testing.T) {
 	}
 	pending := view()
 	w.observe(millrace.VMBusy, vm)
-	if d, err := report(pending, millrace.VMBooting); err != nil || len(d.VMs) != 1 || d.VMs[0].State != millrace.VMBusy || w.vm(vm).State != millrace.VMBusy {
+	if d, err := report(pending, millrace.VMOnline); err != nil || len(d.VMs) != 1 || d.VMs[0].State != millrace.VMBusy || w.vm(vm).State != millrace.VMBusy {
 		t.Errorf("an old report: %+v, %v, and it is %s", d, err, w.vm(vm).State)
 	}
 	busy := view()

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/store"
 	"github.com/millrace-ci/millrace/store/storetest"
 )
 
@@ -131,7 +132,7 @@ func TestRemoveHost(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	fresh, registered := w.place(w.queue(1)), w.place(w.queue(2))
-	if err := w.org.SaveJIT(t.Context(), registered, 1, 77, []byte("sealed")); err != nil {
+	if err := w.org.SaveJIT(t.Context(), store.JITGrant{VM: millrace.VM{ID: registered, Epoch: 1}}, 77, []byte("sealed")); err != nil {
 		t.Fatal(err)
 	}
 	code(t, w.org.RemoveHost(t.Context(), w.Caller(), w.host.ID, false), millrace.Conflict)

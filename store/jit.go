@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -14,6 +15,7 @@ import (
 // JITGrant is the leave to register a VM's runner, and all that is needed for it.
 type JITGrant struct {
 	VM     millrace.VM
+	At     time.Time // when it was asked for, which an agent does as soon as the VM boots
 	Target millrace.RunnerTarget
 	Sealed []byte // not nil: it was registered already; this is the sealed configuration
 }
@@ -25,7 +27,7 @@ var errUnwanted = millrace.Errorf(millrace.Gone, "This VM is not wanted any more
 func (o Org) BeginJIT(ctx context.Context, host millrace.HostID, vm millrace.VMID, epoch int64) (g JITGrant, err error) {
 	var owner string
 	var kind millrace.OwnerType
-	_, err = o.store.roundTrip(ctx, o.store.app, o.id, func(b *pgx.Batch) {
+	g.At, err = o.store.roundTrip(ctx, o.store.app, o.id, func(b *pgx.Batch) {
 		b.Queue(`
 			SELECT `+vmColumns+`, v.jit_sealed, i.owner_login, i.owner_type
 			FROM vms v JOIN installations i ON (i.org_id, i.installation_id) = (v.org_id, v.installation_id)
@@ -70,25 +72,30 @@ func registersAt(installation int64, owner string, kind millrace.OwnerType, repo
 	return t
 }
 
-// SaveJIT keeps a registration: GitHub's runner id, and the configuration sealed to the host until the runner is online.
-// Gone when the VM became unwanted meanwhile: the caller must remove the registration.
-func (o Org) SaveJIT(ctx context.Context, vm millrace.VMID, epoch, runnerID int64, sealed []byte) error {
+// SaveJIT keeps the registration that was granted: GitHub's runner id, and the configuration sealed to the host until the runner
+// is online. Gone when the VM became unwanted meanwhile: the caller must remove the registration.
+func (o Org) SaveJIT(ctx context.Context, g JITGrant, runnerID int64, sealed []byte) error {
 	saved := false
 	_, err := o.store.roundTrip(ctx, o.store.app, o.id, func(b *pgx.Batch) {
 		b.Queue(`
-			UPDATE vms SET runner_id = $4, jit_sealed = $5, changed_at = coalesce($6, transaction_timestamp())
+			UPDATE vms SET runner_id = $4, jit_sealed = $5, changed_at = coalesce($6, transaction_timestamp()),
+				state = CASE state WHEN 'pending' THEN 'booting' ELSE state END, booting_at = coalesce(booting_at, greatest($7, placed_at))
 			WHERE (org_id, vm_id, epoch) = ($1, $2, $3) AND retire_reason = '' AND state IN ('pending', 'booting', 'lost') -- wanted`,
-			o.id, vm, epoch, runnerID, sealed, o.store.at()).Exec(func(tag pgconn.CommandTag) error {
+			o.id, g.VM.ID, g.VM.Epoch, runnerID, sealed, o.store.at(), g.At).Exec(func(tag pgconn.CommandTag) error {
 			saved = tag.RowsAffected() > 0
 			return nil
 		})
 	})
-	if err != nil || saved {
+	switch {
+	case err != nil:
 		return err
+	case saved:
+		o.store.announce([]string{TopicOrg(o.id)})
+		return nil
 	}
-	row, err := o.VM(ctx, vm)
+	row, err := o.VM(ctx, g.VM.ID)
 	if err != nil {
 		return err
 	}
-	return cmp.Or(wanted(row.VM, epoch), error(errUnwanted))
+	return cmp.Or(wanted(row.VM, g.VM.Epoch), error(errUnwanted))
 }

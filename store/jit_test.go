@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/store"
@@ -23,7 +24,7 @@ func TestJIT(t *testing.T) {
 	for _, epoch := range []int64{0, 2} {
 		_, err := begin(epoch)
 		code(t, err, millrace.Gone)
-		code(t, w.org.SaveJIT(t.Context(), vm, epoch, 11, []byte("x")), millrace.Gone)
+		code(t, w.org.SaveJIT(t.Context(), store.JITGrant{VM: millrace.VM{ID: vm, Epoch: epoch}}, 11, []byte("x")), millrace.Gone)
 	}
 	w.register(vm, 11)
 	for range 2 {
@@ -44,7 +45,39 @@ func TestJIT(t *testing.T) {
 	w.observe(millrace.VMGone, vm)
 	_, err = begin(1)
 	code(t, err, millrace.Gone)
-	code(t, w.org.SaveJIT(t.Context(), vm, 1, 12, []byte("x")), millrace.Gone)
+	code(t, w.org.SaveJIT(t.Context(), store.JITGrant{VM: millrace.VM{ID: vm, Epoch: 1}}, 12, []byte("x")), millrace.Gone)
+}
+
+// A host asks for a VM's registration as soon as it boots, and so that it boots is noted with that: its report, which comes at the
+// same time, is no news. It is when no registration follows.
+func TestJITOfABootingVM(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	vm, refused := w.place(w.queue(1)), w.place(w.queue(2))
+	placed := w.now()
+	w.advance(50 * time.Millisecond)
+	w.observe(millrace.VMBooting, vm, refused)
+	if v := w.vm(vm); v.State != millrace.VMPending {
+		t.Errorf("the report is news: %+v", v)
+	}
+	grant, err := w.org.BeginJIT(t.Context(), w.host.ID, vm, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.advance(time.Second) // GitHub's answer
+	told := w.st.Bus.On(store.TopicOrg(w.ID))
+	if err := w.org.SaveJIT(t.Context(), grant, 11, []byte("sealed")); err != nil {
+		t.Fatal(err)
+	}
+	closed(t, told, "the pages that show the VM")
+	if v := w.vm(vm); v.State != millrace.VMBooting || !v.Stamps.Booting.Equal(placed.Add(50*time.Millisecond)) {
+		t.Errorf("%+v", v)
+	}
+	w.advance(2 * time.Second)
+	w.observe(millrace.VMBooting, vm, refused)
+	if v := w.vm(refused); v.State != millrace.VMBooting {
+		t.Errorf("without a registration: %+v", v)
+	}
 }
 
 // A VM that is retired while GitHub makes its registration is not wanted any more: whoever registered it must undo that.
@@ -58,7 +91,7 @@ func TestJITOfARetiredVM(t *testing.T) {
 	w.pass(func(millrace.Pass) millrace.Decision {
 		return millrace.Decision{Retire: []millrace.Retirement{{VMID: vm, Reason: "surplus"}}}
 	})
-	code(t, w.org.SaveJIT(t.Context(), vm, 1, 11, []byte("sealed")), millrace.Gone)
+	code(t, w.org.SaveJIT(t.Context(), store.JITGrant{VM: millrace.VM{ID: vm, Epoch: 1}}, 11, []byte("sealed")), millrace.Gone)
 	_, err := w.org.BeginJIT(t.Context(), w.host.ID, vm, 1)
 	code(t, err, millrace.Gone)
 	if v := w.vm(vm); v.RunnerID != 0 {

@@ -360,7 +360,7 @@ func TestRetire(t *testing.T) {
 	if v := w.vm(bare); v.State != millrace.VMStopping || v.RetireReason != "surplus" {
 		t.Errorf("without a runner: %+v", v)
 	}
-	if v := w.vm(registered); v.State != millrace.VMPending || v.RetireReason != "surplus" {
+	if v := w.vm(registered); v.State != millrace.VMBooting || v.RetireReason != "surplus" {
 		t.Errorf("with a runner: %+v", v)
 	}
 	if diff := cmp.Diff([]string{"vm.retire"}, w.tasks()); diff != "" {

@@ -42,7 +42,7 @@ func TestOneJob(t *testing.T) {
 	if err != nil || grant.Target.Owner != "calm" || grant.Sealed != nil {
 		t.Fatalf("grant %+v, %v", grant, err)
 	}
-	if err := org.SaveJIT(ctx, vm.ID, vm.Epoch, 4711, []byte("sealed")); err != nil {
+	if err := org.SaveJIT(ctx, store.JITGrant{VM: millrace.VM{ID: vm.ID, Epoch: vm.Epoch}}, 4711, []byte("sealed")); err != nil {
 		t.Fatal(err)
 	}
 	if grant, err = org.BeginJIT(ctx, host.ID, vm.ID, vm.Epoch); err != nil || string(grant.Sealed) != "sealed" {

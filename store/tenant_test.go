@@ -204,7 +204,7 @@ func TestForeignRowsAreNotFound(t *testing.T) {
 	_, foreign = org.BeginJIT(ctx, w.host.ID, vm, 1)
 	_, missing = org.BeginJIT(ctx, w.host.ID, millrace.NewVMID(&ids, w.now()), 1)
 	same("jit", foreign, missing)
-	same("saved jit", org.SaveJIT(ctx, vm, 1, 5, nil), org.SaveJIT(ctx, millrace.NewVMID(&ids, w.now()), 1, 5, nil))
+	same("saved jit", org.SaveJIT(ctx, store.JITGrant{VM: millrace.VM{ID: vm, Epoch: 1}}, 5, nil), org.SaveJIT(ctx, store.JITGrant{VM: millrace.VM{ID: millrace.NewVMID(&ids, w.now()), Epoch: 1}}, 5, nil))
 	same("console", org.AppendConsole(ctx, w.host.ID, vm, 0, []byte("x")), org.AppendConsole(ctx, w.host.ID, millrace.NewVMID(&ids, w.now()), 0, []byte("x")))
 	same("samples", org.AppendSamples(ctx, w.host.ID, vm, 1, millrace.Series{{UptimeMS: 1}}), org.AppendSamples(ctx, w.host.ID, millrace.NewVMID(&ids, w.now()), 1, millrace.Series{{UptimeMS: 1}}))
 	if s, err := org.Samples(ctx, vm); err != nil || len(s) != 0 {

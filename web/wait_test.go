@@ -102,7 +102,7 @@ func TestWaitsAreTheAPIs(t *testing.T) {
 	if job := compare(t); job.Wait.Code != millrace.WaitBooting {
 		t.Errorf("booting: %+v", job.Wait)
 	}
-	if err := w.Store.Org(w.Org.ID).SaveJIT(t.Context(), vm.ID, vm.Epoch, 5000, []byte("sealed")); err != nil {
+	if err := w.Store.Org(w.Org.ID).SaveJIT(t.Context(), store.JITGrant{VM: millrace.VM{ID: vm.ID, Epoch: vm.Epoch}}, 5000, []byte("sealed")); err != nil {
 		t.Fatal(err)
 	}
 	if job := compare(t); job.Wait.Code != millrace.WaitRegistering {

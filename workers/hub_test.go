@@ -282,7 +282,7 @@ func (h *hub) register(v millrace.VM) millrace.VM {
 	h.t.Helper()
 	config, err := h.app.CreateJIT(h.t.Context(), h.target(), v.RunnerName, v.Labels)
 	h.must(err)
-	h.must(h.org.SaveJIT(h.t.Context(), v.ID, v.Epoch, config.RunnerID, []byte("sealed")))
+	h.must(h.org.SaveJIT(h.t.Context(), store.JITGrant{VM: millrace.VM{ID: v.ID, Epoch: v.Epoch}}, config.RunnerID, []byte("sealed")))
 	return h.vm(v.ID)
 }
 

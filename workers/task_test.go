@@ -105,7 +105,7 @@ func newWorld(t *testing.T, github *registry) *world {
 		t.Fatalf("the host should have %v, %v", desired.VMs, err)
 	}
 	w.vm = desired.VMs[0]
-	if err := w.org().SaveJIT(t.Context(), w.vm.ID, w.vm.Epoch, 4711, []byte("sealed")); err != nil {
+	if err := w.org().SaveJIT(t.Context(), store.JITGrant{VM: millrace.VM{ID: w.vm.ID, Epoch: w.vm.Epoch}}, 4711, []byte("sealed")); err != nil {
 		t.Fatal(err)
 	}
 	return w
