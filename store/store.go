@@ -94,7 +94,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	// partitions or arrays, they would take up to half of their time for that. A plan that was made while a table was small stays
 	// while it grows, so that none may read all of it. What has no other way costs so much, by the planner's figures, that it would
 	// be compiled first each time.
-	system, err := connect(ctx, cfg.SystemURL, conns, map[string]string{"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "jit": "off"})
+	system, err := connect(ctx, cfg.SystemURL, conns, map[string]string{"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off"})
 	if err != nil {
 		app.Close()
 		return nil, fmt.Errorf("connecting to Postgres as the system role: %w", err)

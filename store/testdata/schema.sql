@@ -382,7 +382,7 @@ CREATE TABLE jobs (
 CREATE INDEX jobs_list_idx ON jobs USING btree (org_id, received_at DESC, job_id DESC);
 CREATE INDEX jobs_open_idx ON jobs USING btree (org_id, received_at, job_id) WHERE (status <> 'completed'::job_status);
 CREATE INDEX jobs_repository_idx ON jobs USING btree (org_id, repository, received_at DESC, job_id DESC);
-CREATE INDEX jobs_repository_open_idx ON jobs USING btree (org_id, repository_id) WHERE (status <> 'completed'::job_status);
+CREATE INDEX jobs_repository_open_idx ON jobs USING btree (org_id, repository_id, job_id) WITH (deduplicate_items=off) WHERE (status <> 'completed'::job_status);
 CREATE INDEX jobs_runner_idx ON jobs USING btree (org_id, installation_id, runner_id) WHERE (runner_id <> 0);
 CREATE INDEX jobs_zone_unknown_idx ON jobs USING btree (org_id, installation_id, run_id) WHERE ((NOT zone_known) AND (status <> 'completed'::job_status));
 CREATE TRIGGER jobs_find_stray AFTER UPDATE OF zone ON jobs FOR EACH ROW WHEN ((old.zone <> new.zone)) EXECUTE FUNCTION find_stray();
@@ -670,7 +670,7 @@ CREATE UNIQUE INDEX vms_cover_key ON vms USING btree (org_id, for_job) WHERE ((r
 CREATE INDEX vms_for_job_idx ON vms USING btree (org_id, for_job, placed_at DESC);
 CREATE INDEX vms_host_idx ON vms USING btree (org_id, host_id, placed_at DESC);
 CREATE INDEX vms_list_idx ON vms USING btree (org_id, placed_at DESC, vm_id DESC);
-CREATE INDEX vms_live_idx ON vms USING btree (org_id, host_id) WHERE (gone_at IS NULL);
+CREATE INDEX vms_live_idx ON vms USING btree (org_id, host_id, vm_id) WITH (deduplicate_items=off) WHERE (gone_at IS NULL);
 CREATE INDEX vms_ran_job_idx ON vms USING btree (org_id, ran_job) WHERE (ran_job IS NOT NULL);
 CREATE UNIQUE INDEX vms_runner_key ON vms USING btree (org_id, installation_id, runner_id) WHERE (runner_id <> 0);
 CREATE INDEX vms_stray_idx ON vms USING btree (org_id) WHERE stray;
