@@ -47,6 +47,11 @@ func (r intakeRequest) job() millrace.Job {
 	return r.delivery.Job.Job
 }
 
+// urgent reports whether somebody waits for what it says: for a VM, or to see what has been installed.
+func (r intakeRequest) urgent() bool {
+	return r.delivery.Job == nil || r.delivery.Job.Job.Status == millrace.JobQueued
+}
+
 type intakeDone struct {
 	result IntakeResult
 	err    error
@@ -91,30 +96,55 @@ func (s *Store) Intake(ctx context.Context, d millrace.Delivery) (IntakeResult, 
 func (s *Store) commitIntake(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	for range 2 {
-		wg.Go(func() {
-			for {
-				var batch []intakeRequest
-				select {
-				case r := <-s.intake:
-					batch = append(batch, r)
-				case <-ctx.Done():
-					return
-				}
-			gather:
-				for len(batch) < maxIntakeBatch {
-					select {
-					case r := <-s.intake:
-						batch = append(batch, r)
-					default:
-						break gather
-					}
-				}
+	commits := make(chan struct{}, 2)
+	for {
+		select {
+		case commits <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case first := <-s.intake:
+			batch := s.gather(ctx, first)
+			wg.Go(func() {
+				defer func() { <-commits }()
 				slices.SortStableFunc(batch, func(a, b intakeRequest) int { return inLockOrder(a.job(), b.job()) })
 				s.intakeBatch(context.WithoutCancel(ctx), batch)
-			}
-		})
+			})
+		case <-ctx.Done():
+			return
+		}
 	}
+}
+
+// gathersFor is how long deliveries for which nobody waits, two of a job's three, wait for others to share their commit.
+const gathersFor = 10 * time.Millisecond
+
+// gather takes the requests that share a commit with the first.
+func (s *Store) gather(ctx context.Context, first intakeRequest) []intakeRequest {
+	batch := []intakeRequest{first}
+	late := time.NewTimer(gathersFor)
+	defer late.Stop()
+	for urgent := first.urgent(); len(batch) < maxIntakeBatch; {
+		if urgent {
+			select {
+			case r := <-s.intake:
+				batch = append(batch, r)
+				continue
+			default:
+				return batch
+			}
+		}
+		select {
+		case r := <-s.intake:
+			batch, urgent = append(batch, r), r.urgent()
+		case <-late.C:
+			urgent = true
+		case <-ctx.Done():
+			urgent = true
+		}
+	}
+	return batch
 }
 
 // inLockOrder is the order in which whatever writes many jobs locks them and their repositories, so that no two deadlock.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sync/errgroup"
 	"pgregory.net/rapid"
 
 	"github.com/millrace-ci/millrace"
@@ -203,6 +204,29 @@ func TestIntakeAfterClose(t *testing.T) {
 	w.st.Close()
 	_, err := w.st.Intake(t.Context(), storetest.Delivery(w.Tenant, 1, millrace.JobQueued))
 	code(t, err, millrace.Unavailable)
+}
+
+// Deliveries that nobody waits for share their commits.
+func TestIntakeGathers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var g errgroup.Group
+	const n = 40
+	for i := range int64(n) {
+		g.Go(func() error {
+			_, err := w.st.Intake(t.Context(), storetest.Delivery(w.Tenant, 1+i, millrace.JobCompleted))
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if stored := scalar[int](t, w.root, `SELECT count(*) FROM deliveries`); stored != n {
+		t.Errorf("%d deliveries are stored", stored)
+	}
+	if commits := scalar[int](t, w.root, `SELECT count(DISTINCT xmin::text) FROM deliveries`); commits > n/4 {
+		t.Errorf("%d deliveries took %d commits", n, commits)
+	}
 }
 
 // Two deliveries may differ in when the job completed: the later time wins, and the job counts once.
