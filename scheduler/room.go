@@ -37,10 +37,11 @@ func freeHosts(fleet millrace.Pass) []*free {
 		v := &fleet.VMs[i]
 		used[v.HostID] = used[v.HostID].Plus(v.Size.Room())
 	}
-	hosts := make([]*free, len(fleet.Hosts))
+	hosts, all := make([]*free, len(fleet.Hosts)), make([]free, len(fleet.Hosts))
 	for i := range fleet.Hosts {
 		h := &fleet.Hosts[i]
-		hosts[i] = &free{host: h, status: h.Status(fleet.Now), online: h.TakesVMs(fleet.Now), left: h.Facts.Room().Minus(used[h.ID])}
+		hosts[i] = &all[i]
+		all[i] = free{host: h, status: h.Status(fleet.Now), online: h.TakesVMs(fleet.Now), left: h.Facts.Room().Minus(used[h.ID])}
 	}
 	slices.SortFunc(hosts, byID)
 	for i, f := range hosts {

@@ -219,9 +219,9 @@ func (o Org) Observe(ctx context.Context, host millrace.HostID, epoch int64, ref
 // removed. A VM that is being stopped and that the host doesn't report is gone. Most reports say nothing new: those need no
 // more than the view, and of the others no VM is locked of which they say nothing new.
 func (v HostView) Observe(ctx context.Context, refuses string, observations []millrace.Observation) (desired Desired, err error) {
-	reported := make(map[millrace.VMID]millrace.Observation, len(observations))
-	for _, ob := range observations {
-		reported[ob.VMID] = ob
+	reported := make(map[millrace.VMID]*millrace.Observation, len(observations))
+	for i := range observations {
+		reported[observations[i].VMID] = &observations[i]
 	}
 	var told []string
 	desired = v.desired
@@ -302,12 +302,12 @@ const registersWithin = 3 * time.Second
 
 // observe joins what a host reports of v, and reports whether it changed. A VM that is being stopped and that isn't reported
 // is gone.
-func observe(v *millrace.VM, reported map[millrace.VMID]millrace.Observation, now time.Time) bool {
+func observe(v *millrace.VM, reported map[millrace.VMID]*millrace.Observation, now time.Time) bool {
 	switch ob, seen := reported[v.ID]; {
 	case seen && v.State == millrace.VMPending && ob.State == millrace.VMBooting && now.Sub(v.Stamps.Placed) < registersWithin:
 		return false
 	case seen:
-		return v.Observe(ob, now)
+		return v.Observe(*ob, now)
 	}
 	return v.State == millrace.VMStopping && v.To(millrace.VMGone, now) == nil
 }

@@ -53,7 +53,12 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, asked Asked, deci
 		if l.untied {
 			s.queueTie(b, tx, org)
 		}
-		s.queueLook(b, org, &l)
+		if read { // for the rest of a look it is too late, and what was committed since the tie asks for the next pass
+			l.untied = false
+			b.Queue(`SELECT `+hasStrays, org).QueryRow(func(row pgx.Row) error { return row.Scan(&l.strays) })
+		} else {
+			s.queueLook(b, org, &l)
+		}
 		if asked.Known() {
 			// A snapshot that is ahead is of the database that this one is a copy of.
 			b.Queue(`
@@ -113,6 +118,8 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, asked Asked, deci
 const (
 	// statedAt is when a statement is made whose second argument is [Store.at].
 	statedAt = `coalesce($2::timestamptz, statement_timestamp())`
+	// hasStrays reports whether some VM of org $1 runs a job of another zone.
+	hasStrays = `EXISTS (SELECT FROM vms v WHERE v.org_id = $1 AND v.stray)`
 	// unmatched are the VMs of org $1, of now and lately, whose runner was not seen with a job.
 	unmatched = `v.org_id = $1 AND v.ran_job IS NULL AND v.runner_id <> 0 AND coalesce(v.gone_at, 'infinity') > ` + statedAt + ` - interval '1 hour'`
 )
@@ -138,7 +145,7 @@ func (s *Store) queueLook(b *pgx.Batch, org millrace.OrgID, l *look) {
 			SELECT v.org_id, v.installation_id, v.runner_id FROM vms v WHERE `+unmatched+`
 		)
 		SELECT EXISTS (SELECT FROM v JOIN jobs j ON (j.org_id, j.installation_id, j.runner_id) = (v.org_id, v.installation_id, v.runner_id) AND j.runner_id <> 0),
-			EXISTS (SELECT FROM vms v WHERE v.org_id = $1 AND v.stray),
+			`+hasStrays+`,
 			NOT EXISTS (SELECT FROM jobs j WHERE j.org_id = $1 AND j.status = 'queued')
 				AND NOT EXISTS (SELECT FROM vms v WHERE v.org_id = $1 AND v.gone_at IS NULL AND v.ran_job IS NULL),
 			NOT EXISTS (

@@ -136,6 +136,8 @@ func TestSettledPass(t *testing.T) {
 	first := w.place(w.queue(1))
 	w.place(w.queue(2))
 	w.register(first, 11)
+	w.heard(w.st)
+	w.st.Bus.TakeDemand() // for the jobs, which have their VMs
 	deliver(1, millrace.JobInProgress, 11)
 	if decides() {
 		t.Error("one job runs in its VM, the other has its own, and something is decided")

@@ -93,7 +93,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	// Its statements are the same few, on rows that keys name: planned anew each time, as Postgres likes to where there are
 	// partitions or arrays, they would take up to half of their time for that. A plan that was made while a table was small stays
 	// while it grows, so that none may read all of it. What has no other way costs so much, by the planner's figures, that it would
-	// be compiled first each time.
+	// be compiled first each time. Rows are read one by one as an index has them: that marks there which are dead, and a bitmap doesn't.
 	system, err := connect(ctx, cfg.SystemURL, conns, map[string]string{"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off"})
 	if err != nil {
 		app.Close()
