@@ -34,7 +34,7 @@ var mutants = []mutant{
 	{"a VM that is being destroyed is destroyed again", "store/retire.go", "if v.State == millrace.VMGone || v.State == millrace.VMStopping {\n\t\t\treturn nil", "if v.State == millrace.VMGone && v.State == millrace.VMStopping {\n\t\t\treturn nil", "8 "},
 	{"the pause after a failed try is hours", "store/host.go", "least(interval '5 minutes', interval '5 seconds'", "greatest(interval '5 hours', interval '5 seconds'", "4, 12"},
 	{"the placer forgets when it is to look again", "workers/placer.go", "o.NextAt = sooner(o.NextAt, e.NextAt)", "o.NextAt = sooner(o.NextAt, time.Time{})", "4, 12"},
-	{"an announcement during a pass is forgotten", "workers/placer.go", "if s.Orgs[e.Org] = o; o.idle() {", "o.Commits, o.Urgent = nil, false\n\t\tif s.Orgs[e.Org] = o; o.idle() {", "5 jobs"},
+	{"an announcement during a pass is forgotten", "workers/placer.go", "if s.Orgs[e.Org] = o; o.idle() {", "o.Asked = store.Asked{}\n\t\tif s.Orgs[e.Org] = o; o.idle() {", "5 jobs"},
 	{"a pass stands for what it did not see", "store/placement.go", "WHERE NOT pg_visible_in_snapshot(t.xid, snapshot)", "WHERE t.xid = '0'", "5 jobs"},
 	{"a job that waits for hours is given up", "store/poll.go", "queuedAtMost    = 25 * time.Hour\n\tconfirmedFor    = time.Hour", "queuedAtMost    = 25 * time.Minute\n\tconfirmedFor    = time.Second", "7 "},
 	{"a lost host is never missed", "workers/workers.go", "{Every: 5 * time.Second, Task: millrace.FindLostHosts{}},", "{Every: 5000 * time.Hour, Task: millrace.FindLostHosts{}},", "16 "},
