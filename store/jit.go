@@ -73,7 +73,7 @@ func registersAt(installation int64, owner string, kind millrace.OwnerType, repo
 }
 
 // SaveJIT keeps the registration that was granted: GitHub's runner id, and the configuration sealed to the host until the runner
-// is online. Gone when the VM became unwanted meanwhile: the caller must remove the registration.
+// is online. It notes that the VM boots, since it was asked for, unless a report was first. Gone when the VM became unwanted meanwhile: the caller must remove the registration.
 func (o Org) SaveJIT(ctx context.Context, g JITGrant, runnerID int64, sealed []byte) error {
 	saved := false
 	_, err := o.store.roundTrip(ctx, o.store.app, o.id, func(b *pgx.Batch) {

@@ -26,11 +26,11 @@ type nullableEstimate struct {
 	basis    string
 }
 
-// of sets w's estimate.
-func (e nullableEstimate) of(w *millrace.WaitReason) {
-	if w.Estimate = nil; e.from != nil {
-		w.Estimate = &millrace.Estimate{From: *e.from, To: *e.to, Basis: e.basis}
+func (e nullableEstimate) estimate() *millrace.Estimate {
+	if e.from == nil {
+		return nil
 	}
+	return &millrace.Estimate{From: *e.from, To: *e.to, Basis: e.basis}
 }
 
 // jobTargets are where [jobColumns] are scanned to.
@@ -47,7 +47,7 @@ func jobTargets(j *millrace.Job, e *nullableEstimate) []any {
 func scanJob(row pgx.CollectableRow) (j millrace.Job, err error) {
 	var e nullableEstimate
 	err = row.Scan(jobTargets(&j, &e)...)
-	e.of(&j.Wait)
+	j.Wait.Estimate = e.estimate()
 	return j, err
 }
 
@@ -92,7 +92,7 @@ func scanJobRow(row pgx.CollectableRow) (r JobRow, err error) {
 		clear(more)
 	}
 	err = row.Scan(append(targets, more...)...)
-	e.of(&r.Wait)
+	r.Wait.Estimate = e.estimate()
 	return r, err
 }
 

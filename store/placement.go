@@ -53,7 +53,7 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, asked Asked, deci
 		if l.untied {
 			s.queueTie(b, tx, org)
 		}
-		if read { // for the rest of a look it is too late, and what was committed since the tie asks for the next pass
+		if read { // the rest of a look would save nothing by now; what is committed after the tie asks for a pass of its own
 			l.untied = false
 			b.Queue(`SELECT `+hasStrays, org).QueryRow(func(row pgx.Row) error { return row.Scan(&l.strays) })
 		} else {
@@ -199,7 +199,7 @@ func (s *Store) queueTie(b *pgx.Batch, tx *Tx, org millrace.OrgID) {
 // any number of those. Of an org that was deleted it reads none.
 func queuePass(b *pgx.Batch, tx *Tx, org millrace.OrgID, p *millrace.Pass) {
 	*p = millrace.Pass{
-		Jobs: p.Jobs[:0], VMs: p.VMs[:0], Hosts: p.Hosts[:0], // another's, of whose memory use is made again: an org may have many
+		Jobs: p.Jobs[:0], VMs: p.VMs[:0], Hosts: p.Hosts[:0], // an earlier pass's, for their memory: hosts may be many
 		Runs: map[millrace.VMID]millrace.Durations{}, Queue: map[millrace.JobID]millrace.Durations{}, Boots: map[millrace.HostID]millrace.Durations{},
 	}
 	b.Queue(`SELECT `+orgColumns+` FROM orgs WHERE org_id = $1 AND deleted_at IS NULL`, org).Query(func(rows pgx.Rows) (err error) {
@@ -222,7 +222,7 @@ func queuePass(b *pgx.Batch, tx *Tx, org millrace.OrgID, p *millrace.Pass) {
 		var e nullableEstimate
 		var d nullableDurations
 		_, err = pgx.ForEachRow(rows, append(jobTargets(&j, &e), d.targets()...), func() error {
-			e.of(&j.Wait)
+			j.Wait.Estimate = e.estimate()
 			if past, known := d.durations(); known {
 				p.Queue[j.ID] = past
 			}

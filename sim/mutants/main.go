@@ -75,7 +75,7 @@ func run(ctx context.Context, only string, parallel int) error {
 		}
 		try(m.bug, func() (string, error) {
 			binary := filepath.Join(dir, fmt.Sprintf("mutant%d", i))
-			if err := build(ctx, m, binary); err != nil {
+			if err := build(ctx, m, binary, "-o", binary, "./sim/simulate"); err != nil {
 				return "broken    " + m.bug, err
 			}
 			defer os.Remove(binary)
@@ -124,8 +124,8 @@ func (m mutant) mutate() ([]byte, error) {
 	return bytes.Replace(content, []byte(m.old), []byte(m.new), 1), nil
 }
 
-// build builds the simulator with the bug in it; the tree stays as it is.
-func build(ctx context.Context, m mutant, binary string) error {
+// build runs go build with the bug in it; the tree stays as it is. What it needs beside goes to files that begin with path.
+func build(ctx context.Context, m mutant, path string, args ...string) error {
 	content, err := m.mutate()
 	if err != nil {
 		return err
@@ -134,14 +134,14 @@ func build(ctx context.Context, m mutant, binary string) error {
 	if err != nil {
 		return err
 	}
-	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{file: binary + ".go"}})
+	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{file: path + ".go"}})
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(os.WriteFile(binary+".go", content, 0o600), os.WriteFile(binary+".json", overlay, 0o600)); err != nil {
+	if err := errors.Join(os.WriteFile(path+".go", content, 0o600), os.WriteFile(path+".json", overlay, 0o600)); err != nil {
 		return err
 	}
-	out, err := exec.CommandContext(ctx, "go", "build", "-overlay", binary+".json", "-o", binary, "./sim/simulate").CombinedOutput()
+	out, err := exec.CommandContext(ctx, "go", append([]string{"build", "-overlay", path + ".json"}, args...)...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, out)
 	}

@@ -2,15 +2,17 @@ package main
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/millrace-ci/millrace/sim"
 )
 
-// Each bug still has its place, and a scenario; that it is caught takes make sim-mutants.
+// Each bug still has its place, where it compiles, and a scenario; that it is caught takes make sim-mutants.
 func TestMutantsApply(t *testing.T) {
 	t.Chdir("../..")
+	dir := t.TempDir()
 	if len(mutants) < 20 {
 		t.Errorf("there are %d", len(mutants))
 	}
@@ -22,6 +24,9 @@ func TestMutantsApply(t *testing.T) {
 		}
 		if before, err := os.ReadFile(m.file); err != nil || string(content) == string(before) {
 			t.Errorf("%s: nothing is changed (%v)", m.bug, err)
+		}
+		if err := build(t.Context(), m, filepath.Join(dir, "mutant"), "./"+filepath.Dir(m.file)); err != nil {
+			t.Errorf("%s: %v", m.bug, err)
 		}
 		found := 0
 		for _, sc := range sim.Scenarios() {
