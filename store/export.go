@@ -30,8 +30,9 @@ var exported = []exportedTable{
 	{name: "api_tokens", without: map[string]string{"hash": "whoever has the hash can look for the secret"}},
 	{name: "enrollment_tokens", without: map[string]string{"hash": "whoever has the hash can look for the secret"}},
 	{name: "hosts", without: map[string]string{
-		"sign_key": "keys are the host's and ours; no other program can use them",
-		"seal_key": "keys are the host's and ours; no other program can use them",
+		"sign_key":    "keys are the host's and ours; no other program can use them",
+		"seal_key":    "keys are the host's and ours; no other program can use them",
+		"changed_xid": "when it changed, as our database counts",
 	}},
 	{name: "host_beats"},
 	{name: "jobs"},

@@ -24,3 +24,6 @@ func ExportedColumns() (without map[string][]string, passedOver []string) {
 
 // OpenBlobs opens the blob store at an address.
 var OpenBlobs = openBlobs
+
+// FleetColumns are what passes read of hosts.
+const FleetColumns = fleetColumns

@@ -71,7 +71,7 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, asked Asked, deci
 			})
 		}
 		if read { // what was looked at will most likely be the same under the lock
-			queuePass(b, tx, org, pass)
+			s.queuePass(b, tx, org, &snapshot, pass)
 		}
 	}
 	err = s.tx(ctx, s.system, 0, func(tx *Tx) error {
@@ -100,12 +100,13 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, asked Asked, deci
 		}
 		if !read {
 			var b pgx.Batch
-			queuePass(&b, tx, org, pass)
+			s.queuePass(&b, tx, org, &snapshot, pass)
 			if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 				return err
 			}
 		}
 		if pass.Org.ID == 0 { // it was deleted
+			s.fleets.Delete(org)
 			return nil
 		}
 		decision := decide(*pass)
@@ -197,10 +198,10 @@ func (s *Store) queueTie(b *pgx.Batch, tx *Tx, org millrace.OrgID) {
 
 // queuePass reads all that a pass decides by, but the jobs that are refused and wait for that already: strangers may queue
 // any number of those. Of an org that was deleted it reads none.
-func queuePass(b *pgx.Batch, tx *Tx, org millrace.OrgID, p *millrace.Pass) {
+func (s *Store) queuePass(b *pgx.Batch, tx *Tx, org millrace.OrgID, snapshot *string, p *millrace.Pass) {
 	*p = millrace.Pass{
 		Jobs: p.Jobs[:0], VMs: p.VMs[:0], Hosts: p.Hosts[:0], // an earlier pass's, for their memory: hosts may be many
-		Runs: map[millrace.VMID]millrace.Durations{}, Queue: map[millrace.JobID]millrace.Durations{}, Boots: map[millrace.HostID]millrace.Durations{},
+		Runs: map[millrace.VMID]millrace.Durations{}, Queue: map[millrace.JobID]millrace.Durations{},
 	}
 	b.Queue(`SELECT `+orgColumns+` FROM orgs WHERE org_id = $1 AND deleted_at IS NULL`, org).Query(func(rows pgx.Rows) (err error) {
 		p.Now = tx.now
@@ -245,26 +246,7 @@ func queuePass(b *pgx.Batch, tx *Tx, org millrace.OrgID, p *millrace.Pass) {
 		})
 		return err
 	})
-	// Of hosts, which may be many, no more than is looked at: of all columns this would be half of what a pass costs.
-	b.Queue(`
-		SELECT h.host_id, h.name, h.arch, h.emulates, h.offer_cpu, h.offer_memory, h.max_vms, h.labels, h.network, h.admin, h.refuses, b.seen_at, h.boot_n, h.boot_p50, h.boot_p90`+
-		hostFrom+` WHERE h.org_id = $1 ORDER BY h.host_id`, org).Query(func(rows pgx.Rows) (err error) {
-		h := millrace.Host{OrgID: org}
-		f := &h.Facts
-		var n int
-		var p50, p90 int64
-		_, err = pgx.ForEachRow(rows, []any{
-			scanID(&h.ID), &h.Name, (*string)(&f.Arch), &f.Emulates, &f.Offer.MilliCPU, &f.Offer.MemoryMB, &f.MaxVMs, &f.Labels, (*string)(&f.Network),
-			(*string)(&h.Admin), &h.Refuses, scanTime(&h.SeenAt), &n, &p50, &p90,
-		}, func() error {
-			if n > 0 {
-				p.Boots[h.ID] = durations(n, p50, p90)
-			}
-			p.Hosts = append(p.Hosts, h)
-			return nil
-		})
-		return err
-	})
+	s.queueFleet(b, org, snapshot, p)
 	b.Queue(`
 		SELECT org_id, installation_id, owner_id, owner_login, owner_type, suspended_at, jit_left, jit_at
 		FROM installations WHERE org_id = $1 ORDER BY installation_id`, org).Query(func(rows pgx.Rows) (err error) {

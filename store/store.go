@@ -63,6 +63,7 @@ type Store struct {
 	consoles    consoles
 	hostOrgs    sync.Map  // of hosts' IDs: their orgs
 	passes      sync.Pool // of *millrace.Pass
+	fleets      sync.Map  // of org IDs: *fleet
 	opened      time.Time
 	stop        context.CancelFunc
 	stopped     chan struct{}

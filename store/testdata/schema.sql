@@ -196,6 +196,7 @@ CREATE TABLE hosts (
 	keys_at timestamp with time zone,
 	network text NOT NULL DEFAULT 'unknown'::text,
 	max_vms integer NOT NULL DEFAULT 0,
+	changed_xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
 	CONSTRAINT hosts_host_id_key UNIQUE (host_id),
 	CONSTRAINT hosts_sign_key_key UNIQUE (sign_key),
 	CONSTRAINT hosts_pkey PRIMARY KEY (org_id, host_id),
@@ -208,8 +209,10 @@ CREATE TABLE hosts (
 	CONSTRAINT hosts_max_vms_check CHECK ((max_vms >= 0)),
 	CONSTRAINT hosts_network_check CHECK ((network = ANY (ARRAY['tap'::text, 'user'::text, 'unknown'::text])))
 );
+CREATE INDEX hosts_changed_idx ON hosts USING btree (org_id, changed_xid);
 CREATE INDEX hosts_ephemeral_idx ON hosts USING btree (org_id, host_id) WHERE (ephemeral AND (removed_at IS NULL));
 CREATE UNIQUE INDEX hosts_name_key ON hosts USING btree (org_id, name) WHERE (removed_at IS NULL);
+CREATE TRIGGER hosts_note_change BEFORE UPDATE OF name, arch, emulates, offer_cpu, offer_memory, max_vms, labels, network, admin, refuses, removed_at, boot_n, boot_p50, boot_p90 ON hosts FOR EACH ROW EXECUTE FUNCTION note_change();
 ALTER TABLE hosts ENABLE ROW LEVEL SECURITY;
 ALTER TABLE hosts FORCE ROW LEVEL SECURITY;
 CREATE POLICY owner ON hosts TO millrace_migrate USING true WITH CHECK true;
@@ -907,6 +910,17 @@ BEGIN
 	)
 	UPDATE public.jobs j SET installation_id = NEW.installation_id FROM open o WHERE (j.org_id, j.job_id) = (o.org_id, o.job_id);
 	RETURN NULL;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION note_change()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+BEGIN
+	NEW.changed_xid := pg_current_xact_id();
+	RETURN NEW;
 END
 $function$;
 
