@@ -3,7 +3,6 @@ package store
 import (
 	"bytes"
 	"cmp"
-	"compress/flate"
 	"context"
 	"maps"
 	"slices"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/klauspost/compress/flate"
 
 	"github.com/millrace-ci/millrace"
 )
@@ -386,24 +386,12 @@ func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job, complet
 	})
 }
 
-// deflaters are kept: a new one is 1.2 MB to clear, half a millisecond for each delivery.
-var deflaters = sync.Pool{New: func() any {
-	w, _ := flate.NewWriter(nil, flate.BestSpeed) // fails only for a level that there isn't
-	return w
-}}
-
+// deflate keeps no state between bodies: the standard library's clears 1.2 MB for each, or has a pool of them push everything else out
+// of the processor's cache.
 func deflate(body []byte) ([]byte, error) {
 	var b bytes.Buffer
-	w := deflaters.Get().(*flate.Writer)
-	defer deflaters.Put(w)
-	w.Reset(&b)
-	if _, err := w.Write(body); err != nil {
-		return nil, err
-	}
-	if err := w.Close(); err != nil {
-		return nil, err
-	}
-	return b.Bytes(), nil
+	err := flate.StatelessDeflate(&b, body, true, nil)
+	return b.Bytes(), err
 }
 
 func notNil[T any](list []T) []T {
