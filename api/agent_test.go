@@ -561,6 +561,28 @@ func TestJITNameIsTaken(t *testing.T) {
 	}
 }
 
+// The name is taken when another server has registered the VM since this one looked: its registration is answered, and stays.
+func TestJITOfAnotherServer(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	h := w.enroll(w.calm, "rack-1")
+	vm := w.place(w.calm, h, 1)
+	var kept int64
+	w.runners.creating = func() {
+		kept = w.runners.register(vm.RunnerName, false)
+		if err := w.st.Org(w.calm.ID).SaveJIT(t.Context(), store.JITGrant{VM: vm}, kept, []byte("sealed elsewhere")); err != nil {
+			t.Error(err)
+		}
+	}
+	out, err := h.JIT(t.Context(), vm.ID, 1)
+	if err != nil || string(out.Sealed) != "sealed elsewhere" {
+		t.Errorf("%q, %v", out.Sealed, err)
+	}
+	if run, _ := w.runners.named(vm.RunnerName); run.ID != kept {
+		t.Errorf("runner %d is in the place of %d", run.ID, kept)
+	}
+}
+
 func TestJITOfARetiredVM(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -1,9 +1,9 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"time"
 
@@ -19,12 +19,13 @@ const registerWithin = 45 * time.Second
 
 // jit answers with a VM's registration, sealed to its host. A repeat gets the same; GitHub is asked once.
 func (s *Server) jit(w http.ResponseWriter, r *http.Request) error {
-	host, body, err := s.signed(w, r, maxAgentBody)
-	if err != nil {
-		return err
-	}
-	vm, err := millrace.ParseVMID(chi.URLParam(r, "vm"))
-	if err != nil {
+	vm, malformed := millrace.ParseVMID(chi.URLParam(r, "vm"))
+	var view store.JITView
+	body, err := s.signedFor(w, r, maxAgentBody, func(host millrace.HostID) (_ store.HostCredentials, err error) {
+		view, err = s.store.ViewJIT(r.Context(), host, vm)
+		return view.HostCredentials, err
+	})
+	if err := cmp.Or(err, malformed); err != nil {
 		return err
 	}
 	var in client.JITRequest
@@ -35,7 +36,7 @@ func (s *Server) jit(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), registerWithin)
 	defer cancel()
 	// The key is all that the answer depends on: who asks for another's VM shares nothing with its host.
-	sealed, err, _ := s.jits.Do(fmt.Sprintf("%s %s %d", host.HostID, vm, in.Epoch), func() (any, error) { return Register(ctx, s.store, s.runners, s.log, host, vm, in.Epoch) })
+	sealed, err, _ := s.jits.Do(fmt.Sprintf("%s %s %d", view.HostID, vm, in.Epoch), func() (any, error) { return s.register(ctx, view, vm, in.Epoch) })
 	if err != nil {
 		return err
 	}
@@ -43,17 +44,23 @@ func (s *Server) jit(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// Register registers a VM's runner at GitHub, with no transaction held meanwhile, and returns its configuration sealed to
+// register registers a VM's runner at GitHub, with no transaction held meanwhile, and returns its configuration sealed to
 // the host. A repeat gets the same blob until the runner is online.
-func Register(ctx context.Context, st *store.Store, runners millrace.Runners, log *slog.Logger, host store.HostCredentials, vm millrace.VMID, epoch int64) ([]byte, error) {
-	org := st.Org(host.OrgID)
-	grant, err := org.BeginJIT(ctx, host.HostID, vm, epoch)
+func (s *Server) register(ctx context.Context, view store.JITView, vm millrace.VMID, epoch int64) ([]byte, error) {
+	org, host := s.store.Org(view.OrgID), view.HostCredentials
+	grant, err := view.Begin(epoch)
 	if err != nil || grant.Sealed != nil {
 		return grant.Sealed, err
 	}
-	config, err := createRunner(ctx, runners, grant)
+	config, err := s.runners.CreateJIT(ctx, grant.Target, grant.VM.RunnerName, grant.VM.Labels)
+	if millrace.CodeOf(err) == millrace.Conflict { // the name is taken: maybe by another request for the same, since it was looked
+		if grant, err = org.BeginJIT(ctx, host.HostID, vm, epoch); err != nil || grant.Sealed != nil {
+			return grant.Sealed, err
+		}
+		config, err = replaceRunner(ctx, s.runners, grant)
+	}
 	if err != nil {
-		log.Warn("GitHub did not register a runner", "vm", vm, "error", err)
+		s.log.Warn("GitHub did not register a runner", "vm", vm, "error", err)
 		return nil, millrace.Errorf(millrace.Unavailable, "GitHub did not register the runner: %s", millrace.MessageOf(err))
 	}
 	sealed, err := client.Seal(host.SealKey, client.SealedFor{Host: host.HostID, VM: vm, Epoch: epoch}, []byte(config.Encoded.Reveal()))
@@ -61,22 +68,18 @@ func Register(ctx context.Context, st *store.Store, runners millrace.Runners, lo
 		err = org.SaveJIT(ctx, grant, config.RunnerID, sealed)
 	}
 	if err != nil {
-		if undo := runners.DeleteRunner(ctx, grant.Target, config.RunnerID); undo != nil {
-			log.Error("a registration is left at GitHub", "runner_id", config.RunnerID, "error", undo)
+		if undo := s.runners.DeleteRunner(ctx, grant.Target, config.RunnerID); undo != nil {
+			s.log.Error("a registration is left at GitHub", "runner_id", config.RunnerID, "error", undo)
 		}
 		return nil, err
 	}
 	return sealed, nil
 }
 
-// createRunner registers under the VM's name. When the name is taken, an earlier try succeeded whose answer was lost; its
-// configuration can't be had again, so that registration is removed unless a runner uses it.
-func createRunner(ctx context.Context, runners millrace.Runners, grant store.JITGrant) (millrace.JITConfig, error) {
+// replaceRunner registers under the VM's name, which is taken: an earlier try succeeded whose answer was lost. Its configuration
+// can't be had again, so that registration is removed unless a runner uses it.
+func replaceRunner(ctx context.Context, runners millrace.Runners, grant store.JITGrant) (config millrace.JITConfig, err error) {
 	name := grant.VM.RunnerName
-	config, err := runners.CreateJIT(ctx, grant.Target, name, grant.VM.Labels)
-	if millrace.CodeOf(err) != millrace.Conflict {
-		return config, err
-	}
 	old, err := runners.FindRunner(ctx, grant.Target, name)
 	switch {
 	case millrace.CodeOf(err) == millrace.NotFound:

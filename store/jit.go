@@ -22,21 +22,46 @@ type JITGrant struct {
 
 var errUnwanted = millrace.Errorf(millrace.Gone, "This VM is not wanted any more.")
 
-// BeginJIT grants the registration of a VM that is wanted and not yet online. Gone when it isn't wanted any more,
-// Conflict when it has its registration and the sealed copy was deleted because the runner came online.
-func (o Org) BeginJIT(ctx context.Context, host millrace.HostID, vm millrace.VMID, epoch int64) (g JITGrant, err error) {
-	var owner string
-	var kind millrace.OwnerType
-	g.At, err = o.store.roundTrip(ctx, o.store.app, o.id, func(b *pgx.Batch) {
+// JITView is a host that asks for a VM's registration.
+type JITView struct {
+	HostCredentials
+	grant JITGrant
+	found bool // the VM is the host's
+	owner string
+	kind  millrace.OwnerType
+}
+
+// ViewJIT finds a host by its ID alone, and what there is to say of a VM's registration. NotFound when there is no such host.
+func (s *Store) ViewJIT(ctx context.Context, host millrace.HostID, vm millrace.VMID) (JITView, error) {
+	org, err := s.orgOfHost(ctx, host)
+	if err != nil {
+		return JITView{}, err
+	}
+	return s.Org(org).viewJIT(ctx, host, vm)
+}
+
+func (o Org) viewJIT(ctx context.Context, host millrace.HostID, vm millrace.VMID) (v JITView, err error) {
+	v.grant.At, err = o.store.roundTrip(ctx, o.store.app, o.id, func(b *pgx.Batch) {
+		v.queueCredentials(b, o.id, host)
 		b.Queue(`
 			SELECT `+vmColumns+`, v.jit_sealed, i.owner_login, i.owner_type
 			FROM vms v JOIN installations i ON (i.org_id, i.installation_id) = (v.org_id, v.installation_id)
-			WHERE (v.org_id, v.vm_id, v.host_id) = ($1, $2, $3)`, o.id, vm, host).QueryRow(func(row pgx.Row) error {
-			return row.Scan(append(vmTargets(&g.VM), &g.Sealed, &owner, (*string)(&kind))...)
+			WHERE (v.org_id, v.vm_id, v.host_id) = ($1, $2, $3)`, o.id, vm, host).Query(func(rows pgx.Rows) error {
+			if v.found = rows.Next(); !v.found {
+				return nil
+			}
+			return rows.Scan(append(vmTargets(&v.grant.VM), &v.grant.Sealed, &v.owner, (*string)(&v.kind))...)
 		})
 	})
-	if err != nil {
-		return g, err
+	return v, err
+}
+
+// Begin grants the registration of a VM that is wanted and not yet online. NotFound when the VM is not the host's, Gone when it isn't
+// wanted any more, Conflict when it has its registration and the sealed copy was deleted because the runner came online.
+func (v JITView) Begin(epoch int64) (JITGrant, error) {
+	g := v.grant
+	if !v.found {
+		return g, errNoVM
 	}
 	if err := wanted(g.VM, epoch); err != nil {
 		return g, err
@@ -44,8 +69,17 @@ func (o Org) BeginJIT(ctx context.Context, host millrace.HostID, vm millrace.VMI
 	if g.Sealed == nil && g.VM.RunnerID != 0 {
 		return g, millrace.Errorf(millrace.Conflict, "The VM's runner was online already.")
 	}
-	g.Target = registersAt(g.VM.InstallationID, owner, kind, g.VM.Repository)
+	g.Target = registersAt(g.VM.InstallationID, v.owner, v.kind, g.VM.Repository)
 	return g, nil
+}
+
+// BeginJIT is [JITView.Begin] of what there is to say now.
+func (o Org) BeginJIT(ctx context.Context, host millrace.HostID, vm millrace.VMID, epoch int64) (JITGrant, error) {
+	v, err := o.viewJIT(ctx, host, vm)
+	if err != nil {
+		return v.grant, err
+	}
+	return v.Begin(epoch)
 }
 
 // wanted is an error unless the VM may still be registered.
