@@ -47,14 +47,14 @@ func (s *Server) jit(w http.ResponseWriter, r *http.Request) error {
 // register registers a VM's runner at GitHub, with no transaction held meanwhile, and returns its configuration sealed to
 // the host. A repeat gets the same blob until the runner is online.
 func (s *Server) register(ctx context.Context, view store.JITView, vm millrace.VMID, epoch int64) ([]byte, error) {
-	org, host := s.store.Org(view.OrgID), view.HostCredentials
+	org := s.store.Org(view.OrgID)
 	grant, err := view.Begin(epoch)
 	if err != nil || grant.Sealed != nil {
 		return grant.Sealed, err
 	}
 	config, err := s.runners.CreateJIT(ctx, grant.Target, grant.VM.RunnerName, grant.VM.Labels)
 	if millrace.CodeOf(err) == millrace.Conflict { // the name is taken: maybe by another request for the same, since it was looked
-		if grant, err = org.BeginJIT(ctx, host.HostID, vm, epoch); err != nil || grant.Sealed != nil {
+		if grant, err = org.BeginJIT(ctx, view.HostID, vm, epoch); err != nil || grant.Sealed != nil {
 			return grant.Sealed, err
 		}
 		config, err = replaceRunner(ctx, s.runners, grant)
@@ -63,7 +63,7 @@ func (s *Server) register(ctx context.Context, view store.JITView, vm millrace.V
 		s.log.Warn("GitHub did not register a runner", "vm", vm, "error", err)
 		return nil, millrace.Errorf(millrace.Unavailable, "GitHub did not register the runner: %s", millrace.MessageOf(err))
 	}
-	sealed, err := client.Seal(host.SealKey, client.SealedFor{Host: host.HostID, VM: vm, Epoch: epoch}, []byte(config.Encoded.Reveal()))
+	sealed, err := client.Seal(view.SealKey, client.SealedFor{Host: view.HostID, VM: vm, Epoch: epoch}, []byte(config.Encoded.Reveal()))
 	if err == nil {
 		err = org.SaveJIT(ctx, grant, config.RunnerID, sealed)
 	}
