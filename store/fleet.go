@@ -17,7 +17,8 @@ const (
 	// rereadFleet is how long a fleet is known before all of it is read anew: a database that was restored from a copy has counted its
 	// transactions otherwise.
 	rereadFleet = time.Minute
-	// seemsSilent is after how long it is looked whether a host was heard since. That is soon enough when a pass has to wait for another.
+	// seemsSilent is after how long it is looked whether a host was heard since. By the time that a pass looks it has waited for another
+	// for less than the difference: that is its lock_timeout.
 	seemsSilent = millrace.OfflineAfter - millrace.Heartbeat
 )
 
