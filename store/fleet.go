@@ -40,12 +40,7 @@ const fleetColumns = `h.name, h.arch, h.emulates, h.offer_cpu, h.offer_memory, h
 // queueFleet reads an org's hosts: those that changed since this process read them, and when those were heard that seem silent.
 // snapshot is of the same transaction, and taken before.
 func (s *Store) queueFleet(b *pgx.Batch, org millrace.OrgID, snapshot *string, p *millrace.Pass) {
-	f := &fleet{began: s.clock(), boots: map[millrace.HostID]millrace.Durations{}, xmin: "0"}
-	if known, ok := s.fleets.Load(org); ok && f.began.Sub(known.(*fleet).began) < rereadFleet {
-		f = known.(*fleet)
-	} else {
-		s.fleets.Store(org, f)
-	}
+	f := s.fleet(org)
 	xmin, silent := f.unknown(s.clock())
 	b.Queue(`
 		SELECT h.host_id, b.seen_at, `+fleetColumns+` FROM hosts h JOIN host_beats b ON (b.org_id, b.host_id) = (h.org_id, h.host_id)
@@ -95,6 +90,17 @@ func (s *Store) queueFleet(b *pgx.Batch, org millrace.OrgID, snapshot *string, p
 		p.Hosts, p.Boots = append(p.Hosts[:0], f.hosts...), maps.Clone(f.boots)
 		return err
 	})
+}
+
+// fleet is what is known of an org's hosts: nothing at first, and when that gets old.
+func (s *Store) fleet(org millrace.OrgID) *fleet {
+	now := s.clock()
+	if known, ok := s.fleets.Load(org); ok && now.Sub(known.(*fleet).began) < rereadFleet {
+		return known.(*fleet)
+	}
+	f := &fleet{began: now, boots: map[millrace.HostID]millrace.Durations{}, xmin: "0"}
+	s.fleets.Store(org, f)
+	return f
 }
 
 // unknown is since which transaction hosts may have changed, and which of those that are known seem silent.
