@@ -14,6 +14,8 @@ import (
 type heard struct {
 	mu    sync.Mutex
 	beats map[millrace.HostID]beat
+	began time.Time // of the writing that is under way; zero: none is
+	since time.Time // from then on all of it was written, and soon: a host that was silent since is silent
 }
 
 type beat struct {
@@ -50,15 +52,20 @@ func (h *heard) note(host millrace.HostID, b beat) {
 
 // FlushHeard writes what was heard of hosts in one statement. Ages are by this process's monotonic clock, times by the
 // database's. A host that had been silent wakes the placer, and has it in its history. What can't be written now is written next
-// time.
-func (s *Store) FlushHeard(ctx context.Context) error {
+// time. Postgres is asked where nobody was heard, too: while it is away nobody can be, see [Store.hearsAll].
+func (s *Store) FlushHeard(ctx context.Context) (err error) {
 	s.heard.mu.Lock()
 	beats := s.heard.beats
-	s.heard.beats = nil
+	s.heard.beats, s.heard.began = nil, s.clock()
 	s.heard.mu.Unlock()
-	if len(beats) == 0 {
-		return nil
-	}
+	defer func() {
+		s.heard.mu.Lock()
+		defer s.heard.mu.Unlock()
+		if now := s.clock(); err != nil || now.Sub(s.heard.began) > soon {
+			s.heard.since = now
+		}
+		s.heard.began = time.Time{}
+	}()
 	var orgs []millrace.OrgID
 	var hosts []string
 	var epochs, sequences, ages []int64
@@ -68,7 +75,7 @@ func (s *Store) FlushHeard(ctx context.Context) error {
 		ages = append(ages, s.clock().Sub(b.at).Milliseconds())
 	}
 	var back []silence
-	_, err := s.roundTrip(ctx, s.system, 0, func(b *pgx.Batch) {
+	_, err = s.roundTrip(ctx, s.system, 0, func(b *pgx.Batch) {
 		b.Queue(`
 			WITH heard AS (
 				SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[]) AS t (org_id, host_id, epoch, sequence, age)
@@ -128,14 +135,23 @@ func (tx *Tx) queueReturned(b *pgx.Batch, was silence) {
 		millrace.Change{Field: "heard", Before: was.since.UTC().Format(time.RFC3339), After: tx.now.UTC().Format(time.RFC3339)})
 }
 
-// hearsAll reports whether this server has run for long enough to have heard every host that lives: before, their silence may be
-// the service's own.
-func (s *Store) hearsAll() bool { return s.clock().Sub(s.opened) >= millrace.OfflineAfter }
+// soon is how long [Store.FlushHeard] takes at most while Postgres is there.
+const soon = 5 * time.Second
+
+// hearsAll reports whether this server has run, and had its database, for long enough to have heard every host that lives: before,
+// their silence may be the service's own.
+func (s *Store) hearsAll() bool {
+	s.heard.mu.Lock()
+	defer s.heard.mu.Unlock()
+	now := s.clock()
+	waits := !s.heard.began.IsZero() && now.Sub(s.heard.began) > soon
+	return !waits && now.Sub(s.heard.since) >= millrace.OfflineAfter
+}
 
 // MarkLost marks the VMs of silent hosts as lost and has those that ran no job unregistered: only then may their jobs
 // have another. One that is being stopped is unregistered already, and its job may have another: it can't be lost. It
-// returns how many it marked. A server that has just started has heard nobody: it marks none until it could have heard
-// everybody, or a restart of the service that takes long would cost all VMs that wait for a job.
+// returns how many it marked. A server that has just started, or has its database again, has heard nobody: it marks none until it
+// could have heard everybody, or an outage of the service would cost all VMs that wait for a job.
 func (s *Store) MarkLost(ctx context.Context) (n int, err error) {
 	if !s.hearsAll() {
 		return 0, nil

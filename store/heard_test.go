@@ -76,9 +76,6 @@ func TestFlushHeardTriesAgain(t *testing.T) {
 	if err := w.st.FlushHeard(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if n := w.markLost(); n != 0 {
-		t.Errorf("%d VMs are lost", n)
-	}
 	c, err := w.st.HostCredentials(t.Context(), w.host.ID)
 	if err != nil || c.Sequence != 7 {
 		t.Errorf("sequence %d, %v", c.Sequence, err)
@@ -209,4 +206,59 @@ func TestRestartLosesNothing(t *testing.T) {
 	if err != nil || row.State != millrace.VMLost {
 		t.Errorf("%+v, %v", row, err)
 	}
+}
+
+// While the database is away nobody can be heard: nobody is silent, then, nor gone.
+func TestOutageLosesNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.place(w.queue(1))
+	w.exec(`UPDATE hosts SET ephemeral = true`)
+	w.advance(millrace.OfflineAfter)
+	silent := func(when string, lost, removed int) {
+		t.Helper()
+		if n := w.markLost(); n != lost {
+			t.Errorf("%s: %d VMs are lost, want %d", when, n, lost)
+		}
+		if n, err := w.st.RemoveVanished(t.Context()); err != nil || n != removed {
+			t.Errorf("%s: %d hosts are removed, want %d; %v", when, n, removed, err)
+		}
+	}
+	w.beat(w.host.ID, w.host.Epoch, 1)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	w.advance(time.Hour)
+	if err := w.st.FlushHeard(ended); err == nil {
+		t.Fatal("flushed without a database")
+	}
+	silent("a database that refused is back", 0, 0)
+
+	w.advance(millrace.OfflineAfter - time.Second)
+	w.beat(w.host.ID, w.host.Epoch, 2)
+	lock, err := w.root.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lock.Exec(t.Context(), `LOCK TABLE host_beats`); err != nil {
+		t.Fatal(err)
+	}
+	flushed := make(chan error)
+	go func() { flushed <- w.st.FlushHeard(t.Context()) }()
+	for waits := false; !waits; {
+		if err := lock.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'host_beats'::regclass AND NOT granted)`).Scan(&waits); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.advance(time.Hour)
+	silent("a database doesn't answer", 0, 0) // nor would these be answered
+	if err := lock.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-flushed; err != nil {
+		t.Fatal(err)
+	}
+	silent("it answers again", 0, 0)
+
+	w.advance(millrace.OfflineAfter)
+	silent("its hosts stay silent", 1, 1)
 }

@@ -155,7 +155,11 @@ func (o Org) changeHost(ctx context.Context, by millrace.Caller, id millrace.Hos
 }
 
 // RemoveVanished removes the ephemeral hosts that were silent for [millrace.VanishedAfter], of all orgs, and returns how many.
+// After an outage of the service it first waits, as [Store.MarkLost] does.
 func (s *Store) RemoveVanished(ctx context.Context) (n int, err error) {
+	if !s.hearsAll() {
+		return 0, nil
+	}
 	type vanished struct {
 		org  millrace.OrgID
 		id   millrace.HostID

@@ -89,7 +89,7 @@ func (o Org) SetHostKeys(ctx context.Context, from millrace.Actor, c HostCredent
 			return err
 		}
 		tx.announceOrg(o.id)
-		from.Kind, from.ID = millrace.ActorHost, id.String()
+		from.Kind, from.ID, from.Name = millrace.ActorHost, id.String(), name
 		return tx.audit(ctx, o.id, from, "host.keys_rotated", id.String(), millrace.Change{Field: "name", After: name})
 	})
 }

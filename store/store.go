@@ -64,7 +64,6 @@ type Store struct {
 	hostOrgs    sync.Map  // of hosts' IDs: their orgs
 	passes      sync.Pool // of *millrace.Pass
 	fleets      sync.Map  // of org IDs: *fleet
-	opened      time.Time
 	stop        context.CancelFunc
 	stopped     chan struct{}
 }
@@ -112,7 +111,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		committed: cfg.Committed, intake: make(chan intakeRequest), stop: stop, stopped: make(chan struct{}),
 		passes: sync.Pool{New: func() any { return new(millrace.Pass) }},
 	}
-	s.opened = s.clock()
+	s.heard.since = s.clock()
 	if s.committed != nil {
 		close(s.stopped)
 		return s, nil
