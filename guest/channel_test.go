@@ -340,6 +340,10 @@ func TestHostileGuest(t *testing.T) {
 			t.Errorf("%s: %+v, %v", name, e, err)
 		}
 	}
+	// 1 GB of the stack is what a goroutine may take; what a guest says is no recursion's depth.
+	if e, err := hostOf(bytes.Repeat(frame('c', 8, "\x00\x00\x00\x00\x00\x00\x00\x00"), 4<<20)).Next(); !errors.Is(err, io.EOF) {
+		t.Errorf("nothing printed, four million times: %+v, %v", e, err)
+	}
 	rapid.Check(t, func(t *rapid.T) {
 		h := hostOf(rapid.SliceOf(rapid.Byte()).Draw(t, "bytes"))
 		for {

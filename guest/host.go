@@ -65,6 +65,16 @@ func (h *Host) Next() (e Event, err error) {
 	if err := h.open(); err != nil {
 		return e, err
 	}
+	for {
+		e, err = h.event()
+		if err != nil || e.Console == nil || len(e.Console) > 0 { // a console's frame may be empty, any number of them
+			return e, err
+		}
+	}
+}
+
+// event is what the next frame says.
+func (h *Host) event() (e Event, err error) {
 	kind, payload, err := readFrame(h.in)
 	if err != nil {
 		return e, err
@@ -84,11 +94,8 @@ func (h *Host) Next() (e Event, err error) {
 			return e, fmt.Errorf("a frame of the console with %d bytes; it begins with an offset of 8", len(payload))
 		}
 		e.Offset, e.Console = int64(binary.BigEndian.Uint64(payload)), payload[8:]
-		switch {
-		case e.Offset < 0 || e.Offset > maxOffset:
+		if e.Offset < 0 || e.Offset > maxOffset {
 			err = fmt.Errorf("nobody prints %d bytes", e.Offset)
-		case len(e.Console) == 0:
-			return h.Next()
 		}
 	case kindUsage:
 		e.Usage = new(Usage)
