@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"maps"
 	"slices"
 
@@ -27,3 +28,6 @@ var OpenBlobs = openBlobs
 
 // FleetColumns are what passes read of hosts.
 const FleetColumns = fleetColumns
+
+// WatchVMsAtOnce is WatchVMs, which looks at so many at a time.
+func (s *Store) WatchVMsAtOnce(ctx context.Context, n int) (int, error) { return s.watchVMs(ctx, n) }

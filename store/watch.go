@@ -11,7 +11,21 @@ import (
 
 // WatchVMs follows up the VMs that should have got further by now: what [millrace.VM.Overdue] says of each. It returns how
 // many were overdue.
-func (s *Store) WatchVMs(ctx context.Context) (n int, err error) {
+func (s *Store) WatchVMs(ctx context.Context) (n int, err error) { return s.watchVMs(ctx, 1000) }
+
+// watchVMs looks at all of them, so many at a time: those that run on as they should may be any number.
+func (s *Store) watchVMs(ctx context.Context, atOnce int) (n int, err error) {
+	for last := (millrace.VM{}); ; {
+		overdue, looked, err := s.watchNext(ctx, &last, atOnce)
+		n += overdue
+		if err != nil || looked < atOnce {
+			return n, err
+		}
+	}
+}
+
+// watchNext looks at those after the last, which it moves on, and returns how many of how many were overdue.
+func (s *Store) watchNext(ctx context.Context, last *millrace.VM, atOnce int) (n, looked int, err error) {
 	type watched struct {
 		millrace.VM
 		seen      *time.Time
@@ -24,11 +38,12 @@ func (s *Store) WatchVMs(ctx context.Context) (n int, err error) {
 			SELECT `+vmColumns+`, CASE WHEN h.removed_at IS NULL THEN b.seen_at END, j.completed_at
 			FROM vms v JOIN host_beats b ON (b.org_id, b.host_id) = (v.org_id, v.host_id) JOIN hosts h ON (h.org_id, h.host_id) = (v.org_id, v.host_id)
 				LEFT JOIN jobs j ON (j.org_id, j.job_id) = (v.org_id, v.ran_job)
-			WHERE v.gone_at IS NULL AND v.changed_at <= $1
-			ORDER BY v.org_id, v.vm_id LIMIT 1000 FOR UPDATE OF v SKIP LOCKED`, tx.now.Add(-millrace.OverdueAtLeast))
-		if err != nil {
+			WHERE v.gone_at IS NULL AND v.changed_at <= $1 AND (v.org_id, v.vm_id) > ($2, $3)
+			ORDER BY v.org_id, v.vm_id LIMIT $4 FOR UPDATE OF v SKIP LOCKED`, tx.now.Add(-millrace.OverdueAtLeast), last.OrgID, last.ID, atOnce)
+		if err != nil || len(list) == 0 {
 			return err
 		}
+		looked, *last = len(list), list[len(list)-1].VM
 		var b pgx.Batch
 		failed := map[millrace.OrgID]*failures{}
 		for _, w := range list {
@@ -74,5 +89,5 @@ func (s *Store) WatchVMs(ctx context.Context) (n int, err error) {
 		}
 		return tx.SendBatch(ctx, &b).Close()
 	})
-	return n, err
+	return n, looked, err
 }
