@@ -82,6 +82,7 @@ type HostFacts struct {
 	Kernel   string    `json:"kernel"`
 	CPUModel string    `json:"cpu_model"`
 	BootMS   int       `json:"boot_ms"` // how long the agent's trial VM took to boot; 0: there was none
+	Reboots  bool      `json:"reboots,omitempty" doc:"Whether its owner lets it be rebooted from afar"`
 	// Findings are what the agent found at its start. They are read with a host, not with a list of them.
 	Findings []Finding `json:"findings,omitempty"`
 }

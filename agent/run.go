@@ -51,8 +51,6 @@ type Config struct {
 	EndVMs bool
 	// Examine finds out what there is to say of this host when the agent starts, after Driver was prepared; nil: nothing.
 	Examine func(context.Context) []millrace.Finding
-	// Reboots lets the control plane have the machine rebooted.
-	Reboots bool
 }
 
 // Run is the agent until ctx ends, or it ends by itself: then it returns why, an [End]. First it takes over what an earlier
@@ -121,7 +119,7 @@ func (r *runner) adopt(ctx context.Context) error {
 	}
 	r.Facts.Driver, r.Facts.BootMS = r.Driver.Name(), int(r.Driver.Boot().Took.Milliseconds()) // it may have probed
 	r.state = Resume(r.Facts, entries, func(ref Ref) bool { return adopted[ref.machine()] != nil }, time.Now())
-	r.state.Refuses, r.state.Reboots, r.state.Unsure = refuses, r.Reboots, r.KeysUnsure
+	r.state.Refuses, r.state.Reboots, r.state.Unsure = refuses, r.Facts.Reboots, r.KeysUnsure
 	for _, v := range r.state.VMs {
 		if v.live() {
 			m := adopted[v.ref().machine()]

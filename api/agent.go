@@ -108,12 +108,6 @@ func checkFacts(f millrace.HostFacts) error {
 	return nil
 }
 
-// windows tell replays of one host's requests, see [client.Window].
-type windows struct {
-	requests client.Window
-	starts   int64 // the highest sequence number of a start, which is a time
-}
-
 // signed reads a request that a host signed and checks who it is: the signature, the epoch, and that it is no replay.
 func (s *Server) signed(w http.ResponseWriter, r *http.Request, limit int64) (host store.HostCredentials, body []byte, err error) {
 	body, err = s.signedFor(w, r, limit, func(id millrace.HostID) (store.HostCredentials, error) {
@@ -150,27 +144,23 @@ func (s *Server) signedFor(w http.ResponseWriter, r *http.Request, limit int64, 
 	if want := host.Epoch; !isFirst && claims.Epoch != want || isFirst && claims.Epoch != 0 {
 		return nil, millrace.Errorf(millrace.Unauthenticated, "The request's epoch is not the host's present one: the agent was started again elsewhere.")
 	}
+	if isFirst {
+		if time.UnixMilli(claims.Sequence).Sub(now) > client.MaxSkew { // all that are signed with the right time would be lower
+			return nil, millrace.Errorf(millrace.Unauthenticated, "The request's sequence number is not the time: it is ahead.")
+		}
+		return body, s.store.Org(host.OrgID).UseFirst(r.Context(), host.HostID, claims.Sequence)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	seen, ok := s.windows[host.HostID]
 	if !ok {
-		seen = &windows{}
+		seen = &client.Window{}
 		s.windows[host.HostID] = seen
 	}
-	fresh := false
-	if isFirst {
-		if fresh = claims.Sequence > seen.starts; fresh {
-			seen.starts = claims.Sequence
-		}
-	} else {
-		fresh = claims.Sequence > host.Sequence-64 && seen.requests.Accept(claims.Epoch, claims.Sequence)
+	if claims.Sequence <= host.Sequence-64 || !seen.Accept(claims.Epoch, claims.Sequence) {
+		return nil, store.ErrReplayed
 	}
-	if !fresh {
-		return nil, millrace.Errorf(millrace.Unauthenticated, "The request was sent before: its sequence number is used up.")
-	}
-	if !isFirst {
-		s.store.Heard(host.OrgID, host.HostID, claims.Epoch, claims.Sequence)
-	}
+	s.store.Heard(host.OrgID, host.HostID, claims.Epoch, claims.Sequence)
 	return body, nil
 }
 

@@ -628,6 +628,23 @@ func TestJITOfAnothersVM(t *testing.T) {
 	}
 }
 
+// A machine whose clock was two hours ahead when its agent started is heard when the clock is right again.
+func TestStartAfterAClockThatWasAhead(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	h := w.enroll(w.calm, "rack-1")
+	for _, ahead := range []time.Duration{2 * time.Hour, 0} {
+		time.Sleep(time.Second) // the server's clock, as its answers have it, is of a second
+		process := &client.Agent{URL: w.url, Host: h.Host, Key: h.Key, HTTP: http.DefaultClient, Now: func() time.Time { return time.Now().Add(ahead) }}
+		if _, err := process.Start(t.Context(), client.StartRequest{Facts: storetest.Facts()}); err != nil {
+			t.Errorf("%v ahead: %v", ahead, err)
+		}
+		if _, err := process.Sync(t.Context(), client.SyncRequest{}); err != nil {
+			t.Errorf("%v ahead: %v", ahead, err)
+		}
+	}
+}
+
 // A host that was removed is told so, whatever it asks, and nothing that it says counts; one that is asked to restart or reboot
 // hears it at once, and until it has.
 func TestRemovedHost(t *testing.T) {

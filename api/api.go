@@ -47,13 +47,13 @@ type Server struct {
 	jits     singleflight.Group
 
 	mu      sync.Mutex
-	windows map[millrace.HostID]*windows
+	windows map[millrace.HostID]*client.Window
 }
 
 // New is the API's handler. It serves whole paths: mount it at the root.
 func New(cfg Config) http.Handler {
 	s := &Server{
-		store: cfg.Store, webhooks: cfg.Webhooks, runners: cfg.Runners, url: strings.TrimSuffix(cfg.URL, "/"), bundles: digested(cfg.Bundles), log: cfg.Log, now: cfg.Now, windows: map[millrace.HostID]*windows{},
+		store: cfg.Store, webhooks: cfg.Webhooks, runners: cfg.Runners, url: strings.TrimSuffix(cfg.URL, "/"), bundles: digested(cfg.Bundles), log: cfg.Log, now: cfg.Now, windows: map[millrace.HostID]*client.Window{},
 	}
 	if s.now == nil {
 		s.now = time.Now

@@ -85,8 +85,8 @@ type SyncResponse struct {
 	Version    int64     `json:"version"`
 	VMs        []VMOrder `json:"vms"`
 	ServerTime time.Time `json:"server_time"`
-	// Restart asks this process to start anew, and Reboot to reboot the machine once it has no VM, where the host's owner
-	// allows that. They are asked of one epoch: the next process is not asked again.
+	// Restart asks this process to start anew: the next one is not asked again. Reboot asks it to reboot the machine once it has no
+	// VM, where the host's owner allows that, until the machine was.
 	Restart bool `json:"restart,omitempty"`
 	Reboot  bool `json:"reboot,omitempty"`
 	Rotate  bool `json:"rotate,omitempty"` // asks it to make new keys and start anew with them

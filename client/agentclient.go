@@ -132,7 +132,7 @@ func (a *Agent) send(ctx context.Context, timeout time.Duration, path, contentTy
 		r.Header.Set("Content-Type", contentType)
 		Sign(r, body, a.Key, a.claims(IsFirst(path)))
 		header, err := do(a.HTTP, r, maxAgentBody, out)
-		if again && millrace.CodeOf(err) == millrace.Unauthenticated && a.adjust(header) {
+		if again && millrace.CodeOf(err) == millrace.Unauthenticated && a.adjust(header, IsFirst(path)) {
 			continue
 		}
 		return err
@@ -150,17 +150,23 @@ func (a *Agent) claims(first bool) Claims {
 	return Claims{Host: a.Host, Epoch: a.epoch.Load(), Sequence: a.sequence.Add(1), Time: now}
 }
 
-// adjust takes the server's clock from an answer's Date and reports whether ours was off enough to matter.
-func (a *Agent) adjust(answer http.Header) bool {
+// adjust takes the server's clock from an answer's Date, which is of a second, and reports whether ours was off enough to matter:
+// for a first request, whose number is the time, that is less.
+func (a *Agent) adjust(answer http.Header, first bool) bool {
 	date, err := http.ParseTime(answer.Get("Date"))
 	if err != nil {
 		return false
 	}
 	offset := date.Sub(a.now())
-	if (offset - time.Duration(a.offset.Load())).Abs() < MaxSkew/2 {
+	matters := MaxSkew / 2
+	if first {
+		matters = 2 * time.Second
+	}
+	if (offset - time.Duration(a.offset.Load())).Abs() < matters {
 		return false
 	}
 	a.offset.Store(int64(offset))
+	a.first.Store(0) // what was refused used no number; one of a clock that was ahead would be the highest for hours
 	return true
 }
 

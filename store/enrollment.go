@@ -87,11 +87,11 @@ func (s *Store) EnrollHost(ctx context.Context, from millrace.Actor, e Enrollmen
 		b.Queue(`UPDATE enrollment_tokens SET uses_left = uses_left - 1 WHERE (org_id, token_id) = ($1, $2)`, org, token.ID)
 		b.Queue(`
 			INSERT INTO hosts (org_id, host_id, name, arch, vcpus, memory_mb, disk_mb, offer_cpu, offer_memory, labels, driver, version,
-				kernel, cpu_model, boot_ms, admin, sign_key, seal_key, epoch, desired_version, created_at, token_id, fixed_labels, ephemeral, emulates, findings, network, max_vms)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, 1, 1, $19, $20, $21, $22, $23, $24, $25, $26)`,
+				kernel, cpu_model, boot_ms, admin, sign_key, seal_key, epoch, desired_version, created_at, token_id, fixed_labels, ephemeral, emulates, findings, network, max_vms, reboots)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, 1, 1, $19, $20, $21, $22, $23, $24, $25, $26, $27)`,
 			org, id, e.Name, f.Arch, f.VCPUs, f.MemoryMB, f.DiskMB, f.Offer.MilliCPU, f.Offer.MemoryMB, notNil(labels),
 			f.Driver, f.Version, f.Kernel, f.CPUModel, f.BootMS, millrace.HostEnabled, e.SignKey, e.SealKey, tx.now, token.ID, token.Labels, token.Ephemeral, notNil(f.Emulates), notNil(f.Findings),
-			cmp.Or(f.Network, millrace.NetworkUnknown), f.MaxVMs)
+			cmp.Or(f.Network, millrace.NetworkUnknown), f.MaxVMs, f.Reboots)
 		b.Queue(`INSERT INTO host_beats (org_id, host_id, seen_at, epoch, sequence) VALUES ($1, $2, $3, 1, 0)`, org, id, tx.now)
 		if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 			return err

@@ -12,7 +12,7 @@ import (
 )
 
 const hostColumns = `h.org_id, h.host_id, h.name, h.arch, h.emulates, h.vcpus, h.memory_mb, h.disk_mb, h.offer_cpu, h.offer_memory, h.max_vms, h.labels,
-	h.network, h.driver, h.version, h.kernel, h.cpu_model, h.boot_ms, h.admin, h.refuses, h.sign_key, h.seal_key, h.epoch, h.desired_version, b.seen_at, h.created_at,
+	h.network, h.driver, h.version, h.kernel, h.cpu_model, h.boot_ms, h.reboots, h.admin, h.refuses, h.sign_key, h.seal_key, h.epoch, h.desired_version, b.seen_at, h.created_at,
 	coalesce(h.token_id, '00000000-0000-0000-0000-000000000000'), h.fixed_labels, h.ephemeral, h.restart_epoch = h.epoch, h.reboot_epoch = h.epoch, h.rotate_epoch = h.epoch, coalesce(h.keys_at, h.created_at),
 	coalesce(h.cloned_at, '0001-01-01 00:00:00Z')`
 
@@ -22,7 +22,7 @@ func hostTargets(h *millrace.Host) []any {
 	f := &h.Facts
 	return []any{
 		&h.OrgID, &h.ID, &h.Name, &f.Arch, &f.Emulates, &f.VCPUs, &f.MemoryMB, &f.DiskMB, &f.Offer.MilliCPU, &f.Offer.MemoryMB, &f.MaxVMs, &f.Labels, &f.Network, &f.Driver,
-		&f.Version, &f.Kernel, &f.CPUModel, &f.BootMS, &h.Admin, &h.Refuses, &h.SignKey, &h.SealKey, &h.Epoch, &h.Desired, &h.SeenAt, &h.CreatedAt,
+		&f.Version, &f.Kernel, &f.CPUModel, &f.BootMS, &f.Reboots, &h.Admin, &h.Refuses, &h.SignKey, &h.SealKey, &h.Epoch, &h.Desired, &h.SeenAt, &h.CreatedAt,
 		&h.TokenID, &h.FixedLabels, &h.Ephemeral, &h.Restart, &h.Reboot, &h.Rotate, &h.KeysAt, &h.ClonedAt,
 	}
 }
@@ -73,27 +73,53 @@ func (o Org) Host(ctx context.Context, id millrace.HostID) (row HostRow, err err
 var errNoHost = millrace.Errorf(millrace.NotFound, "There is no host with this ID.")
 
 // StartHost notes an agent's start and its machine's facts, and gives the new epoch: what the process before it still
-// says changes nothing. A host that was asked to reboot has, and takes jobs again. bootID is the machine's, of this boot.
-// Conflict: that machine is a second one with the host's key, see [Org.Cloned].
+// says changes nothing. bootID is the machine's, of this boot: where it is another one, a host that was asked to reboot has, and
+// takes jobs again. When it is that of the boot before, the other one is of a second machine with the host's key, which is refused
+// from then on: no machine returns to an earlier boot. And a machine that was heard just now has hardly been booted since: what it
+// says of the ends of VMs isn't believed until it would have been found to be a second one, see [Org.Cloned].
+// Conflict: that machine is the second.
 func (o Org) StartHost(ctx context.Context, id millrace.HostID, bootID string, f millrace.HostFacts) (epoch int64, err error) {
 	err = o.tx(ctx, func(tx *Tx) error {
-		var cloned string
-		was := silence{org: o.id, host: id}
-		err := tx.QueryRow(ctx, `SELECT h.cloned_boot, h.name, b.seen_at`+hostFrom+` WHERE (h.org_id, h.host_id) = ($1, $2) FOR NO KEY UPDATE OF h`, o.id, id).
-			Scan(&cloned, &was.name, &was.since)
+		var h millrace.Host
+		var boot, former, cloned string
+		var doubted time.Time
+		err := tx.QueryRow(ctx, `SELECT `+hostColumns+`, h.boot_id, h.former_boot, h.cloned_boot, h.doubted_until`+hostFrom+` WHERE (h.org_id, h.host_id) = ($1, $2) FOR NO KEY UPDATE OF h`, o.id, id).
+			Scan(append(hostTargets(&h), &boot, &former, &cloned, scanTime(&doubted))...)
 		if err != nil {
 			return err
 		}
 		if cloned != "" && cloned == bootID {
 			return errCloned
 		}
+		silent := tx.now.Sub(h.SeenAt) >= millrace.OfflineAfter
+		if booted := bootID != boot || bootID == ""; booted && h.Reboot {
+			h.Reboot = false
+			if h.Admin == millrace.HostDraining {
+				h.Admin = millrace.HostEnabled
+			}
+		}
+		switch {
+		case bootID == boot || bootID == "" || boot == "":
+			former = boot
+		case bootID == former:
+			former, cloned, h.ClonedAt, doubted = "", boot, tx.now, time.Time{}
+			if err := tx.cloned(ctx, o.id, id, h.Name); err != nil {
+				return err
+			}
+		case silent:
+			former, doubted = boot, time.Time{}
+		default:
+			former, doubted = boot, tx.now.Add(millrace.OfflineAfter)
+		}
 		err = tx.QueryRow(ctx, `
-			UPDATE hosts SET epoch = epoch + 1, started_at = $16, former_boot = boot_id, boot_id = $15, arch = $3, vcpus = $4, memory_mb = $5, disk_mb = $6, offer_cpu = $7, offer_memory = $8,
-				labels = coalesce(fixed_labels, $9), driver = $10, version = $11, kernel = $12, cpu_model = $13, boot_ms = $14, emulates = $17, findings = $18, network = $19, max_vms = $20,
-				admin = CASE WHEN reboot_epoch = epoch THEN 'enabled' ELSE admin END
+			UPDATE hosts SET epoch = epoch + 1, started_at = $16, former_boot = $22, boot_id = $15, arch = $3, vcpus = $4, memory_mb = $5, disk_mb = $6, offer_cpu = $7, offer_memory = $8,
+				labels = coalesce(fixed_labels, $9), driver = $10, version = $11, kernel = $12, cpu_model = $13, boot_ms = $14, emulates = $17, findings = $18, network = $19, max_vms = $20, reboots = $21,
+				cloned_boot = $23, cloned_at = $24, doubted_until = $25, admin = $26,
+				reboot_epoch = CASE WHEN $27 THEN epoch + 1 ELSE 0 END, rotate_epoch = CASE WHEN $28 THEN epoch + 1 ELSE 0 END
 			WHERE (org_id, host_id) = ($1, $2) AND removed_at IS NULL RETURNING epoch`,
 			o.id, id, f.Arch, f.VCPUs, f.MemoryMB, f.DiskMB, f.Offer.MilliCPU, f.Offer.MemoryMB, notNil(f.Labels), f.Driver, f.Version,
-			f.Kernel, f.CPUModel, f.BootMS, bootID, tx.now, notNil(f.Emulates), notNil(f.Findings), cmp.Or(f.Network, millrace.NetworkUnknown), f.MaxVMs).Scan(&epoch)
+			f.Kernel, f.CPUModel, f.BootMS, bootID, tx.now, notNil(f.Emulates), notNil(f.Findings), cmp.Or(f.Network, millrace.NetworkUnknown), f.MaxVMs, f.Reboots,
+			former, cloned, ptr(h.ClonedAt), ptr(doubted), h.Admin, h.Reboot, h.Rotate).Scan(&epoch)
 		if err != nil {
 			return err
 		}
@@ -101,8 +127,8 @@ func (o Org) StartHost(ctx context.Context, id millrace.HostID, bootID string, f
 		b.Queue(`UPDATE host_beats SET seen_at = $3, epoch = $4, sequence = 0 WHERE (org_id, host_id) = ($1, $2)`, o.id, id, tx.now, epoch)
 		// The runner is in the image, and a new image comes with a start of the agent.
 		b.Queue(`UPDATE incidents SET closed_at = $2 WHERE org_id = $1 AND code = $3 AND closed_at IS NULL`, o.id, tx.now, millrace.WaitRunnerVersion)
-		if tx.now.Sub(was.since) >= millrace.OfflineAfter && o.store.hearsAll() {
-			tx.queueReturned(&b, was)
+		if silent && o.store.hearsAll() {
+			tx.queueReturned(&b, silence{o.id, id, h.Name, h.SeenAt})
 		}
 		tx.announceRules(o.id)
 		return tx.SendBatch(ctx, &b).Close()
@@ -155,11 +181,12 @@ type HostView struct {
 	HostCredentials
 	Changed <-chan struct{} // closed when it should be doing something else
 
-	org     Org
-	at      time.Time
-	refuses string
-	desired Desired
-	vms     []millrace.VM // all that aren't gone
+	org          Org
+	at           time.Time
+	refuses      string
+	doubtedUntil time.Time // see doubts
+	desired      Desired
+	vms          []millrace.VM // all that aren't gone
 }
 
 // ViewHost finds a host by its ID alone. NotFound when there is none.
@@ -181,8 +208,8 @@ func (o Org) viewHost(ctx context.Context, id millrace.HostID) (v HostView, err 
 // queue reads the view; which says which of its VMs, and how. The version comes first: a list that is newer than its version is
 // fetched once more, an older one would be missed.
 func (v *HostView) queue(b *pgx.Batch, id millrace.HostID, which string, args ...any) {
-	b.Queue(`SELECT `+credentialColumns+`, h.refuses, `+desiredColumns+credentialsFrom, v.org.id, id).QueryRow(func(row pgx.Row) error {
-		return row.Scan(slices.Concat(v.targets(), []any{&v.refuses}, v.desired.targets())...)
+	b.Queue(`SELECT `+credentialColumns+`, h.refuses, h.doubted_until, `+desiredColumns+credentialsFrom, v.org.id, id).QueryRow(func(row pgx.Row) error {
+		return row.Scan(slices.Concat(v.targets(), []any{&v.refuses, scanTime(&v.doubtedUntil)}, v.desired.targets())...)
 	})
 	b.Queue(`SELECT `+vmColumns+` FROM vms v WHERE (v.org_id, v.host_id) = ($1, $2) AND v.gone_at IS NULL`+which, append([]any{v.org.id, id}, args...)...).
 		Query(func(rows pgx.Rows) (err error) {
@@ -227,7 +254,7 @@ func (v HostView) Observe(ctx context.Context, refuses string, observations []mi
 	desired = v.desired
 	for _, vm := range v.vms {
 		switch was := vm; {
-		case observe(&vm, reported, v.at):
+		case !v.doubts(was, reported, v.at) && observe(&vm, reported, v.at):
 			told = append(told, vm.ID.UUID())
 		case !unwantedAtHost(was):
 			desired.VMs = append(desired.VMs, was)
@@ -248,7 +275,7 @@ func (v HostView) Observe(ctx context.Context, refuses string, observations []mi
 		for i := range vms {
 			before := vms[i]
 			v := &vms[i]
-			if !observe(v, reported, tx.now) {
+			if locked.doubts(before, reported, tx.now) || !observe(v, reported, tx.now) {
 				continue
 			}
 			tx.queueVM(b, *v)
@@ -310,6 +337,12 @@ func observe(v *millrace.VM, reported map[millrace.VMID]*millrace.Observation, n
 		return v.Observe(*ob, now)
 	}
 	return v.State == millrace.VMStopping && v.To(millrace.VMGone, now) == nil
+}
+
+// doubts reports whether the host may be a copy of the machine that has v, and says that v ended.
+func (v *HostView) doubts(vm millrace.VM, reported map[millrace.VMID]*millrace.Observation, now time.Time) bool {
+	ob, seen := reported[vm.ID]
+	return now.Before(v.doubtedUntil) && vm.Stamps.Placed.Before(v.doubtedUntil.Add(-millrace.OfflineAfter)) && (!seen || ob.State == millrace.VMGone)
 }
 
 // failures are jobs whose VM came to nothing, and why, and those whose VM ran a job of which we have not heard.

@@ -20,7 +20,12 @@ func (o Org) SetHostAdmin(ctx context.Context, by millrace.Caller, id millrace.H
 			return nil
 		}
 		// Who enables it calls a reboot off that waits for its VMs.
-		if _, err := tx.Exec(ctx, `UPDATE hosts SET admin = $3, reboot_epoch = 0 WHERE (org_id, host_id) = ($1, $2)`, o.id, id, admin); err != nil {
+		var b pgx.Batch
+		b.Queue(`UPDATE hosts SET admin = $3, reboot_epoch = 0 WHERE (org_id, host_id) = ($1, $2)`, o.id, id, admin)
+		if h.Reboot {
+			tx.queueDesired(&b, o.id, id)
+		}
+		if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 			return err
 		}
 		tx.announceRules(o.id)
@@ -54,12 +59,15 @@ func (o Org) RotateKeys(ctx context.Context, by millrace.Caller, id millrace.Hos
 	})
 }
 
-// RebootHost drains a host, and has its agent reboot the machine once it has no VM, where the host's owner allows that; then
-// it takes jobs again. NotFound: there is no such host.
+// RebootHost drains a host, and has its agent reboot the machine once it has no VM; then it takes jobs again, unless it is
+// disabled. NotFound: there is no such host. Conflict: its owner doesn't allow that.
 func (o Org) RebootHost(ctx context.Context, by millrace.Caller, id millrace.HostID) error {
 	return o.changeHost(ctx, by, id, func(tx *Tx, h millrace.Host) error {
+		if !h.Facts.Reboots {
+			return millrace.Errorf(millrace.Conflict, "The owner of %s doesn't let it be rebooted from afar: its launcher was started without --allow-reboot.", h.Name)
+		}
 		var b pgx.Batch
-		b.Queue(`UPDATE hosts SET reboot_epoch = epoch, admin = 'draining' WHERE (org_id, host_id) = ($1, $2)`, o.id, id)
+		b.Queue(`UPDATE hosts SET reboot_epoch = epoch, admin = CASE admin WHEN 'disabled' THEN admin ELSE 'draining' END WHERE (org_id, host_id) = ($1, $2)`, o.id, id)
 		tx.queueDesired(&b, o.id, id)
 		if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 			return err

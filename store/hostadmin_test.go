@@ -56,24 +56,48 @@ func TestHostAdmin(t *testing.T) {
 	code(t, w.org.SetHostAdmin(t.Context(), w.Caller(), w.host.ID, millrace.HostEnabled), "")
 	code(t, w.org.RestartAgent(t.Context(), w.Caller(), w.host.ID), "")
 	admin(millrace.HostEnabled, true, false)
-	start := func() {
+	start := func(boot string, reboots bool) {
 		t.Helper()
-		if _, err := w.org.StartHost(t.Context(), w.host.ID, "", storetest.Facts()); err != nil {
+		facts := storetest.Facts()
+		facts.Reboots = reboots
+		if _, err := w.org.StartHost(t.Context(), w.host.ID, boot, facts); err != nil {
 			t.Fatal(err)
 		}
 	}
-	start()
+	version := func() int64 {
+		t.Helper()
+		desired, err := w.org.Desired(t.Context(), w.host.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return desired.Version
+	}
+	start("boot-1", true)
 	admin(millrace.HostEnabled, false, false)
 	code(t, w.org.RebootHost(t.Context(), w.Caller(), w.host.ID), "")
 	admin(millrace.HostDraining, false, true)
+	asked := version()
 	code(t, w.org.SetHostAdmin(t.Context(), w.Caller(), w.host.ID, millrace.HostEnabled), "") // called off
 	admin(millrace.HostEnabled, false, false)
+	if version() == asked {
+		t.Error("the host isn't told that it is not to reboot any more")
+	}
 	code(t, w.org.RebootHost(t.Context(), w.Caller(), w.host.ID), "")
-	start()
+	start("boot-1", true) // its agent alone
+	admin(millrace.HostDraining, false, true)
+	start("boot-2", true)
 	admin(millrace.HostEnabled, false, false)
 	code(t, w.org.SetHostAdmin(t.Context(), w.Caller(), w.host.ID, millrace.HostDisabled), "")
-	start()
+	code(t, w.org.RebootHost(t.Context(), w.Caller(), w.host.ID), "")
+	admin(millrace.HostDisabled, false, true)
+	start("boot-3", false)
 	admin(millrace.HostDisabled, false, false)
+	code(t, w.org.RebootHost(t.Context(), w.Caller(), w.host.ID), millrace.Conflict) // its owner doesn't want that
+	code(t, w.org.RotateKeys(t.Context(), w.Caller(), w.host.ID), "")
+	start("boot-3", false)
+	if desired, err := w.org.Desired(t.Context(), w.host.ID); err != nil || !desired.Rotate {
+		t.Errorf("keys that were asked for, after a restart: %+v, %v", desired, err)
+	}
 	if n := scalar[int](t, w.root, `SELECT count(DISTINCT action) FROM audit WHERE actor_id = $1 AND action IN ('host.changed', 'host.restarted', 'host.rebooted')`, w.Owner.ID.String()); n != 3 {
 		t.Errorf("%d kinds of entries", n)
 	}
@@ -125,6 +149,82 @@ func TestClonedHost(t *testing.T) {
 	if n := scalar[int](t, w.root, `SELECT count(*) FROM audit WHERE action = 'host.cloned'`); n != 1 {
 		t.Errorf("%d entries in the audit log", n)
 	}
+}
+
+// The first machine may speak before it can be told from one that is restarted. Then it starts anew: with the boot from before.
+func TestClonedHostThatSpeaksAtOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	vm := w.place(w.queue(1))
+	start := func(boot string, want millrace.Code) (epoch int64) {
+		t.Helper()
+		epoch, err := w.org.StartHost(t.Context(), w.host.ID, boot, storetest.Facts())
+		code(t, err, want)
+		return epoch
+	}
+	says := func(epoch int64, vms ...millrace.Observation) {
+		t.Helper()
+		if _, err := w.org.Observe(t.Context(), w.host.ID, epoch, "", vms); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ended := millrace.Observation{VMID: vm, Epoch: 1, State: millrace.VMGone, Reason: "It isn't here."}
+	original := start("boot-1", "")
+	w.advance(time.Second)
+	w.beat(w.host.ID, original, 1)
+	copied := start("boot-2", "")
+	says(copied, ended) // the copy has the journal, and no such VM
+	if state := w.vm(vm).State; state != millrace.VMPending {
+		t.Errorf("by the word of a copy a VM is %s", state)
+	}
+	w.advance(3 * time.Second)
+	if err := w.org.Cloned(t.Context(), w.host.ID, original); err != nil {
+		t.Fatal(err)
+	}
+	original = start("boot-1", "")
+	start("boot-2", millrace.Conflict)
+	if row, err := w.org.Host(t.Context(), w.host.ID); err != nil || !row.ClonedAt.Equal(w.now()) {
+		t.Errorf("cloned at %s, want now; %v", row.ClonedAt, err)
+	}
+	says(original, ended)
+	if state := w.vm(vm).State; state != millrace.VMGone {
+		t.Errorf("by its own host's word a VM is %s", state)
+	}
+}
+
+// A machine that was heard just now and comes with another boot was booted, if nobody else speaks for as long as one would.
+func TestEndsAfterAFastReboot(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	vm := w.place(w.queue(1))
+	for _, boot := range []string{"boot-1", "boot-2"} {
+		w.advance(time.Second)
+		epoch, err := w.org.StartHost(t.Context(), w.host.ID, boot, storetest.Facts())
+		code(t, err, "")
+		w.host.Epoch = epoch
+	}
+	for _, then := range []struct {
+		wait time.Duration
+		want millrace.VMState
+	}{{millrace.OfflineAfter - time.Second, millrace.VMPending}, {time.Second, millrace.VMGone}} {
+		w.advance(then.wait)
+		w.observe(millrace.VMGone, vm)
+		if state := w.vm(vm).State; state != then.want {
+			t.Errorf("%v later it is %s, want %s", then.wait, state, then.want)
+		}
+	}
+}
+
+// The number of a start is used up for good: in other servers, and in those that start later.
+func TestUseFirst(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	another := storetest.OpenAt(t, w.db, w.now).Org(w.ID)
+	code(t, w.org.UseFirst(t.Context(), w.host.ID, 7), "")
+	code(t, another.UseFirst(t.Context(), w.host.ID, 7), millrace.Unauthenticated)
+	code(t, another.UseFirst(t.Context(), w.host.ID, 6), millrace.Unauthenticated)
+	code(t, another.UseFirst(t.Context(), w.host.ID, 8), "")
+	code(t, w.st.Org(storetest.MustCreateOrg(t, w.st, "stranger").ID).UseFirst(t.Context(), w.host.ID, 9), millrace.Unauthenticated)
 }
 
 // A host that is removed is nobody's: its requests are known as such, its VMs end without it, its name and place are free.

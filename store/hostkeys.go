@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/millrace-ci/millrace"
 )
@@ -62,6 +63,25 @@ func (s *Store) orgOfHost(ctx context.Context, id millrace.HostID) (org millrace
 	return org, err
 }
 
+// UseFirst uses the sequence number of a request in epoch 0 up, in all servers and for good: such numbers grow. Unauthenticated: it
+// was used, or a higher one.
+func (o Org) UseFirst(ctx context.Context, id millrace.HostID, sequence int64) error {
+	fresh := false
+	_, err := o.store.roundTrip(ctx, o.store.app, o.id, func(b *pgx.Batch) {
+		b.Queue(`UPDATE hosts SET first_sequence = $3 WHERE (org_id, host_id) = ($1, $2) AND first_sequence < $3`, o.id, id, sequence).Exec(func(tag pgconn.CommandTag) error {
+			fresh = tag.RowsAffected() > 0
+			return nil
+		})
+	})
+	if err == nil && !fresh {
+		return ErrReplayed
+	}
+	return err
+}
+
+// ErrReplayed is what a request is answered that was made before.
+var ErrReplayed = millrace.Errorf(millrace.Unauthenticated, "The request was sent before: its sequence number is used up.")
+
 // SetHostKeys replaces a host's keys by those that it made: from then on the former ones are worth nothing. Once more the same
 // changes nothing. Conflict: another host has such a key, the present one is no longer what signed this, or it is a second machine
 // with the host's key that says so, see [Org.Cloned]. Forbidden: nobody asked for new ones. from says where the request came from.
@@ -85,7 +105,7 @@ func (o Org) SetHostKeys(ctx context.Context, from millrace.Actor, c HostCredent
 		case !bytes.Equal(was, c.SignKey):
 			return millrace.Errorf(millrace.Conflict, "The host has other keys meanwhile.")
 		}
-		if _, err := tx.Exec(ctx, `UPDATE hosts SET sign_key = $3, seal_key = $4, keys_at = $5 WHERE (org_id, host_id) = ($1, $2)`, o.id, id, sign, seal, tx.now); err != nil {
+		if _, err := tx.Exec(ctx, `UPDATE hosts SET sign_key = $3, seal_key = $4, keys_at = $5, rotate_epoch = 0 WHERE (org_id, host_id) = ($1, $2)`, o.id, id, sign, seal, tx.now); err != nil {
 			return err
 		}
 		tx.announceOrg(o.id)
@@ -106,7 +126,7 @@ func (o Org) Cloned(ctx context.Context, id millrace.HostID, epoch int64) error 
 	return o.tx(ctx, func(tx *Tx) error {
 		var name string
 		err := tx.QueryRow(ctx, `
-			UPDATE hosts SET cloned_boot = boot_id, boot_id = former_boot, former_boot = '', cloned_at = $4, epoch = epoch + 1
+			UPDATE hosts SET cloned_boot = boot_id, boot_id = former_boot, former_boot = '', cloned_at = $4, doubted_until = NULL, epoch = epoch + 1
 			WHERE (org_id, host_id) = ($1, $2) AND epoch = $3 + 1 AND former_boot <> '' AND boot_id <> '' AND former_boot <> boot_id AND started_at <= $5
 			RETURNING name`, o.id, id, epoch, tx.now, tx.now.Add(-stale)).Scan(&name)
 		if errors.Is(err, pgx.ErrNoRows) {
@@ -115,7 +135,12 @@ func (o Org) Cloned(ctx context.Context, id millrace.HostID, epoch int64) error 
 		if err != nil {
 			return err
 		}
-		tx.announceOrg(o.id)
-		return tx.audit(ctx, o.id, millrace.Actor{Kind: millrace.ActorSystem}, "host.cloned", id.String(), millrace.Change{Field: "name", After: name})
+		return tx.cloned(ctx, o.id, id, name)
 	})
+}
+
+// cloned tells that a second machine was found to have a host's key.
+func (tx *Tx) cloned(ctx context.Context, org millrace.OrgID, id millrace.HostID, name string) error {
+	tx.announceOrg(org)
+	return tx.audit(ctx, org, millrace.Actor{Kind: millrace.ActorSystem}, "host.cloned", id.String(), millrace.Change{Field: "name", After: name})
 }

@@ -53,7 +53,7 @@ again then; VMs run on.`,
 			seen := o.machine(o.dir, prepared(driver))
 			seen.Cgroups = func() error { return m.limits }
 			return launcher.Serve(cmd.Context(), listener, launcher.Config{
-				Driver: driver, Host: launcher.Host{Facts: facts, Dir: o.dir, Reboots: m.reboots}, Log: log, Said: said, Reboot: reboot,
+				Driver: driver, Host: launcher.Host{Facts: facts, Dir: o.dir}, Log: log, Said: said, Reboot: reboot,
 				Examine: func(ctx context.Context) []millrace.Finding { return agent.ExamineMachine(ctx, seen) },
 			})
 		},
@@ -81,7 +81,7 @@ func (o *options) runLaunched(ctx context.Context, c agent.Config, socket string
 		lose(launcher.ErrLost)
 	}()
 	host := d.Host()
-	c.Driver, c.Facts, c.Disk, c.Reboots = d, host.Facts, host.Dir, host.Reboots
+	c.Driver, c.Facts, c.Disk = d, host.Facts, host.Dir
 	seen := o.machine(o.dir, nil)
 	c.Examine = func(ctx context.Context) []millrace.Finding {
 		here, err := d.Examine(ctx)

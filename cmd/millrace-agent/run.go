@@ -56,6 +56,7 @@ func (m *machine) open(o *options, dir string, log *slog.Logger) (d vm.Driver, f
 	if facts, err = agent.Facts(dir, o.offer); err != nil {
 		return nil, facts, nil, err
 	}
+	facts.Reboots = m.reboots
 	taps, err := m.nets.open(log)
 	if err != nil {
 		return nil, facts, nil, err
@@ -121,7 +122,6 @@ privileges then.`,
 				return err
 			}
 			defer func() { err = errors.Join(err, done()) }()
-			c.Reboots = m.reboots
 			seen := o.machine(o.dir, prepared(c.Driver))
 			seen.Cgroups = func() error { return m.limits }
 			c.Examine = func(ctx context.Context) []millrace.Finding { return agent.Examine(ctx, seen) }

@@ -299,7 +299,7 @@ func MustCreateToken(t testing.TB, st *store.Store, tenant Tenant) string {
 func Facts() millrace.HostFacts {
 	return millrace.HostFacts{
 		Arch: millrace.AMD64, VCPUs: 8, MemoryMB: 16384, DiskMB: 100_000, Offer: millrace.Size{MilliCPU: 8000, MemoryMB: 16384},
-		Labels: []string{}, Driver: "fake", Version: "test", Kernel: "6.1", CPUModel: "test",
+		Labels: []string{}, Driver: "fake", Version: "test", Kernel: "6.1", CPUModel: "test", Reboots: true,
 	}
 }
 

@@ -28,9 +28,8 @@ import (
 
 // Host is what a launcher tells of its machine when an agent comes.
 type Host struct {
-	Facts   millrace.HostFacts `json:"facts"`   // with the bounds that it holds machines to
-	Dir     string             `json:"dir"`     // on the disk that machines live on
-	Reboots bool               `json:"reboots"` // it reboots the machine when it is asked
+	Facts millrace.HostFacts `json:"facts"` // with the bounds that it holds machines to
+	Dir   string             `json:"dir"`   // on the disk that machines live on
 }
 
 // network is that of the socket.

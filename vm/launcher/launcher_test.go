@@ -244,13 +244,13 @@ func TestMachines(t *testing.T) {
 	found := []millrace.Finding{{Check: "smt", Level: millrace.LevelOK, Found: "off"}}
 	real := &machines{running: map[string]*machine{}}
 	may := host
-	may.Reboots = true
+	may.Facts.Reboots = true
 	path, ended := serve(t, t.TempDir(), launcher.Config{
 		Driver: real, Host: may, Examine: func(context.Context) []millrace.Finding { return found },
 		Reboot: func(context.Context) error { rebooted.Add(1); return nil },
 	})
 	d := dial(t, path)
-	if h := d.Host(); h.Facts.Offer != host.Facts.Offer || h.Facts.Labels[0] != "rack-7" || !h.Reboots || h.Dir == "" {
+	if h := d.Host(); h.Facts.Offer != host.Facts.Offer || h.Facts.Labels[0] != "rack-7" || !h.Facts.Reboots || h.Dir == "" {
 		t.Errorf("%+v", h)
 	}
 	if err := d.Prepare(t.Context()); err != nil || d.Name() != "test" || d.Boot() != real.Boot() {

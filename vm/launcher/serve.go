@@ -172,7 +172,7 @@ func (s *server) answer(ctx context.Context, r request) (a answer, err error) {
 			a.Findings = s.Examine(ctx)
 		}
 	case reboot:
-		if !s.Host.Reboots {
+		if !s.Host.Facts.Reboots {
 			return a, errors.New("this machine's owner doesn't let the control plane reboot it")
 		}
 		s.Log.Warn("The machine is rebooted.")
