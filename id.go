@@ -126,6 +126,11 @@ func newID[K Kind](src *Source, now time.Time) ID[K] {
 // crockford is the base32 alphabet without I, L, O and U (https://www.crockford.com/base32.html).
 const crockford = "0123456789abcdefghjkmnpqrstvwxyz"
 
+// Time is when the ID was made, in whole milliseconds (RFC 9562, section 5.7).
+func (id ID[K]) Time() time.Time {
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(id[:8]) >> 16))
+}
+
 // IsZero reports whether id names nothing.
 func (id ID[K]) IsZero() bool { return id == ID[K]{} }
 

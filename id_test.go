@@ -25,6 +25,9 @@ func TestIDRoundTrip(t *testing.T) {
 		if v, _ := id.Value(); scanned.Scan(v) != nil || scanned != id {
 			t.Fatalf("%s stored and read as %s", id, scanned)
 		}
+		if !id.Time().Equal(at) {
+			t.Fatalf("%s was made at %s, not at %s", id, at, id.Time())
+		}
 		if uuid := id.UUID(); uuid[14] != '7' || !strings.ContainsAny(uuid[19:20], "89ab") {
 			t.Fatalf("%s is not a UUIDv7", uuid)
 		}

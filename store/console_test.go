@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/store"
@@ -71,7 +72,7 @@ func TestConsoleIsBounded(t *testing.T) {
 func TestBlobsNeedNoTemporaryDirectory(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "made when missing")
 	t.Setenv("TMPDIR", "/nonexistent")
-	blobs, err := store.OpenBlobs(t.Context(), "file://"+filepath.ToSlash(dir))
+	blobs, _, err := store.OpenBlobs(t.Context(), "file://"+filepath.ToSlash(dir))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,5 +82,39 @@ func TestBlobsNeedNoTemporaryDirectory(t *testing.T) {
 	}
 	if got, err := blobs.ReadAll(t.Context(), "org/vm"); err != nil || string(got) != "hello" {
 		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// Of consoles what is old is deleted, with its folder; what is younger isn't even listed.
+func TestConsolesExpire(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	dir := t.TempDir()
+	st, err := store.Open(t.Context(), store.Config{AppURL: w.db.App, SystemURL: w.db.System, Now: w.now, BlobURL: "file://" + filepath.ToSlash(dir)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(st.Close)
+	began := w.now()
+	var vms []millrace.VMID
+	for job := range int64(2) {
+		vm := w.place(w.queue(job + 1))
+		for offset := range int64(3) {
+			if err := st.Org(w.ID).AppendConsole(t.Context(), w.host.ID, vm, offset, []byte("x")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		vms = append(vms, vm)
+		w.advance(48 * time.Hour)
+	}
+	for day, want := range map[time.Duration]int{-1: 0, 1: 3} {
+		if n, err := st.ExpireBlobs(t.Context(), began.Add(millrace.LogRetention+day*24*time.Hour)); err != nil || n != want {
+			t.Errorf("day %d: %d pieces expired, want %d; %v", day, n, want, err)
+		}
+	}
+	for i, vm := range vms {
+		if left, err := filepath.Glob(filepath.Join(dir, "consoles", "*", vm.String())); err != nil || len(left) != i {
+			t.Errorf("VM %d has the folders %v, %v", i+1, left, err)
+		}
 	}
 }

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
+	"path"
+	"path/filepath"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -148,7 +151,7 @@ func (s *Store) EndVMs(ctx context.Context, org millrace.OrgID) (live int, err e
 // org is deleted.
 func (s *Store) EraseBlobs(ctx context.Context, org millrace.OrgID) (n int, err error) {
 	for _, prefix := range []string{consolesKey(org), agentLogsKey(org)} {
-		erased, err := s.deleteBlobs(ctx, prefix, func(*blob.ListObject) bool { return true })
+		erased, err := s.deleteBlobs(ctx, prefix, func(*blob.ListObject) (unwanted, last bool) { return true, false })
 		if n += erased; err != nil {
 			return n, err
 		}
@@ -158,18 +161,33 @@ func (s *Store) EraseBlobs(ctx context.Context, org millrace.OrgID) (n int, err 
 
 // ExpireBlobs deletes the consoles and agents' logs that nothing was added to for [millrace.LogRetention], and returns how many
 // pieces those were.
+// An org's consoles are listed as their VMs began, and no further than to those that are younger: what is kept costs nothing.
 func (s *Store) ExpireBlobs(ctx context.Context, now time.Time) (n int, err error) {
-	for _, prefix := range []string{"consoles/", "agent-logs/"} {
-		expired, err := s.deleteBlobs(ctx, prefix, func(o *blob.ListObject) bool { return now.Sub(o.ModTime) > millrace.LogRetention })
+	old := func(at time.Time) bool { return now.Sub(at) > millrace.LogRetention }
+	n, err = s.deleteBlobs(ctx, "agent-logs/", func(o *blob.ListObject) (unwanted, last bool) { return old(o.ModTime), false })
+	if err != nil {
+		return n, err
+	}
+	for orgs := s.blobs.List(&blob.ListOptions{Prefix: "consoles/", Delimiter: "/"}); ; {
+		org, err := orgs.Next(ctx)
+		if errors.Is(err, io.EOF) {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+		expired, err := s.deleteBlobs(ctx, org.Key, func(o *blob.ListObject) (unwanted, last bool) {
+			vm, err := millrace.ParseVMID(path.Base(path.Dir(o.Key)))
+			return old(o.ModTime), err == nil && !old(vm.Time())
+		})
 		if n += expired; err != nil {
 			return n, err
 		}
 	}
-	return n, nil
 }
 
-// deleteBlobs deletes those below prefix that unwanted says, and returns how many.
-func (s *Store) deleteBlobs(ctx context.Context, prefix string, unwanted func(*blob.ListObject) bool) (n int, err error) {
+// deleteBlobs deletes those below prefix that are unwanted, in the order of their keys and before the last, and returns how many.
+func (s *Store) deleteBlobs(ctx context.Context, prefix string, is func(*blob.ListObject) (unwanted, last bool)) (n int, err error) {
 	for list := s.blobs.List(&blob.ListOptions{Prefix: prefix}); ; {
 		object, err := list.Next(ctx)
 		if errors.Is(err, io.EOF) {
@@ -178,13 +196,20 @@ func (s *Store) deleteBlobs(ctx context.Context, prefix string, unwanted func(*b
 		if err != nil {
 			return n, err
 		}
-		if !unwanted(object) {
+		unwanted, last := is(object)
+		if last {
+			return n, nil
+		}
+		if !unwanted {
 			continue
 		}
 		if err := s.blobs.Delete(ctx, object.Key); err != nil && gcerrors.Code(err) != gcerrors.NotFound {
 			return n, err
 		}
 		n++
+		if s.blobDir != "" {
+			_ = os.Remove(filepath.Join(s.blobDir, filepath.FromSlash(path.Dir(object.Key)))) // the last one's folder, or it isn't empty
+		}
 	}
 }
 

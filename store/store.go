@@ -14,6 +14,7 @@ import (
 	"maps"
 	"net"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -52,6 +53,7 @@ type Store struct {
 
 	app, system *pgxpool.Pool
 	blobs       *blob.Bucket
+	blobDir     string // where these are files; "" elsewhere
 	prefixes    []string
 	now         func() time.Time
 	ids         *millrace.Source
@@ -99,7 +101,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		app.Close()
 		return nil, fmt.Errorf("connecting to Postgres as the system role: %w", err)
 	}
-	blobs, err := openBlobs(ctx, cfg.BlobURL)
+	blobs, blobDir, err := openBlobs(ctx, cfg.BlobURL)
 	if err != nil {
 		app.Close()
 		system.Close()
@@ -107,7 +109,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Store{
-		Bus: newBus(), app: app, system: system, blobs: blobs, prefixes: cfg.Prefixes, now: cfg.Now, ids: cfg.IDs, log: cfg.Log,
+		Bus: newBus(), app: app, system: system, blobs: blobs, blobDir: blobDir, prefixes: cfg.Prefixes, now: cfg.Now, ids: cfg.IDs, log: cfg.Log,
 		committed: cfg.Committed, intake: make(chan intakeRequest), stop: stop, stopped: make(chan struct{}),
 		passes: sync.Pool{New: func() any { return new(millrace.Pass) }},
 	}
@@ -173,19 +175,21 @@ const tooManyConnections = "53300"
 
 // openBlobs opens a blob store. That of a directory writes its files where they belong, and not in the temporary directory
 // first: this may be on another file system, or missing.
-func openBlobs(ctx context.Context, address string) (*blob.Bucket, error) {
+func openBlobs(ctx context.Context, address string) (bucket *blob.Bucket, dir string, err error) {
 	u, err := url.Parse(address)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if u.Scheme == fileblob.Scheme {
+		dir = filepath.FromSlash(u.Path)
 		q := u.Query()
 		q.Set("no_tmp_dir", "true")
 		q.Set("create_dir", "true")
 		q.Set("metadata", "skip") // of which we keep none: it would be a second file for each
 		u.RawQuery = q.Encode()
 	}
-	return blob.OpenBucket(ctx, u.String())
+	bucket, err = blob.OpenBucket(ctx, u.String())
+	return bucket, dir, err
 }
 
 func connect(ctx context.Context, url string, size int32, settings map[string]string) (*pgxpool.Pool, error) {
