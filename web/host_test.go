@@ -106,6 +106,43 @@ func TestHostPage(t *testing.T) {
 	}
 }
 
+// Why a host takes no jobs is on its page as in the list; and what became of the jobs of a silent one, whatever is wanted of it.
+func TestHostPageSaysWhatIsWrong(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	host, b := w.host("rack-1", 10), w.member()
+	path := "/o/calm/hosts/" + host.ID.String()
+	page := func(path string) string {
+		t.Helper()
+		_, page := w.get(b, path)
+		return text(page)
+	}
+	refuse := func(why string) {
+		t.Helper()
+		if _, err := w.Store.Org(w.Org.ID).Observe(t.Context(), host.ID, host.Epoch, why, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const full, silent = "Takes no jobs: its disk is nearly <full> (1.2 GB free)", "Nothing was heard for 30 seconds or more"
+	lacks(t, page(path), "Takes no jobs", silent)
+	refuse("its disk is nearly <full> (1.2 GB free)")
+	contains(t, page("/o/calm/hosts"), full)
+	contains(t, page(path), "Online", full+". Its agent looks again by itself.")
+	if err := w.Store.Org(w.Org.ID).SetHostAdmin(t.Context(), w.Org.Caller(), host.ID, millrace.HostDisabled); err != nil {
+		t.Fatal(err)
+	}
+	contains(t, page(path), "Disabled", full)
+	lacks(t, page(path), silent)
+	w.pass(millrace.OfflineAfter - time.Second)
+	lacks(t, page(path), silent)
+	w.pass(time.Second)
+	contains(t, page(path), "Disabled", silent, "No job was on it.", full)
+	lacks(t, page(path), "looks again")
+	refuse("")
+	lacks(t, page(path), "Takes no jobs")
+	lacks(t, page("/o/calm/hosts"), "Takes no jobs")
+}
+
 // The pages of hosts in a browser. What becomes of a token is seen as it happens.
 func TestHostsInABrowser(t *testing.T) {
 	t.Parallel()
