@@ -178,7 +178,7 @@ func (h Host) Status(now time.Time) HostStatus {
 	switch {
 	case h.Admin == HostDisabled:
 		return StatusDisabled
-	case now.Sub(h.SeenAt) >= OfflineAfter:
+	case h.Silent(now):
 		return StatusOffline
 	case h.Admin == HostDraining:
 		return StatusDraining
@@ -186,6 +186,10 @@ func (h Host) Status(now time.Time) HostStatus {
 		return StatusOnline
 	}
 }
+
+// Silent reports whether the host has not been heard for [OfflineAfter], whatever is wanted of it: a disabled host's VMs are
+// lost like any other's.
+func (h Host) Silent(now time.Time) bool { return now.Sub(h.SeenAt) >= OfflineAfter }
 
 // TakesVMs reports whether VMs may be placed on the host at time now.
 func (h Host) TakesVMs(now time.Time) bool { return h.Status(now) == StatusOnline && h.Refuses == "" }

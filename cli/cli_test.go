@@ -38,6 +38,14 @@ func ran() client.Job {
 	return j
 }
 
+// full is a host that takes no VM.
+func full() client.Host {
+	return client.Host{
+		ID: millrace.HostID{15: 2}, Name: "h2", Status: millrace.StatusOnline, Refuses: "its disk is nearly full" + evil, CreatedAt: at,
+		Facts: millrace.HostFacts{Arch: millrace.ARM64, Offer: millrace.Size{MilliCPU: 4000, MemoryMB: 8192}}, SeenAt: client.Time(at),
+	}
+}
+
 // server is an API with one of each.
 func server(t *testing.T) string {
 	t.Helper()
@@ -50,7 +58,8 @@ func server(t *testing.T) string {
 		org + "hosts": client.NewList([]client.Host{{
 			ID: millrace.HostID{15: 1}, Name: "h1", Status: millrace.StatusOnline,
 			Facts: millrace.HostFacts{Arch: millrace.AMD64, Offer: millrace.Size{MilliCPU: 4000, MemoryMB: 8192}}, SeenAt: client.Time(at),
-		}}, ""),
+		}, full()}, ""),
+		org + "hosts/" + full().ID.String(): full(),
 		org + "incidents": client.NewList([]client.Incident{{
 			ID: millrace.IncidentID{15: 1}, Code: millrace.WaitIPAllowList, Title: "Refused", Remedy: "Allow it.", Owner: "calm", Detail: "no" + evil, OpenedAt: at,
 		}}, ""),
@@ -131,8 +140,12 @@ func TestOutput(t *testing.T) {
 			"job\tjob_00000000000000000000000002\nstatus\tsuccess\nrepository\tcalm/app\nname\tCI[2J2J / build all \n" +
 			"branch\t-\ncommit\t-\nactor\t-\nlabels\tmillrace\nurl\t\nvm\tvm_00000000000000000000000002 (gone) on h1\n" +
 			"size\t4 vCPU, 16 GB\npeak memory\t0 MiB\ncpu time\t0s\npeak cpu\t1.3 of 4 vCPU\n"},
-		{"hosts list", false, "host\tname\tstatus\tarch\tvms\tcommitted\toffer\tseen\n" +
-			"host_00000000000000000000000001\th1\tonline\tamd64\t0\t0 vCPU, 0 MB\t4 vCPU, 8 GB\t2026-11-24 12:00:00Z\n"},
+		{"hosts list", false, "host\tname\tstatus\tarch\tvms\tcommitted\toffer\tseen\trefuses\n" +
+			"host_00000000000000000000000001\th1\tonline\tamd64\t0\t0 vCPU, 0 MB\t4 vCPU, 8 GB\t2026-11-24 12:00:00Z\t-\n" +
+			"host_00000000000000000000000002\th2\tonline\tarm64\t0\t0 vCPU, 0 MB\t4 vCPU, 8 GB\t2026-11-24 12:00:00Z\tits disk is nearly full[2J2J\n"},
+		{"hosts show h2", false, "field\tvalue\nhost\thost_00000000000000000000000002\nname\th2\nstatus\tonline\nrefuses\tits disk is nearly full[2J2J\n" +
+			"pending\t-\nvms\t0\ncommitted\t0 vCPU, 0 MB\noffer\t4 vCPU, 8 GB\nlabels\t-\narch\tarm64\ncpu\t-\nkernel\t-\ndriver\t-\nnetwork\t-\ntrial boot\t-\n" +
+			"agent\t-\nseen\t2026-11-24 12:00:00Z\nsince\t2026-11-24 12:00:00Z\n"},
 		{"incident list --open", false, "incident\tcode\tconcerns\tsince\tuntil\twhat to do\tgithub said\n" +
 			"inc_00000000000000000000000001\tip_allow_list\tcalm\t2026-11-24 12:00:00Z\t-\tRefused. Allow it.\tno[2J2J\n"},
 		{"usage --by repository", false, "repository\tjobs\tfailed\tbuild\tvcpu\twait p50\twait p95\ncalm/app\t3\t1\t1m30s\t3m0s\t800ms\t2.5s\n"},

@@ -33,10 +33,10 @@ func (c *cli) hosts() *cobra.Command {
 			for _, h := range list.Data {
 				rows = append(rows, []string{
 					h.ID.String(), h.Name, string(h.Status), string(h.Facts.Arch), strconv.Itoa(h.VMs),
-					h.Committed.String(), h.Facts.Bounds(), clock(h.SeenAt),
+					h.Committed.String(), h.Facts.Bounds(), clock(h.SeenAt), or(h.Refuses),
 				})
 			}
-			return c.table([]string{"host", "name", "status", "arch", "vms", "committed", "offer", "seen"}, rows)
+			return c.table([]string{"host", "name", "status", "arch", "vms", "committed", "offer", "seen", "refuses"}, rows)
 		},
 	})
 	admin := func(to millrace.HostAdmin) func(context.Context, client.REST, millrace.HostID) (client.Host, error) {
@@ -125,6 +125,7 @@ func hostRows(h client.Host) [][]string {
 		{"host", h.ID.String()},
 		{"name", h.Name},
 		{"status", string(h.Status)},
+		{"refuses", or(h.Refuses)},
 		{"pending", or(strings.Join(pending, " "))},
 		{"vms", strconv.Itoa(h.VMs)},
 		{"committed", h.Committed.String()},

@@ -63,10 +63,7 @@ func (s *Store) EnrollHost(ctx context.Context, from millrace.Actor, e Enrollmen
 		if err := tx.QueryRow(ctx, `SELECT slug FROM orgs WHERE org_id = $1`, org).Scan(&slug); err != nil {
 			return err
 		}
-		var revoked *time.Time
-		token, err := one(ctx, tx, func(row pgx.CollectableRow) (millrace.EnrollmentToken, error) {
-			return scanEnrollmentToken(row, &revoked)
-		}, `SELECT `+enrollmentColumns+`, revoked_at FROM enrollment_tokens WHERE hash = $1 FOR UPDATE`, hash)
+		token, err := one(ctx, tx, endedEnrollmentToken, `SELECT `+enrollmentColumns+`, revoked_at FROM enrollment_tokens WHERE hash = $1 FOR UPDATE`, hash)
 		if err != nil {
 			return err
 		}
@@ -74,8 +71,8 @@ func (s *Store) EnrollHost(ctx context.Context, from millrace.Actor, e Enrollmen
 		if !errors.Is(err, pgx.ErrNoRows) {
 			return err // nil: it is the host that it is
 		}
-		token.RevokedAt = val(revoked)
 		if refused = usable(token, from.Address, e.Facts.Labels, tx.now); refused != nil {
+			tx.announceOrg(org) // the token's own, and nobody's for a token that isn't known
 			return tx.audit(ctx, org, from, "enrollment_token.refused", token.ID.String(), millrace.Change{Field: "reason", After: millrace.MessageOf(refused)})
 		}
 		labels := e.Facts.Labels
@@ -158,6 +155,7 @@ func (s *Store) RevokeLeaked(ctx context.Context, from millrace.Actor, secret st
 			return err
 		}
 		from.Kind = millrace.ActorSystem
+		tx.announceOrg(org)
 		return tx.audit(ctx, org, from, "enrollment_token.revoked", id.String(), millrace.Change{Field: "reason", After: "It was sent in an address."})
 	})
 	if millrace.CodeOf(err) == millrace.NotFound { // unknown, or it ended already

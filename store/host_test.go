@@ -95,6 +95,66 @@ func TestEnrollmentRefused(t *testing.T) {
 	}
 }
 
+// Whoever follows a token hears of what becomes of it, and others don't: who has a token of one org can't busy another's pages,
+// and who has none busies nobody's.
+func TestEnrollmentIsAnnounced(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	rival := storetest.MustCreateOrg(t, w.st, "rival")
+	token, secret, err := w.org.CreateEnrollmentToken(t.Context(), storetest.System, store.NewEnrollmentToken{CIDR: "192.0.2.0/24"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	enroll := func(secret string) error {
+		_, _, err := w.st.EnrollHost(t.Context(), millrace.Actor{Address: "192.0.3.1"}, store.Enrollment{Secret: secret, Name: "rack-2", SignKey: key(3), SealKey: key(4), Facts: storetest.Facts()})
+		return err
+	}
+	heard := func(what string, want bool, act func() error, code millrace.Code) {
+		t.Helper()
+		w.heard(w.st)
+		ours, theirs := w.st.Bus.On(store.TopicOrg(w.ID)), w.st.Bus.On(store.TopicOrg(rival.ID))
+		if err := act(); millrace.CodeOf(err) != code {
+			t.Fatalf("%s: %v", what, err)
+		}
+		w.heard(w.st)
+		select {
+		case <-ours:
+			if !want {
+				t.Errorf("%s is announced", what)
+			}
+		default:
+			if want {
+				t.Errorf("%s is not announced", what)
+			}
+		}
+		select {
+		case <-theirs:
+			t.Errorf("%s is announced to another org", what)
+		default:
+		}
+	}
+	unknown := millrace.NewSecret(millrace.EnrollmentTokenPrefix, nil).Reveal()
+	heard("a token that isn't known", false, func() error { return enroll(unknown) }, millrace.Unauthenticated)
+	heard("a mistyped token", false, func() error { return enroll(secret.Reveal() + "x") }, millrace.Invalid)
+	heard("a refusal", true, func() error { return enroll(secret.Reveal()) }, millrace.Forbidden)
+	heard("another org's revocation", false, func() error {
+		return w.st.Org(rival.ID).RevokeEnrollmentToken(t.Context(), storetest.System, token.ID)
+	}, millrace.NotFound)
+	heard("a revocation", true, func() error { return w.org.RevokeEnrollmentToken(t.Context(), storetest.System, token.ID) }, "")
+	heard("a second one", false, func() error { return w.org.RevokeEnrollmentToken(t.Context(), storetest.System, token.ID) }, "")
+	got, err := w.org.EnrollmentToken(t.Context(), token.ID)
+	if err != nil || !got.RevokedAt.Equal(w.now()) || got.CIDR != token.CIDR || got.UsesLeft != 1 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	_, err = w.st.Org(rival.ID).EnrollmentToken(t.Context(), token.ID)
+	code(t, err, millrace.NotFound)
+	_, leaked, err := w.org.CreateEnrollmentToken(t.Context(), storetest.System, store.NewEnrollmentToken{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	heard("one that was in an address", true, func() error { return w.st.RevokeLeaked(t.Context(), millrace.Actor{}, leaked.Reveal()) }, "")
+}
+
 // What a token says of its hosts holds, whatever the agent says, then and later; and it works from where it may.
 func TestEnrollmentTokenBinds(t *testing.T) {
 	t.Parallel()

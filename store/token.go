@@ -180,6 +180,14 @@ func enrollmentToken(row pgx.CollectableRow) (millrace.EnrollmentToken, error) {
 	return scanEnrollmentToken(row)
 }
 
+// endedEnrollmentToken reads one that may have been revoked: enrollmentColumns, revoked_at.
+func endedEnrollmentToken(row pgx.CollectableRow) (millrace.EnrollmentToken, error) {
+	var revoked *time.Time
+	t, err := scanEnrollmentToken(row, &revoked)
+	t.RevokedAt = val(revoked)
+	return t, err
+}
+
 // CreateEnrollmentToken makes a token that turns machines into hosts of the org. Its secret is shown once.
 func (o Org) CreateEnrollmentToken(ctx context.Context, actor millrace.Actor, n NewEnrollmentToken) (token millrace.EnrollmentToken, secret millrace.Secret, err error) {
 	if n.Uses == 0 {
@@ -238,6 +246,15 @@ func (o Org) EnrollmentTokens(ctx context.Context) (list []millrace.EnrollmentTo
 	return list, err
 }
 
+// EnrollmentToken finds a token, whether it works still or not. NotFound: the org has none with this ID.
+func (o Org) EnrollmentToken(ctx context.Context, id millrace.EnrollmentTokenID) (token millrace.EnrollmentToken, err error) {
+	err = o.tx(ctx, func(tx *Tx) error {
+		token, err = one(ctx, tx, endedEnrollmentToken, `SELECT `+enrollmentColumns+`, revoked_at FROM enrollment_tokens WHERE (org_id, token_id) = ($1, $2)`, o.id, id)
+		return err
+	})
+	return token, err
+}
+
 // RevokeEnrollmentToken ends an enrollment token at once; one that ended already is no error.
 func (o Org) RevokeEnrollmentToken(ctx context.Context, actor millrace.Actor, id millrace.EnrollmentTokenID) error {
 	return o.tx(ctx, func(tx *Tx) error {
@@ -252,6 +269,7 @@ func (o Org) RevokeEnrollmentToken(ctx context.Context, actor millrace.Actor, id
 		if err != nil || !revoked {
 			return err
 		}
+		tx.announceOrg(o.id) // a page may wait for its hosts
 		return tx.audit(ctx, o.id, actor, "enrollment_token.revoked", id.String())
 	})
 }

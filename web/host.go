@@ -1,6 +1,7 @@
 package web
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -17,7 +18,8 @@ type hostsView struct {
 	Path      string
 	MayEnroll bool
 	Made      *enrollment                // just made; shown once
-	Follow    millrace.EnrollmentTokenID // the token whose hosts are awaited
+	Follow    millrace.EnrollmentToken   // whose hosts are awaited, for who may make such; zero: none
+	Refused   *millrace.AuditEntry       // the last machine that was refused with it
 	Tokens    []millrace.EnrollmentToken // that still work, for who may make such
 	Hosts     []store.HostRow
 	Now       time.Time
@@ -108,7 +110,7 @@ func (s *server) revokeEnrollmentToken(w http.ResponseWriter, r *http.Request, v
 }
 
 func (s *server) showHosts(w http.ResponseWriter, r *http.Request, v visit, made *enrollment, follow millrace.EnrollmentTokenID) error {
-	view := hostsView{Path: v.path("/hosts"), MayEnroll: v.By.May(millrace.HostsWrite), Made: made, Follow: follow, Now: s.Now()}
+	view := hostsView{Path: v.path("/hosts"), MayEnroll: v.By.May(millrace.HostsWrite), Made: made, Now: s.Now()}
 	org := s.Store.Org(v.Org.OrgID)
 	var err error
 	if view.Hosts, err = org.Hosts(r.Context()); err != nil {
@@ -116,6 +118,9 @@ func (s *server) showHosts(w http.ResponseWriter, r *http.Request, v visit, made
 	}
 	if view.MayEnroll {
 		if view.Tokens, err = org.EnrollmentTokens(r.Context()); err != nil {
+			return err
+		}
+		if view.Follow, view.Refused, err = s.follow(r.Context(), v, follow); err != nil {
 			return err
 		}
 	}
@@ -126,22 +131,68 @@ func (s *server) showHosts(w http.ResponseWriter, r *http.Request, v visit, made
 	return live(w, r, f, hostList(view), hostsPage(f, view))
 }
 
+// follow finds a token, and the last machine that was refused with it. One that the org doesn't have is none.
+func (s *server) follow(ctx context.Context, v visit, id millrace.EnrollmentTokenID) (token millrace.EnrollmentToken, refused *millrace.AuditEntry, err error) {
+	if id.IsZero() {
+		return token, nil, nil
+	}
+	org := s.Store.Org(v.Org.OrgID)
+	token, err = org.EnrollmentToken(ctx, id)
+	if millrace.CodeOf(err) == millrace.NotFound {
+		return millrace.EnrollmentToken{}, nil, nil
+	}
+	if err != nil || !v.By.May(millrace.AuditRead) {
+		return token, nil, err
+	}
+	page, err := org.Audit(ctx, store.AuditFilter{Action: "enrollment_token.refused", Subject: id.String(), From: token.CreatedAt, Limit: 1})
+	if len(page.Entries) > 0 {
+		refused = &page.Entries[0]
+	}
+	return token, refused, err
+}
+
+// follows reports whether the page follows a token.
+func (v hostsView) follows() bool { return !v.Follow.ID.IsZero() }
+
 // here is what the live part is fetched from.
 func (v hostsView) here() string {
-	if v.Follow.IsZero() {
+	if !v.follows() {
 		return v.Path
 	}
-	return v.Path + "?token=" + v.Follow.String()
+	return v.Path + "?token=" + v.Follow.ID.String()
 }
 
 // fresh are the hosts that were made with the token that is followed.
 func (v hostsView) fresh() (list []store.HostRow) {
 	for _, h := range v.Hosts {
-		if !v.Follow.IsZero() && h.TokenID == v.Follow {
+		if v.follows() && h.TokenID == v.Follow.ID {
 			list = append(list, h)
 		}
 	}
 	return list
+}
+
+// ended says why no host is to be awaited of the token that is followed; "" when one is.
+func (v hostsView) ended() string {
+	switch t := v.Follow; {
+	case !t.RevokedAt.IsZero():
+		return "The token was revoked: " + ui.Absolute(t.RevokedAt) + "."
+	case !t.ExpiresAt.After(v.Now):
+		return "The token has expired: " + ui.Absolute(t.ExpiresAt) + "."
+	case t.UsesLeft <= 0:
+		return "The token is used up by other machines, which are hosts no more."
+	}
+	return ""
+}
+
+// refused is the last machine that was refused with the token that is followed; nil when it became a host since.
+func (v hostsView) refused() *millrace.AuditEntry {
+	for _, h := range v.fresh() {
+		if v.Refused != nil && h.Name == v.Refused.Actor.Name && h.CreatedAt.After(v.Refused.At) {
+			return nil
+		}
+	}
+	return v.Refused
 }
 
 // command adds a machine. The token goes in by standard input, so that it is in no list of processes: echo is the shell's own.

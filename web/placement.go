@@ -115,7 +115,7 @@ func (s *server) changePlacement(w http.ResponseWriter, r *http.Request, v visit
 	case err == nil:
 		http.Redirect(w, r, v.path("/placement")+"#"+again.At, http.StatusSeeOther)
 		return nil
-	case code == millrace.Unprocessable, code == millrace.NotFound && again.Share.Repository != "":
+	case code == millrace.Unprocessable, code == millrace.NotFound && again.At == "repositories":
 		again.Problem = millrace.MessageOf(err)
 		return s.showPlacement(w, r, v, http.StatusUnprocessableEntity, again)
 	}
@@ -130,7 +130,9 @@ func (s *server) setStrategy(w http.ResponseWriter, r *http.Request, v visit) er
 func (s *server) setShare(w http.ResponseWriter, r *http.Request, v visit) error {
 	f := shareForm{strings.TrimSpace(r.PostFormValue("repository")), strings.TrimSpace(r.PostFormValue("priority")), strings.TrimSpace(r.PostFormValue("limit"))}
 	c, err := f.change()
-	if f.Repository == "" {
+	// The table has what GitHub lists no more, too, whose name may be another's by now: its rows say which by the ID.
+	c.RepositoryID, _ = strconv.ParseInt(r.PostFormValue("repository_id"), 10, 64) // what is no number is 0, and one too large is no repository's
+	if f.Repository == "" && c.RepositoryID == 0 {
 		err = millrace.Errorf(millrace.Unprocessable, "Which repository? The form didn't say.")
 	}
 	return s.changePlacement(w, r, v, millrace.PlacementChange{Shares: []millrace.ShareChange{c}}, err, placementView{At: "repositories", Share: f})

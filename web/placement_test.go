@@ -3,11 +3,13 @@ package web_test
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/store"
+	"github.com/millrace-ci/millrace/store/storetest"
 )
 
 func TestPlacementPage(t *testing.T) {
@@ -83,7 +85,7 @@ func TestPlacementPage(t *testing.T) {
 	submit("/zones/public", url.Values{"allowed": {"yes"}, "labels": {"outside, DMZ"}, "egress": {"none"}, "cpu": {"2.5"}, "memory": {""}}, http.StatusSeeOther)
 	_, page = w.get(b, path)
 	contains(t, page, "calm/app", `value="2.5"`, `value="dmz, outside"`, "Like all others")
-	submit("/repositories", url.Values{"repository": {"calm/app"}}, http.StatusSeeOther)
+	submit("/repositories", url.Values{"repository_id": {"77"}}, http.StatusSeeOther)
 	if s := settings(); len(s.Shares) != 0 {
 		t.Errorf("like all others: %+v", s.Shares)
 	}
@@ -96,4 +98,75 @@ func TestPlacementPage(t *testing.T) {
 	_, page = w.get(viewer, path)
 	contains(t, page, "Public repositories", "dmz, outside", "2.5")
 	lacks(t, page, "<form method=\"post\" action=\"/o/calm/placement", "Like all others")
+}
+
+// A repository that GitHub lists no more is treated like all others when that is asked for, and not the one that has its name now.
+func TestShareOfAnUnlistedRepository(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b, _ := w.person(w.Org, millrace.RoleAdmin)
+	w.confirmed(b)
+	const path = "/o/calm/placement"
+	lists := func(list ...millrace.Repository) {
+		t.Helper()
+		if err := w.Store.SaveRepositories(t.Context(), w.Org.Installation.ID, list); err != nil {
+			t.Fatal(err)
+		}
+	}
+	share := func(id int64, priority int) {
+		t.Helper()
+		change := millrace.PlacementChange{Shares: []millrace.ShareChange{{RepositoryID: id, Priority: &priority}}}
+		if _, err := w.Store.Org(w.Org.ID).ChangePlacement(t.Context(), w.Org.Caller(), change); err != nil {
+			t.Fatal(err)
+		}
+	}
+	shares := func(want ...int64) {
+		t.Helper()
+		s, err := w.Store.Org(w.Org.ID).PlacementSettings(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []int64
+		for _, s := range s.Shares {
+			got = append(got, s.RepositoryID)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("the repositories %v have shares, want %v", got, want)
+		}
+	}
+	reset := func(id string, want int, says ...string) {
+		t.Helper()
+		res, page := w.submit(b, path+"/repositories", url.Values{"repository_id": {id}})
+		if res.StatusCode != want {
+			t.Errorf("%q: %s, want %d", id, res.Status, want)
+		}
+		contains(t, page, says...)
+	}
+	lists(millrace.Repository{ID: 1, FullName: "calm/old"}, millrace.Repository{ID: 2, FullName: "calm/app"}, millrace.Repository{ID: 4, FullName: "calm/kept"})
+	for _, id := range []int64{1, 2, 4} {
+		share(id, 2)
+	}
+	lists(millrace.Repository{ID: 3, FullName: "calm/app"}, millrace.Repository{ID: 4, FullName: "calm/kept"}) // 2 was deleted, and made anew
+	share(3, -1)
+	shares(1, 2, 3, 4)
+	_, page := w.get(b, path)
+	contains(t, page, `name="repository_id" value="1"`, `name="repository_id" value="2"`, `name="repository_id" value="3"`, `name="repository_id" value="4"`)
+	for _, id := range []string{"9", "-1", "99999999999999999999"} {
+		reset(id, http.StatusUnprocessableEntity, "The org has no such repository.")
+	}
+	for _, id := range []string{"", "0", "x", "1x"} {
+		reset(id, http.StatusUnprocessableEntity, "Which repository?")
+	}
+	rival := storetest.MustCreateOrg(t, w.Store, "rival")
+	if err := w.Store.SaveRepositories(t.Context(), rival.Installation.ID, []millrace.Repository{{ID: 5, FullName: "rival/app"}}); err != nil {
+		t.Fatal(err)
+	}
+	reset("5", http.StatusUnprocessableEntity, "The org has no such repository.")
+	shares(1, 2, 3, 4)
+	reset("2", http.StatusSeeOther)
+	shares(1, 3, 4)
+	reset("1", http.StatusSeeOther)
+	reset("4", http.StatusSeeOther)
+	shares(3)
+	lacks(t, page, `name="repository" value=`)
 }
