@@ -200,6 +200,13 @@ func TestHostPage(t *testing.T) {
 	shows("Its agent is asked to start anew")
 	act("reboot", http.StatusSeeOther, "")
 	shows("Reboots once it has no VM (1 left)")
+	facts := storetest.Facts()
+	facts.Reboots = false
+	if _, err := w.Store.Org(w.Org.ID).StartHost(t.Context(), host.ID, "", facts); err != nil {
+		t.Fatal(err)
+	}
+	shows("Restart agent Rotate keys A host that drains", "its owner adds --allow-reboot")
+	act("reboot", http.StatusConflict, "without --allow-reboot")
 	act("explode", http.StatusUnprocessableEntity, "explode")
 	act("remove", http.StatusConflict, "Drain it and wait for their jobs")
 	w.pass(time.Minute)
