@@ -444,6 +444,22 @@ func TestAgentLog(t *testing.T) {
 	if _, _, err := rest.HostLog(t.Context(), h.Host, millrace.LogPosition{Epoch: -1}); millrace.CodeOf(err) != millrace.Invalid {
 		t.Errorf("no position: %v", err)
 	}
+	for _, err := range []error{
+		w.st.Org(w.calm.ID).RemoveHost(t.Context(), w.calm.Caller(), h.Host, false), w.st.Org(w.rival.ID).RemoveHost(t.Context(), w.rival.Caller(), other.Host, false),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := rest.Host(t.Context(), h.Host); millrace.CodeOf(err) != millrace.NotFound {
+		t.Errorf("a host that was removed: %v", err)
+	}
+	if text, _, err = rest.HostLog(t.Context(), h.Host, millrace.LogPosition{}); err != nil || string(text) != "level=INFO msg=hello\nmore\nanew\n" {
+		t.Errorf("its log: %q, %v", text, err)
+	}
+	if _, _, err := rest.HostLog(t.Context(), other.Host, millrace.LogPosition{}); millrace.CodeOf(err) != millrace.NotFound {
+		t.Errorf("another org's host that was removed: %v", err)
+	}
 }
 
 func TestConsole(t *testing.T) {
