@@ -40,7 +40,7 @@ func (s *server) agentLog(w http.ResponseWriter, r *http.Request, v visit) error
 		return err
 	}
 	view.Cut = len(text) == logTail
-	view.Log = plain(text, view.Cut)
+	view.Log = millrace.PlainText(text, view.Cut)
 	f, err := s.frame(r, v, view.Host.Name+": agent log", "hosts")
 	if err != nil {
 		return err
