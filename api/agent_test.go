@@ -444,6 +444,22 @@ func TestAgentLog(t *testing.T) {
 	if _, _, err := rest.HostLog(t.Context(), h.Host, millrace.LogPosition{Epoch: -1}); millrace.CodeOf(err) != millrace.Invalid {
 		t.Errorf("no position: %v", err)
 	}
+	for _, err := range []error{
+		w.st.Org(w.calm.ID).RemoveHost(t.Context(), w.calm.Caller(), h.Host, false), w.st.Org(w.rival.ID).RemoveHost(t.Context(), w.rival.Caller(), other.Host, false),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := rest.Host(t.Context(), h.Host); millrace.CodeOf(err) != millrace.NotFound {
+		t.Errorf("a host that was removed: %v", err)
+	}
+	if text, _, err = rest.HostLog(t.Context(), h.Host, millrace.LogPosition{}); err != nil || string(text) != "level=INFO msg=hello\nmore\nanew\n" {
+		t.Errorf("its log: %q, %v", text, err)
+	}
+	if _, _, err := rest.HostLog(t.Context(), other.Host, millrace.LogPosition{}); millrace.CodeOf(err) != millrace.NotFound {
+		t.Errorf("another org's host that was removed: %v", err)
+	}
 }
 
 func TestConsole(t *testing.T) {
@@ -465,9 +481,46 @@ func TestConsole(t *testing.T) {
 	if err := h.AppendConsole(t.Context(), vm.ID, 6, make([]byte, 300<<10)); millrace.CodeOf(err) != millrace.TooLarge {
 		t.Errorf("300 KiB at once: %v", err)
 	}
-	data, total, err := w.st.Org(w.calm.ID).Console(t.Context(), vm.ID, 100)
+	data, total, err := w.st.Org(w.calm.ID).Console(t.Context(), vm.ID, 0, 100)
 	if err != nil || string(data) != "hello\n" || total != 6 {
 		t.Errorf("%q of %d, %v", data, total, err)
+	}
+	rest := client.REST{URL: w.url, Org: "calm", Token: millrace.Secret(storetest.MustCreateToken(t, w.st, w.calm)), HTTP: http.DefaultClient}
+	text, at, err := rest.Console(t.Context(), vm.ID, 0)
+	if err != nil || string(text) != "hello\n" || at != 6 {
+		t.Errorf("over REST: %q to %d, %v", text, at, err)
+	}
+	if err := h.AppendConsole(t.Context(), vm.ID, 6, []byte("more")); err != nil {
+		t.Fatal(err)
+	}
+	if text, at, err = rest.Console(t.Context(), vm.ID, at); err != nil || string(text) != "more" || at != 10 {
+		t.Errorf("since then: %q to %d, %v", text, at, err)
+	}
+	if text, at, err = rest.Console(t.Context(), vm.ID, at); err != nil || len(text) != 0 || at != 10 {
+		t.Errorf("nothing new: %q to %d, %v", text, at, err)
+	}
+	theirs := w.place(w.rival, other, 2)
+	if err := other.AppendConsole(t.Context(), theirs.ID, 0, []byte("evil")); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := rest.Console(t.Context(), theirs.ID, 0); millrace.CodeOf(err) != millrace.NotFound {
+		t.Errorf("another org's: %v", err)
+	}
+	list, err := rest.VMs(t.Context(), client.VMQuery{Job: vm.ForJob})
+	if err != nil || len(list.Data) != 1 || list.Data[0].ID != vm.ID {
+		t.Errorf("the job's VMs: %+v, %v", list, err)
+	}
+	if list, err := rest.VMs(t.Context(), client.VMQuery{Job: theirs.ForJob}); err != nil || len(list.Data) != 0 {
+		t.Errorf("those of another org's job: %+v, %v", list, err)
+	}
+	if one, err := rest.VM(t.Context(), vm.ID); err != nil || one.ID != vm.ID {
+		t.Errorf("the VM: %+v, %v", one, err)
+	}
+	if err := w.st.Org(w.calm.ID).RemoveHost(t.Context(), w.calm.Caller(), h.Host, true); err != nil {
+		t.Fatal(err)
+	}
+	if text, _, err = rest.Console(t.Context(), vm.ID, 0); err != nil || string(text) != "hello\nmore" {
+		t.Errorf("of a host that was removed: %q, %v", text, err)
 	}
 }
 

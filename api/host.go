@@ -79,7 +79,7 @@ func (s *Server) hostRoutes(api huma.API) {
 	}
 	register(s, api, millrace.HostsRead, huma.Operation{
 		OperationID: "get-host-log", Method: http.MethodGet, Path: "/hosts/{host}/log", Summary: "Show the end of what a host's agent said", Tags: []string{"hosts"},
-		Description: "At most the last 1 MiB of text, whatever process of the agent said it; with after, what came since.",
+		Description: "At most the last 1 MiB of text, whatever process of the agent said it; with after, what came since. A host that was removed has its log for as long as it is kept, 30 days.",
 	},
 		func(ctx context.Context, org tenant, in *readLog) (*log, error) {
 			id, err := millrace.ParseHostID(in.Host)
@@ -92,7 +92,7 @@ func (s *Server) hostRoutes(api huma.API) {
 					return nil, err
 				}
 			}
-			if _, err := org.Host(ctx, id); err != nil {
+			if _, err := org.AnyHost(ctx, id); err != nil {
 				return nil, err
 			}
 			data, end, err := org.AgentLog(ctx, id, after, 1<<20)

@@ -158,7 +158,7 @@ func TestRESTRefuses(t *testing.T) {
 		"calm/jobs?cursor=" + cursor("\x80"+strings.Repeat("\x00", 23)), "calm/vms?cursor=" + cursor("\x7f"+strings.Repeat("\xff", 23)),
 		"calm/jobs?limit=0", "calm/jobs?limit=-1", "calm/jobs?limit=101", "calm/vms?limit=many", "calm/jobs?limit=99999999999999999999",
 		"calm/jobs?status=dancing", "calm/jobs?status=queued,%00", "calm/jobs?repository=%00", "calm/jobs?repository=%ff",
-		"calm/jobs?repository=" + strings.Repeat("x", 301), "calm/vms?live=perhaps", "calm/vms?host=x", "calm/vms?host=%00",
+		"calm/jobs?repository=" + strings.Repeat("x", 301), "calm/vms?live=perhaps", "calm/vms?host=x", "calm/vms?host=%00", "calm/vms?job=x", "calm/vms?job=%00", "calm/vms/vm_01jd2w8k5p7m9q3r5t7v9x1z3b/console?after=-1", "calm/vms/x/console?after=x",
 		"calm/incidents?open=perhaps", "calm/incidents?cursor=x", "calm/incidents?limit=0", "calm/usage?by=planet", "calm/usage?from=yesterday", "calm/usage?from=2026-02-01T00:00:00Z&to=2026-01-01T00:00:00Z",
 		"calm/jobs/x", "calm/jobs/%00", "calm/jobs/job_", "calm/jobs/vm_01jd2w8k5p7m9q3r5t7v9x1z3b", "calm/jobs/job_81jd2w8k5p7m9q3r5t7v9x1z3b",
 		"calm/hosts/%ff", "calm/vms/x/console", "%00/jobs", "%ff/jobs", "CALM/jobs", "calm%2f/jobs", strings.Repeat("a", 5000) + "/jobs",

@@ -66,7 +66,7 @@ func TestNoWayToAnotherOrg(t *testing.T) {
 	token, foreign := storetest.MustCreateToken(t, w.st, w.rival), storetest.MustCreateToken(t, w.st, w.calm)
 	const base, empty = "/api/v1/orgs/rival", `{"data":[],"next_cursor":null}`
 	for _, path := range []string{
-		"/jobs?repository=calm/app", "/jobs?status=queued,in_progress,completed", "/vms?host=" + theirs.Host.String(), "/vms?live=true", "/incidents?open=true",
+		"/jobs?repository=calm/app", "/jobs?status=queued,in_progress,completed", "/vms?host=" + theirs.Host.String(), "/vms?live=true", "/vms?job=" + vm.ForJob.String(), "/incidents?open=true",
 		"/usage?by=repository", "/usage?by=user", "/usage?by=day", "/audit?actor=" + w.calm.Owner.ID.String(), "/audit?actor=calm-admin",
 		"/audit?subject=" + theirs.Host.String(), "/audit?action=host.enrolled&subject=" + theirs.Host.String(),
 	} {

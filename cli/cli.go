@@ -89,8 +89,8 @@ func Run(ctx context.Context, env Env) int {
 func (c *cli) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "millrace",
-		Short: "Your org's jobs, hosts, usage, members and tokens",
-		Long: `Your org's jobs, hosts, usage, members and tokens.
+		Short: "Your org's jobs, VMs, hosts, usage, members and tokens",
+		Long: `Your org's jobs, VMs, hosts, usage, members and tokens.
 
 Sign in with millrace auth login --url https://YOUR-SERVER. Programs that have no person beside them take what they need from
 the environment, which goes before what was signed in:
@@ -114,7 +114,7 @@ Exit codes:
 	flags.StringVar(&c.url, "url", c.Getenv("MILLRACE_URL"), "the server's address")
 	flags.StringVar(&c.org, "org", c.Getenv("MILLRACE_ORG"), "your org's short name")
 	flags.BoolVar(&c.json, "json", false, "print the API's answer")
-	root.AddCommand(c.auth(), c.jobs(), c.incidents(), c.hosts(), c.enrollmentTokens(), c.usage(), c.members(), c.tokens(), c.audit(), c.version())
+	root.AddCommand(c.auth(), c.jobs(), c.vms(), c.incidents(), c.hosts(), c.enrollmentTokens(), c.usage(), c.members(), c.tokens(), c.audit(), c.version())
 	return root
 }
 

@@ -3,9 +3,11 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -59,7 +61,12 @@ func server(t *testing.T) string {
 			ID: millrace.HostID{15: 1}, Name: "h1", Status: millrace.StatusOnline,
 			Facts: millrace.HostFacts{Arch: millrace.AMD64, Offer: millrace.Size{MilliCPU: 4000, MemoryMB: 8192}}, SeenAt: client.Time(at),
 		}, full()}, ""),
-		org + "hosts/" + full().ID.String(): full(),
+		org + "hosts/" + full().ID.String():               full(),
+		org + "vms":                                       client.NewList([]client.VM{failed()}, "opaque"),
+		org + "vms/vm_00000000000000000000000003":         failed(),
+		org + "vms/vm_00000000000000000000000003/samples": client.NewList([]millrace.Sample{}, ""),
+		org + "vms/vm_00000000000000000000000003/console": printed("\x1b[31mbooting\x1b[0m\n1 %\r99 %\npanic" + evil),
+		org + "hosts/host_00000000000000000000000009/log": printed("level=ERROR msg=full\n"), // removed: not in the list
 		org + "incidents": client.NewList([]client.Incident{{
 			ID: millrace.IncidentID{15: 1}, Code: millrace.WaitIPAllowList, Title: "Refused", Remedy: "Allow it.", Owner: "calm", Detail: "no" + evil, OpenedAt: at,
 		}}, ""),
@@ -101,10 +108,30 @@ func server(t *testing.T) string {
 			w.WriteHeader(millrace.CodeOf(err).Status())
 			answer = client.NewProblem(err, "")
 		}
+		if text, ok := answer.(printed); ok {
+			position := strconv.Itoa(len(text))
+			if strings.HasSuffix(key, "/log") {
+				position = millrace.LogPosition{Epoch: 1}.Plus(int64(len(text))).String()
+			}
+			w.Header().Set(client.LogPositionHeader, position)
+			_, _ = io.WriteString(w, string(text))
+			return
+		}
 		_ = json.NewEncoder(w).Encode(answer)
 	}))
 	t.Cleanup(srv.Close)
 	return srv.URL
+}
+
+// printed is an answer that is a log.
+type printed string
+
+// failed is a VM that came to nothing.
+func failed() client.VM {
+	return client.VM{
+		ID: millrace.VMID{15: 3}, Host: "h1" + evil, HostID: millrace.HostID{15: 9}, ForJob: millrace.JobID{15: 1}, State: millrace.VMGone, Zone: millrace.ZonePrivate, Arch: millrace.AMD64,
+		Size: millrace.Size{MilliCPU: 4000, MemoryMB: 16384}, Reason: "Its kernel didn't come up." + evil, ExitCode: new(int), PlacedAt: client.Time(at), GoneAt: client.Time(at.Add(time.Minute)),
+	}
 }
 
 // run runs one command line against url.
@@ -146,6 +173,13 @@ func TestOutput(t *testing.T) {
 		{"hosts show h2", false, "field\tvalue\nhost\thost_00000000000000000000000002\nname\th2\nstatus\tonline\nrefuses\tits disk is nearly full[2J2J\n" +
 			"pending\t-\nvms\t0\ncommitted\t0 vCPU, 0 MB\noffer\t4 vCPU, 8 GB\nlabels\t-\narch\tarm64\ncpu\t-\nkernel\t-\ndriver\t-\nnetwork\t-\ntrial boot\t-\n" +
 			"agent\t-\nseen\t2026-11-24 12:00:00Z\nsince\t2026-11-24 12:00:00Z\n"},
+		{"vms list --host h1 --job job_00000000000000000000000001", false, "vm\tstate\thost\tjob\tsize\tplaced\tended because\n" +
+			"vm_00000000000000000000000003\tgone\th1[2J2J\tjob_00000000000000000000000001\t4 vCPU, 16 GB\t2026-11-24 12:00:00Z\tIts kernel didn't come up.[2J2J\n"},
+		{"vms show vm_00000000000000000000000003", false, "field\tvalue\nvm\tvm_00000000000000000000000003\nstate\tgone\nhost\th1[2J2J (host_00000000000000000000000009)\n" +
+			"meant for\tjob_00000000000000000000000001\nran\t-\nrunner\t-\nzone\tprivate\narch\tamd64\nsize\t4 vCPU, 16 GB\nplaced\t2026-11-24 12:00:00Z\nbooting\t-\n" +
+			"online\t-\nbusy\t-\nstopping\t-\ngone\t2026-11-24 12:01:00Z\nended because\tIts kernel didn't come up.[2J2J\nexit code\t0\npeak memory\t0 MiB\ncpu time\t0s\n"},
+		{"vms console vm_00000000000000000000000003", false, "booting\n99 %\npanic2J\n"},
+		{"hosts log host_00000000000000000000000009", false, "level=ERROR msg=full\n"},
 		{"incident list --open", false, "incident\tcode\tconcerns\tsince\tuntil\twhat to do\tgithub said\n" +
 			"inc_00000000000000000000000001\tip_allow_list\tcalm\t2026-11-24 12:00:00Z\t-\tRefused. Allow it.\tno[2J2J\n"},
 		{"usage --by repository", false, "repository\tjobs\tfailed\tbuild\tvcpu\twait p50\twait p95\ncalm/app\t3\t1\t1m30s\t3m0s\t800ms\t2.5s\n"},
@@ -208,6 +242,13 @@ func TestExitCodes(t *testing.T) {
 		{"hosts list", "mrat_bad", exitAuth, "The token is unknown."},
 		{"jobs show job_00000000000000000000000009", "mrat_good", exitNone, "There is no such job."},
 		{"jobs show vm_00000000000000000000000001", "mrat_good", exitNone, "no job"},
+		{"vms show vm_00000000000000000000000009", "mrat_good", exitNone, ""},
+		{"vms console vm_00000000000000000000000009", "mrat_good", exitNone, ""},
+		{"vms console job_00000000000000000000000001", "mrat_good", exitNone, "no vm"},
+		{"vms list --host gone", "mrat_good", exitNone, "no host gone"},
+		{"vms list --job x", "mrat_good", exitNone, "no job"},
+		{"vms console", "", exitUsage, "accepts 1 arg"},
+		{"hosts log gone", "mrat_good", exitNone, "audit list --action host.removed"},
 		{"members set-role nobody viewer", "mrat_good", exitNone, "no member nobody"},
 		{"members set-role mona", "mrat_good", exitUsage, "accepts 2 arg"},
 		{"tokens revoke tok_00000000000000000000000009", "mrat_good", exitNone, ""},

@@ -107,7 +107,7 @@ func (c *cli) host(ctx context.Context, name string) (client.REST, millrace.Host
 			return api, h.ID, nil
 		}
 	}
-	return api, millrace.HostID{}, millrace.Errorf(millrace.NotFound, "The org has no host %s.", name)
+	return api, millrace.HostID{}, millrace.Errorf(millrace.NotFound, "The org has no host %s. One that was removed goes by its ID: millrace audit list --action host.removed has it.", name)
 }
 
 func hostRows(h client.Host) [][]string {

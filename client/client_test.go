@@ -139,6 +139,17 @@ func TestRESTAsksForWhatItWasAsked(t *testing.T) {
 		},
 		func() error { _, err := c.Job(ctx, millrace.JobID{15: 1}); return err },
 		func() error { _, err := c.VMs(ctx, client.VMQuery{Live: true}); return err },
+		func() error {
+			_, err := c.VMs(ctx, client.VMQuery{Host: millrace.HostID{15: 1}, Job: millrace.JobID{15: 1}, Cursor: "c", Limit: 2})
+			return err
+		},
+		func() error { _, err := c.VM(ctx, millrace.VMID{15: 1}); return err },
+		func() error {
+			if _, _, err := c.Console(ctx, millrace.VMID{15: 1}, 7); err == nil {
+				t.Error("a console without a position")
+			}
+			return nil
+		},
 		func() error { _, err := c.Samples(ctx, millrace.VMID{15: 1}); return err },
 		func() error {
 			_, err := c.Usage(ctx, client.UsageQuery{By: millrace.ByUser, From: signedAt})
@@ -154,6 +165,9 @@ func TestRESTAsksForWhatItWasAsked(t *testing.T) {
 		org + "/jobs?limit=5&repository=a%2Fb&status=queued%2Cin_progress",
 		org + "/jobs/job_00000000000000000000000001",
 		org + "/vms?live=true",
+		org + "/vms?cursor=c&host=host_00000000000000000000000001&job=job_00000000000000000000000001&limit=2",
+		org + "/vms/vm_00000000000000000000000001",
+		org + "/vms/vm_00000000000000000000000001/console?after=7",
 		org + "/vms/vm_00000000000000000000000001/samples",
 		org + "/usage?by=user&from=2026-11-24T12%3A00%3A00Z",
 	}

@@ -50,31 +50,6 @@ func (c REST) Job(ctx context.Context, id millrace.JobID) (Job, error) {
 	return get[Job](ctx, c, "jobs/"+id.String(), nil)
 }
 
-// Samples are what a VM used over time.
-func (c REST) Samples(ctx context.Context, id millrace.VMID) (List[millrace.Sample], error) {
-	return get[List[millrace.Sample]](ctx, c, "vms/"+id.String()+"/samples", nil)
-}
-
-// VMQuery narrows a list of VMs.
-type VMQuery struct {
-	Live   bool // not gone
-	Host   millrace.HostID
-	Cursor string
-	Limit  int
-}
-
-// VMs is one page of VMs.
-func (c REST) VMs(ctx context.Context, q VMQuery) (List[VM], error) {
-	v := url.Values{}
-	if q.Live {
-		v.Set("live", "true")
-	}
-	set(v, "host", q.Host.String())
-	set(v, "cursor", q.Cursor)
-	setLimit(v, q.Limit)
-	return get[List[VM]](ctx, c, "vms", v)
-}
-
 // UsageQuery is a grouping and a window; zero times are the server's choice.
 type UsageQuery struct {
 	By       millrace.UsageBy

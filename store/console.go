@@ -106,9 +106,10 @@ func (c *consoles) take(vm millrace.VMID, n int64) bool {
 	return c.stored[vm] <= consoleRepeats*MaxConsole
 }
 
-// Console returns at most the last limit bytes of what a VM printed, and how many it printed in all. Pieces may overlap, as
-// an agent that comes after another repeats some, and may be missing. A VM without a console has an empty one. The caller has found the VM in this org.
-func (o Org) Console(ctx context.Context, vm millrace.VMID, limit int64) (data []byte, total int64, err error) {
+// Console returns what a VM printed from byte after on, at most the last limit bytes of it, and how many it printed in all. Pieces
+// may overlap, as an agent that comes after another repeats some, and may be missing. A VM without a console has an empty one. The
+// caller has found the VM in this org.
+func (o Org) Console(ctx context.Context, vm millrace.VMID, after, limit int64) (data []byte, total int64, err error) {
 	type chunk struct {
 		key          string
 		offset, size int64
@@ -130,7 +131,7 @@ func (o Org) Console(ctx context.Context, vm millrace.VMID, limit int64) (data [
 		chunks = append(chunks, chunk{object.Key, offset, object.Size})
 		total = max(total, offset+object.Size)
 	}
-	at := max(0, total-limit)
+	at := max(after, total-limit, 0)
 	for _, c := range chunks { // listed in the order of their names, which is that of their offsets
 		if c.offset+c.size <= at {
 			continue

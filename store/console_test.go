@@ -25,7 +25,7 @@ func TestConsole(t *testing.T) {
 	}
 	show := func(limit int64) (string, int64) {
 		t.Helper()
-		data, total, err := w.org.Console(t.Context(), vm, limit)
+		data, total, err := w.org.Console(t.Context(), vm, 0, limit)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -49,6 +49,15 @@ func TestConsole(t *testing.T) {
 			t.Errorf("the last %d: %q of %d", limit, got, total)
 		}
 	}
+	for _, after := range []int64{0, 49, 50, 51, 119, 120, 199, 200, 201, 1 << 60} {
+		want := text[min(after, 200):]
+		if data, total, err := w.org.Console(t.Context(), vm, after, 1<<20); err != nil || string(data) != want || total != 200 {
+			t.Errorf("after %d: %q of %d, %v", after, data, total, err)
+		}
+		if data, _, err := w.org.Console(t.Context(), vm, after, 30); err != nil || string(data) != want[max(0, len(want)-30):] {
+			t.Errorf("the last 30 after %d: %q, %v", after, data, err)
+		}
+	}
 	code(t, w.org.AppendConsole(t.Context(), w.host.ID, vm, -1, []byte("x")), millrace.Invalid)
 	code(t, w.org.AppendConsole(t.Context(), millrace.NewHostID(new(millrace.Source), w.now()), vm, 0, []byte("x")), millrace.NotFound)
 }
@@ -63,7 +72,7 @@ func TestConsoleIsBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, total, err := w.org.Console(t.Context(), vm, 10); err != nil || total != store.MaxConsole {
+	if _, total, err := w.org.Console(t.Context(), vm, 0, 10); err != nil || total != store.MaxConsole {
 		t.Errorf("%d bytes are kept, %v", total, err)
 	}
 }

@@ -294,7 +294,7 @@ func (o Org) exportConsoles(ctx context.Context, create func(name string) (io.Wr
 		if err != nil || !folder.IsDir {
 			continue // nothing that AppendConsole wrote
 		}
-		text, _, err := o.Console(ctx, vm, MaxConsole)
+		text, _, err := o.Console(ctx, vm, 0, MaxConsole)
 		if err != nil {
 			return n, err
 		}

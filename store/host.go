@@ -16,7 +16,10 @@ const hostColumns = `h.org_id, h.host_id, h.name, h.arch, h.emulates, h.vcpus, h
 	coalesce(h.token_id, '00000000-0000-0000-0000-000000000000'), h.fixed_labels, h.ephemeral, h.restart_epoch = h.epoch, h.reboot_epoch = h.epoch, h.rotate_epoch = h.epoch, coalesce(h.keys_at, h.created_at),
 	coalesce(h.cloned_at, '0001-01-01 00:00:00Z')`
 
-const hostFrom = ` FROM hosts h JOIN host_beats b ON (b.org_id, b.host_id) = (h.org_id, h.host_id) AND h.removed_at IS NULL`
+const (
+	anyHostFrom = ` FROM hosts h JOIN host_beats b ON (b.org_id, b.host_id) = (h.org_id, h.host_id)`
+	hostFrom    = anyHostFrom + ` AND h.removed_at IS NULL`
+)
 
 func hostTargets(h *millrace.Host) []any {
 	f := &h.Facts
@@ -36,6 +39,7 @@ type HostRow struct {
 	millrace.Host
 	VMs       int
 	Committed millrace.Size
+	RemovedAt time.Time // zero while it is one of the org's; others are found by [Org.AnyHost] alone
 }
 
 const hostLoad = ` LEFT JOIN LATERAL (
@@ -56,12 +60,21 @@ func (o Org) Hosts(ctx context.Context) (list []HostRow, err error) {
 	return list, err
 }
 
-// Host finds one host, with what its agent found of it.
-func (o Org) Host(ctx context.Context, id millrace.HostID) (row HostRow, err error) {
+// Host finds one host, with what its agent found of it. NotFound: there is none, or it was removed.
+func (o Org) Host(ctx context.Context, id millrace.HostID) (HostRow, error) {
+	return o.findHost(ctx, id, hostFrom)
+}
+
+// AnyHost is [Org.Host] that finds one that was removed, too: what it ran and what its agent said outlast it.
+func (o Org) AnyHost(ctx context.Context, id millrace.HostID) (HostRow, error) {
+	return o.findHost(ctx, id, anyHostFrom)
+}
+
+func (o Org) findHost(ctx context.Context, id millrace.HostID, from string) (row HostRow, err error) {
 	err = o.tx(ctx, func(tx *Tx) error {
 		row, err = one(ctx, tx, func(row pgx.CollectableRow) (r HostRow, err error) {
-			return r, row.Scan(append(hostTargets(&r.Host), &r.VMs, &r.Committed.MilliCPU, &r.Committed.MemoryMB, &r.Facts.Findings)...)
-		}, `SELECT `+hostColumns+`, l.vms, l.cpu, l.memory, h.findings`+hostFrom+hostLoad+` WHERE (h.org_id, h.host_id) = ($1, $2)`, o.id, id)
+			return r, row.Scan(append(hostTargets(&r.Host), &r.VMs, &r.Committed.MilliCPU, &r.Committed.MemoryMB, &r.Facts.Findings, scanTime(&r.RemovedAt))...)
+		}, `SELECT `+hostColumns+`, l.vms, l.cpu, l.memory, h.findings, h.removed_at`+from+hostLoad+` WHERE (h.org_id, h.host_id) = ($1, $2)`, o.id, id)
 		return err
 	})
 	if millrace.CodeOf(err) == millrace.NotFound {

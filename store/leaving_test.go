@@ -487,10 +487,10 @@ func TestEraseOrg(t *testing.T) {
 	if diff := cmp.Diff(others, w.rows(b.ID)); diff != "" {
 		t.Errorf("another org's rows changed:\n%s", diff)
 	}
-	if text, _, err := b.org.Console(ctx, b.done, 100); err != nil || string(text) != "canary printed this" {
+	if text, _, err := b.org.Console(ctx, b.done, 0, 100); err != nil || string(text) != "canary printed this" {
 		t.Errorf("another org's console is %q, %v", text, err)
 	}
-	if text, _, err := a.org.Console(ctx, a.done, 100); err != nil || len(text) != 0 {
+	if text, _, err := a.org.Console(ctx, a.done, 0, 100); err != nil || len(text) != 0 {
 		t.Errorf("its console is %q, %v", text, err)
 	}
 	if n := scalar[int](t, w.root, `SELECT count(*) FROM users`); n != users {

@@ -201,6 +201,9 @@ func TestForeignRowsAreNotFound(t *testing.T) {
 	_, foreign = org.Host(ctx, w.host.ID)
 	_, missing = org.Host(ctx, millrace.NewHostID(&ids, w.now()))
 	same("host", foreign, missing)
+	_, foreign = org.AnyHost(ctx, w.host.ID)
+	_, missing = org.AnyHost(ctx, millrace.NewHostID(&ids, w.now()))
+	same("host, be it removed", foreign, missing)
 	_, foreign = org.BeginJIT(ctx, w.host.ID, vm, 1)
 	_, missing = org.BeginJIT(ctx, w.host.ID, millrace.NewVMID(&ids, w.now()), 1)
 	same("jit", foreign, missing)
@@ -215,9 +218,11 @@ func TestForeignRowsAreNotFound(t *testing.T) {
 	if _, err := org.Desired(ctx, w.host.ID); millrace.CodeOf(err) != millrace.NotFound {
 		t.Errorf("desired: %v", err)
 	}
-	page, err := org.VMs(ctx, store.VMFilter{Host: w.host.ID})
-	if err != nil || len(page.VMs) != 0 {
-		t.Errorf("VMs of another's host: %+v, %v", page, err)
+	for _, f := range []store.VMFilter{{Host: w.host.ID}, {Job: job}} {
+		page, err := org.VMs(ctx, f)
+		if err != nil || len(page.VMs) != 0 {
+			t.Errorf("VMs of another's host or job: %+v, %v", page, err)
+		}
 	}
 	if w.vm(vm).RunnerID != 0 {
 		t.Error("another tenant registered the VM")

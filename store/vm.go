@@ -68,6 +68,7 @@ type VMRow struct {
 type VMFilter struct {
 	Live   bool // only those that hold a slot
 	Host   millrace.HostID
+	Job    millrace.JobID // launched or reassigned for it, or ran it
 	Cursor string
 	Limit  int // 1 to 100; 0 is 50
 }
@@ -92,6 +93,11 @@ func (o Org) VMs(ctx context.Context, f VMFilter) (page VMPage, err error) {
 	}
 	if !f.Host.IsZero() {
 		w.and(`v.host_id = ?`, f.Host)
+	}
+	if !f.Job.IsZero() { // two look-ups by key; an OR might read all of the org's, newest first
+		w.and(`v.vm_id IN (
+			SELECT vm_id FROM vms WHERE org_id = ? AND for_job = ? UNION ALL SELECT vm_id FROM vms WHERE org_id = ? AND ran_job = ?
+		)`, o.id, f.Job, o.id, f.Job)
 	}
 	if f.Cursor != "" {
 		at, id, err := o.parseCursor(f.Cursor)

@@ -2,6 +2,7 @@ package web
 
 import (
 	"net/http"
+	"time"
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/store"
@@ -13,6 +14,15 @@ type agentLogView struct {
 	Host store.HostRow
 	Log  string
 	Cut  bool // the log's beginning is left out
+	Now  time.Time
+}
+
+// by is what the command line calls the host.
+func (v agentLogView) by() string {
+	if v.Host.RemovedAt.IsZero() {
+		return v.Host.Name
+	}
+	return v.Host.ID.String()
 }
 
 func (s *server) agentLog(w http.ResponseWriter, r *http.Request, v visit) error {
@@ -21,8 +31,8 @@ func (s *server) agentLog(w http.ResponseWriter, r *http.Request, v visit) error
 		return err
 	}
 	org := s.Store.Org(v.Org.OrgID)
-	view := agentLogView{Path: v.path("/hosts/") + id.String()}
-	if view.Host, err = org.Host(r.Context(), id); err != nil {
+	view := agentLogView{Path: v.path("/hosts/") + id.String(), Now: s.Now()}
+	if view.Host, err = org.AnyHost(r.Context(), id); err != nil {
 		return err
 	}
 	text, _, err := org.AgentLog(r.Context(), id, millrace.LogPosition{}, logTail)
@@ -30,7 +40,7 @@ func (s *server) agentLog(w http.ResponseWriter, r *http.Request, v visit) error
 		return err
 	}
 	view.Cut = len(text) == logTail
-	view.Log = plain(text, view.Cut)
+	view.Log = millrace.PlainText(text, view.Cut)
 	f, err := s.frame(r, v, view.Host.Name+": agent log", "hosts")
 	if err != nil {
 		return err

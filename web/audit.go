@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/millrace-ci/millrace"
@@ -50,6 +51,11 @@ func (v auditView) filtered() bool {
 // only is the log with one more filter, from its beginning.
 func (v auditView) only(name, value string) string {
 	return with(v.Path, url.Values{name: {value}})
+}
+
+// hostLog is the page of a host's agent log, which outlasts the host.
+func (v auditView) hostLog(host string) string {
+	return strings.TrimSuffix(v.Path, "/audit") + "/hosts/" + host + "/log"
 }
 
 // older is the next page.

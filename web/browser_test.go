@@ -123,6 +123,17 @@ func TestPagesInABrowser(t *testing.T) {
 	visit("job-running", full.URL+"/o/calm/jobs/"+running.ID.String())
 	visit("job-done", full.URL+"/o/calm/jobs/"+done.Jobs[0].ID.String())
 	visit("job-queued", full.URL+"/o/calm/jobs/"+queued.Jobs[0].ID.String())
+	visit("vm-running", full.URL+"/o/calm/vms/"+running.VM.ID.String())
+	visit("vm-done", full.URL+"/o/calm/vms/"+done.Jobs[0].VM.ID.String())
+	flaky := full.host("flaky", 30)
+	tried, failed, _ := full.retried(flaky)
+	visit("job-tries", full.URL+"/o/calm/jobs/"+tried.String())
+	visit("vm-failed", full.URL+"/o/calm/vms/"+failed.ID.String())
+	if err := full.Store.Org(full.Org.ID).RemoveHost(t.Context(), full.Org.Caller(), flaky.ID, true); err != nil {
+		t.Fatal(err)
+	}
+	visit("host-removed", full.URL+"/o/calm/hosts/"+flaky.ID.String())
+	visit("agent-log-removed", full.URL+"/o/calm/hosts/"+flaky.ID.String()+"/log")
 	visit("hosts", full.URL+"/o/calm/hosts")
 	busy := done.Jobs[0].VM.HostID
 	visit("host-busy", full.URL+"/o/calm/hosts/"+busy.String())

@@ -291,7 +291,7 @@ func (s *server) host(w http.ResponseWriter, r *http.Request, v visit) error {
 	}
 	org := s.Store.Org(v.Org.OrgID)
 	view := hostView{Path: v.path("/hosts/") + id.String(), MayAct: v.By.May(millrace.HostsWrite), MayJobs: v.By.May(millrace.JobsRead), Now: s.Now()}
-	if view.Host, err = org.Host(r.Context(), id); err != nil {
+	if view.Host, err = org.AnyHost(r.Context(), id); err != nil {
 		return err
 	}
 	if view.MayJobs {

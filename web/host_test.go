@@ -221,8 +221,49 @@ func TestHostPage(t *testing.T) {
 	if res, _ := w.submit(b, path, url.Values{"do": {"remove"}, "force": {"yes"}}); res.Header.Get("Location") != "/o/calm/hosts" {
 		t.Errorf("removed: %s", res.Status)
 	}
-	if res, _ := w.get(b, path); res.StatusCode != http.StatusNotFound {
+	res, page := w.get(b, path)
+	contains(t, text(page), "rack-1 Agent log This host was removed just now", "calm/app", "host.removed", "Agent log")
+	if res.StatusCode != http.StatusOK || strings.Contains(page, "Restart agent") {
 		t.Errorf("the page of what was removed: %s", res.Status)
+	}
+	if res, _ := w.submit(b, path, url.Values{"do": {"enable"}}); res.StatusCode != http.StatusNotFound {
+		t.Errorf("enabling what was removed: %s", res.Status)
+	}
+}
+
+// What a host's agent said is read after the host was removed, by who may see hosts of its org.
+func TestAgentLogOfARemovedHost(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	host := w.host("rack-<1>", 10)
+	org, path := w.Store.Org(w.Org.ID), "/o/calm/hosts/"+host.ID.String()+"/log"
+	if err := org.AppendAgentLog(t.Context(), host.ID, millrace.LogPosition{Epoch: 1}, []byte("level=ERROR msg=\"no space left on device\"\n")); err != nil {
+		t.Fatal(err)
+	}
+	b := w.member()
+	if _, page := w.get(b, path); strings.Contains(page, "removed") {
+		t.Error("a host that is there counts as removed")
+	}
+	if err := org.RemoveHost(t.Context(), w.Org.Caller(), host.ID, false); err != nil {
+		t.Fatal(err)
+	}
+	w.pass(5 * time.Minute)
+	_, page := w.get(b, path)
+	contains(t, text(page), "rack-<1> Agent log This host was removed 5 min ago", "no space left on device")
+	_, page = w.get(b, "/o/calm/audit?action=host.removed")
+	contains(t, page, `href="`+path+`"`)
+	rival, _ := w.person(storetest.MustCreateOrg(t, w.Store, "rival"), millrace.RoleOwner)
+	w.get(rival, "/account") // takes the secret that its role made
+	none := millrace.NewHostID(new(millrace.Source), w.now()).String()
+	for _, of := range []string{"", "/log"} {
+		theirs, page := w.get(rival, "/o/rival/hosts/"+host.ID.String()+of)
+		missing, empty := w.get(rival, "/o/rival/hosts/"+none+of)
+		if theirs.StatusCode != http.StatusNotFound || looks(theirs, page) != looks(missing, empty) {
+			t.Errorf("another org's %q: %s, and none: %s", of, theirs.Status, missing.Status)
+		}
+	}
+	if res, _ := w.get(browser(t), path); res.Header.Get("Location") == "" {
+		t.Errorf("nobody: %s", res.Status)
 	}
 }
 

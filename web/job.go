@@ -157,16 +157,15 @@ func noEstimate(w millrace.WaitReason) string {
 
 // jobView is what a job's page shows.
 type jobView struct {
-	Path string
-	Row  store.JobRow
-	Used millrace.Series
-	Log  string
-	Cut  bool // the log's beginning is left out
-	Now  time.Time
+	left // of its VM
+
+	Path   string
+	Row    store.JobRow
+	Others []store.VMRow // VMs that it had besides, newest first
 }
 
-// logTail is how much of a log a page shows.
-const logTail = 64 << 10
+// newestTries is how many VMs of one job its page shows.
+const newestTries = 20
 
 func (s *server) job(w http.ResponseWriter, r *http.Request, v visit) error {
 	id, err := millrace.ParseJobID(r.PathValue("job"))
@@ -174,40 +173,25 @@ func (s *server) job(w http.ResponseWriter, r *http.Request, v visit) error {
 		return errNoPage
 	}
 	org := s.Store.Org(v.Org.OrgID)
-	view := jobView{Path: r.URL.Path, Now: s.Now()}
+	view := jobView{Path: r.URL.Path}
 	if view.Row, err = org.Job(r.Context(), id); millrace.CodeOf(err) == millrace.NotFound {
 		return errNoPage
 	} else if err != nil {
 		return err
 	}
-	if vm := view.Row.VM; vm != nil {
-		s.Store.Watch(*vm)
-		console, total, err := org.Console(r.Context(), vm.ID, logTail)
-		if err != nil {
-			return err
-		}
-		view.Cut = total > int64(len(console))
-		view.Log = plain(console, view.Cut)
-		if view.Used, err = org.Samples(r.Context(), vm.ID); err != nil {
-			return err
-		}
+	if view.left, err = s.left(r.Context(), org, view.Row.VM); err != nil {
+		return err
 	}
+	tries, err := org.VMs(r.Context(), store.VMFilter{Job: id, Limit: newestTries})
+	if err != nil {
+		return err
+	}
+	view.Others = slices.DeleteFunc(tries.VMs, func(m store.VMRow) bool { return view.VM != nil && m.ID == view.VM.ID })
 	f, err := s.frame(r, v, view.Row.Name, "jobs")
 	if err != nil {
 		return err
 	}
-	if partial(r) {
-		return render(w, r, http.StatusOK, ui.Part(f, jobBody(view)))
-	}
-	return render(w, r, http.StatusOK, jobPage(f, view))
-}
-
-// trigger says when the page fetches itself anew. A log grows without an announcement.
-func (v jobView) trigger() string {
-	if v.Row.VM != nil && v.Row.VM.State.Live() {
-		return "refresh from:body, every 2s"
-	}
-	return "refresh from:body"
+	return live(w, r, f, jobBody(v, view), jobPage(f, v, view))
 }
 
 // leg is the time between one stage and the next that was seen.

@@ -69,7 +69,7 @@ func TestEveryRouteForEveryRole(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	host := w.host("rack-1", 10)
-	w.run(host, w.queue(), millrace.StageRunning, 0, "")
+	vm := w.run(host, w.queue(), millrace.StageRunning, 0, "").ID.String()
 	job := w.newest().ID.String()
 	rival := storetest.MustCreateOrg(t, w.Store, "rival")
 	token, _, err := w.Store.Org(w.Org.ID).CreateAPIToken(t.Context(), w.Org.Caller(), millrace.NewAPIToken{Name: "canary-of-calm", Scopes: []millrace.Permission{millrace.JobsRead}, OfOrg: true})
@@ -87,6 +87,7 @@ func TestEveryRouteForEveryRole(t *testing.T) {
 		"GET /o/{org}/{$}":                                     {millrace.OrgRead, "/", nil, ok, false},
 		"GET /o/{org}/jobs":                                    {millrace.JobsRead, "/jobs", nil, ok, false},
 		"GET /o/{org}/jobs/{job}":                              {millrace.JobsRead, "/jobs/" + job, nil, ok, false},
+		"GET /o/{org}/vms/{vm}":                                {millrace.JobsRead, "/vms/" + vm, nil, ok, false},
 		"GET /o/{org}/hosts":                                   {millrace.HostsRead, "/hosts", nil, ok, false},
 		"POST /o/{org}/hosts/enrollment-tokens":                {millrace.HostsWrite, "/hosts/enrollment-tokens", url.Values{}, ok, false},
 		"GET /o/{org}/hosts/new":                               {millrace.HostsWrite, "/hosts/new", nil, ok, false},
@@ -198,6 +199,7 @@ func TestForeignIDs(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.queue()
+	vm := w.place(w.host("rack-1", 10), millrace.WaitReason{})
 	ids, now := new(millrace.Source), w.now()
 	for foreign, missing := range map[string]string{
 		"/tokens/" + token.ID.String() + "/revoke": "/tokens/" + millrace.NewAPITokenID(ids, now).String() + "/revoke",
@@ -210,10 +212,15 @@ func TestForeignIDs(t *testing.T) {
 			t.Errorf("%s: %s, and one that isn't: %s", foreign, theirs.Status, none.Status)
 		}
 	}
-	foreign, page := w.get(b, "/o/rival/jobs/"+w.newest().ID.String())
-	none, empty := w.get(b, "/o/rival/jobs/"+millrace.NewJobID(ids, now).String())
-	if foreign.StatusCode != http.StatusNotFound || looks(foreign, page) != looks(none, empty) {
-		t.Errorf("a job: %s and %s", foreign.Status, none.Status)
+	for foreign, missing := range map[string]string{
+		"/jobs/" + w.newest().ID.String(): "/jobs/" + millrace.NewJobID(ids, now).String(),
+		"/vms/" + vm.ID.String():          "/vms/" + millrace.NewVMID(ids, now).String(),
+	} {
+		theirs, page := w.get(b, "/o/rival"+foreign)
+		none, empty := w.get(b, "/o/rival"+missing)
+		if theirs.StatusCode != http.StatusNotFound || looks(theirs, page) != looks(none, empty) {
+			t.Errorf("%s: %s, and one that isn't: %s", foreign, theirs.Status, none.Status)
+		}
 	}
 	if list, err := w.Store.Org(w.Org.ID).APITokens(t.Context(), w.Org.Caller()); err != nil || len(list) != 1 || !list[0].RevokedAt.IsZero() {
 		t.Errorf("calm's tokens: %+v, %v", list, err)

@@ -108,6 +108,7 @@ func (s *server) routes() []route {
 		{"POST /o/{org}/checklist", s.org(millrace.OrgWrite, s.hideChecklist)},
 		{"GET /o/{org}/jobs", s.org(millrace.JobsRead, s.jobs)},
 		{"GET /o/{org}/jobs/{job}", s.org(millrace.JobsRead, s.job)},
+		{"GET /o/{org}/vms/{vm}", s.org(millrace.JobsRead, s.vm)},
 		{"GET /o/{org}/hosts", s.org(millrace.HostsRead, s.hosts)},
 		{"GET /o/{org}/hosts/new", s.org(millrace.HostsWrite, s.newEnrollmentToken)},
 		{"POST /o/{org}/hosts/enrollment-tokens", s.org(millrace.HostsWrite, s.makeEnrollmentToken)},

@@ -105,7 +105,7 @@ func TestOtherOrgsPagesLookMissing(t *testing.T) {
 	b := w.member()
 	res, page := w.get(b, "/o/nowhere/jobs")
 	missing := looks(res, page)
-	for _, path := range []string{"/o/other", "/o/other/", "/o/other/jobs", "/o/other/jobs/" + theirs, "/o/other/hosts", "/o/other/incidents", "/o/other/usage", "/o/other/events", "/o/calm/jobs/" + theirs, "/o/calm/jobs/x", "/nothing"} {
+	for _, path := range []string{"/o/other", "/o/other/", "/o/other/jobs", "/o/other/jobs/" + theirs, "/o/other/hosts", "/o/other/incidents", "/o/other/usage", "/o/other/events", "/o/calm/jobs/" + theirs, "/o/calm/jobs/x", "/o/calm/vms/x", "/o/calm/vms/" + theirs, "/nothing"} {
 		res, page := w.get(b, path)
 		if res.StatusCode != http.StatusNotFound {
 			t.Errorf("%s: %s", path, res.Status)

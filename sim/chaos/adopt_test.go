@@ -104,7 +104,7 @@ func TestAgentKilledUnderVMs(t *testing.T) {
 		if v.Reason != "" || v.ExitCode == nil || *v.ExitCode != 0 {
 			t.Errorf("the VM ended because %q, with %v", v.Reason, v.ExitCode)
 		}
-		console, _, err := st.Org(w.orgs[0].ID).Console(ctx, v.ID, 1<<20)
+		console, _, err := st.Org(w.orgs[0].ID).Console(ctx, v.ID, 0, 1<<20)
 		if err != nil {
 			t.Fatal(err)
 		}

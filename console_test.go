@@ -1,12 +1,14 @@
-package web
+package millrace_test
 
 import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/millrace-ci/millrace"
 )
 
-func TestPlain(t *testing.T) {
+func TestPlainText(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{
 		"plain\ttext\n":                         "plain\ttext\n",
@@ -20,21 +22,21 @@ func TestPlain(t *testing.T) {
 		"\x1b(Bcharset\x1b7\x1b=":               "charset",
 		"<script>stays text, templ escapes it>": "<script>stays text, templ escapes it>",
 	} {
-		if got := plain([]byte(in), false); got != want {
-			t.Errorf("plain(%q) = %q, want %q", in, got, want)
+		if got := millrace.PlainText([]byte(in), false); got != want {
+			t.Errorf("PlainText(%q) = %q, want %q", in, got, want)
 		}
 	}
-	if got := plain([]byte("half a line\nwhole\n"), true); got != "whole\n" {
+	if got := millrace.PlainText([]byte("half a line\nwhole\n"), true); got != "whole\n" {
 		t.Errorf("cut: %q", got)
 	}
 }
 
-func FuzzPlain(f *testing.F) {
+func FuzzPlainText(f *testing.F) {
 	f.Add([]byte("\x1b[31mred\x1b]0;t\x07\r\n\u202e"))
 	f.Fuzz(func(t *testing.T, console []byte) {
-		text := plain(console, false)
+		text := millrace.PlainText(console, false)
 		if !utf8.ValidString(text) || strings.ContainsAny(text, "\x1b\x00\r\u202e\u009b") {
-			t.Errorf("plain(%q) = %q", console, text)
+			t.Errorf("PlainText(%q) = %q", console, text)
 		}
 	})
 }

@@ -1,4 +1,4 @@
-package web
+package millrace
 
 import (
 	"bytes"
@@ -11,10 +11,10 @@ import (
 // two-character ones. A sequence that never ends takes only its introduction with it.
 var escapes = regexp.MustCompile("\x1b\\[[0-?]*[ -/]*[@-~]|\x1b[\\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\\\)|\x1b[ -/]*[0-~]?")
 
-// plain is a console's output as text that is safe to show: no terminal sequences, no control characters, none that
-// turn the direction of text. A carriage return writes a line anew, as a terminal does. cut says that the beginning is
+// PlainText is what a VM or an agent printed as text that is safe to show: no terminal sequences, no control characters, none
+// that turn the direction of text. A carriage return writes a line anew, as a terminal does. cut says that the beginning is
 // missing; what is left of the line it fell in is dropped.
-func plain(console []byte, cut bool) string {
+func PlainText(console []byte, cut bool) string {
 	if cut {
 		if i := bytes.IndexByte(console, '\n'); i >= 0 {
 			console = console[i+1:]
