@@ -81,10 +81,12 @@ type Driver struct {
 	cfg   Config
 	board board
 	qemu  string // path of the monitor
+	kvm   string // the device
 
 	mu     sync.RWMutex // what Prepare finds is not to change under a start
 	accel  Accel
 	probed bool // accel is what works
+	hadKVM bool // when that was found out
 	boot   vm.Boot
 	initrd string
 	disk   string
@@ -130,7 +132,7 @@ func New(cfg Config) (*Driver, error) {
 		return nil, err
 	}
 	cfg.Dir = dir
-	return &Driver{cfg: cfg, board: board, qemu: path, accel: cfg.Accel}, nil
+	return &Driver{cfg: cfg, board: board, qemu: path, kvm: kvmDevice, accel: cfg.Accel}, nil
 }
 
 // hostArch is this host's architecture.
@@ -172,7 +174,7 @@ func (d *Driver) Boot() vm.Boot {
 }
 
 // Prepare makes the initrd and the root disk when they are missing or stale, and finds out by booting a machine whether KVM
-// works where it is to be used.
+// works where it is to be used: once, and again when KVM has gone or come.
 func (d *Driver) Prepare(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -182,14 +184,14 @@ func (d *Driver) Prepare(ctx context.Context) error {
 	if err := d.build(ctx); err != nil {
 		return err
 	}
-	if d.probed || d.accel == AccelTCG && !d.cfg.Trial {
+	if d.probed && d.hadKVM == d.opensKVM() || d.cfg.Accel == AccelTCG && !d.cfg.Trial {
 		return ctx.Err()
 	}
 	works, err := d.probe(ctx)
 	if err != nil {
 		return err
 	}
-	d.accel, d.probed, d.boot = works.Accel, true, vm.Boot{Took: time.Duration(works.BootMS) * time.Millisecond, Why: works.Why}
+	d.accel, d.probed, d.hadKVM, d.boot = works.Accel, true, works.Of.KVM, vm.Boot{Took: time.Duration(works.BootMS) * time.Millisecond, Why: works.Why}
 	d.cfg.Log.Info("chose how VMs run", "accel", d.accel, "because", d.boot.Why, "boot", d.boot.Took)
 	return nil
 }
