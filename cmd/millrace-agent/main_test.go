@@ -6,6 +6,10 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -93,6 +97,37 @@ func TestStopVMsBesideAnAgent(t *testing.T) {
 	unlock()
 	if _, err := run(t, "", "", "stop-vms", "--dir", dir); err != nil {
 		t.Error(err)
+	}
+}
+
+// What is to be stopped needs nothing that VMs are made of: a host has its guest's kernel where its units say, and a shell doesn't know.
+func TestStopVMsWithoutAGuest(t *testing.T) {
+	t.Setenv("MILLRACE_GUEST_DIR", t.TempDir())
+	dir := t.TempDir()
+	machines := map[string]*exec.Cmd{}
+	for _, id := range []string{"vms/own", "emulated-arm64/vms/others", "emulated-amd64/vms/others"} {
+		work := filepath.Join(dir, id)
+		if err := os.MkdirAll(work, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		qemu := exec.CommandContext(t.Context(), "qemu-system-"+map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH], "-M", "none", "-display", "none", "-S")
+		qemu.Dir = work
+		if err := qemu.Start(); err != nil {
+			t.Fatal(err)
+		}
+		machines[id] = qemu
+	}
+	if _, err := run(t, "", "", "stop-vms", "--dir", dir); err != nil {
+		t.Error(err)
+	}
+	for id, qemu := range machines {
+		if exists(filepath.Join(dir, id)) {
+			t.Errorf("%s is there", id)
+			_ = qemu.Process.Kill()
+		}
+		if err := qemu.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
+			t.Errorf("%s ended by itself: %v", id, err)
+		}
 	}
 }
 

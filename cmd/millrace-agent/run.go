@@ -177,20 +177,21 @@ again, and does without them in any case. Where a launcher starts the VMs, --dir
 				return err
 			}
 			defer unlock()
-			var emulated []millrace.Arch
+			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
+			err = qemu.StopAll(cmd.Context(), o.dir, log)
 			for _, arch := range []millrace.Arch{millrace.AMD64, millrace.ARM64} {
-				if _, err := os.Stat(emulationDir(o.dir, arch)); err == nil {
-					emulated = append(emulated, arch)
+				if dir := emulationDir(o.dir, arch); exists(dir) {
+					err = errors.Join(err, qemu.StopAll(cmd.Context(), dir, log))
 				}
 			}
-			machines, err := newDriver(o.dir, qemu.AccelAuto, nil, nil, emulated, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
-			if err != nil {
-				return err
-			}
-			_, err = machines.Adopt(cmd.Context(), nil)
 			return err
 		},
 	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // openCgroups divides this process's cgroup among VMs; the error says what limits they are without.

@@ -18,6 +18,7 @@
 package qemu
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io/fs"
@@ -62,16 +63,25 @@ type Config struct {
 	Log      *slog.Logger
 }
 
-// DefaultGuest is where make deps puts the kernel of guests of an architecture: below $MILLRACE_GUEST_DIR, else below the
-// user's cache directory.
+// installedGuests is where install.sh puts kernels of guests.
+const installedGuests = "/usr/local/lib/millrace/guest"
+
+// DefaultGuest is where the kernel of guests of an architecture is: below $MILLRACE_GUEST_DIR; else where make deps puts it, below
+// the user's cache directory; else, if there is none, where install.sh does.
 func DefaultGuest(arch millrace.Arch) string {
-	base := os.Getenv("MILLRACE_GUEST_DIR")
-	if base == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			return ""
-		}
-		base = filepath.Join(cache, "millrace", "guest")
+	cache := ""
+	if dir, err := os.UserCacheDir(); err == nil {
+		cache = filepath.Join(dir, "millrace", "guest")
+	}
+	return defaultGuest(os.Getenv("MILLRACE_GUEST_DIR"), cache, installedGuests, arch)
+}
+
+// defaultGuest chooses among directories, of which named and cache may be "".
+func defaultGuest(named, cache, installed string, arch millrace.Arch) string {
+	has := func(dir string) bool { return isFile(filepath.Join(dir, string(arch), "complete")) }
+	base := cmp.Or(named, cache, installed)
+	if named == "" && !has(base) && has(installed) {
+		base = installed
 	}
 	return filepath.Join(base, string(arch))
 }
@@ -125,7 +135,7 @@ func New(cfg Config) (*Driver, error) {
 		}
 	}
 	if _, err := os.Stat(filepath.Join(cfg.Guest, "complete")); err != nil {
-		return nil, fmt.Errorf("no guest kernel in %s; run make deps", cfg.Guest)
+		return nil, fmt.Errorf("no guest kernel in %s; run make deps, or, on a host, install.sh again", cfg.Guest)
 	}
 	dir, err := filepath.Abs(cfg.Dir)
 	if err != nil {
