@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -50,6 +51,40 @@ func TestEnroll(t *testing.T) {
 		if id, err := agent.LoadIdentity(dir); err != nil || id.Org != "calm" {
 			t.Errorf("%s: %+v, %v", name, id, err)
 		}
+	}
+}
+
+// A machine whose host was removed is enrolled with the line from the page, and one that is a host is left alone: unless it is
+// another control plane's, of which no token would make it this one's.
+func TestEnrollIfNeeded(t *testing.T) {
+	t.Parallel()
+	token, dir := millrace.NewSecret(millrace.EnrollmentTokenPrefix, nil).Reveal(), t.TempDir()
+	var hosts byte
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		hosts++
+		_ = json.NewEncoder(w).Encode(client.EnrollResponse{HostID: millrace.HostID{15: hosts}, Org: "calm"})
+	}))
+	defer srv.Close()
+	enroll := func(url string) (string, error) {
+		return run(t, "", token, "enroll", "--if-needed", "--url", url, "--dir", dir)
+	}
+	for range 2 {
+		if out, err := enroll(srv.URL + "/"); err != nil || hosts != 1 {
+			t.Errorf("%q, %v: %d hosts", out, err, hosts)
+		}
+	}
+	if out, err := enroll("http://127.0.0.1:1"); err == nil || !strings.Contains(err.Error(), "at "+srv.URL+" already; remove") {
+		t.Errorf("another control plane's: %q, %v", out, err)
+	}
+	err := (&options{dir: dir}).after(t.Context(), millrace.HostID{15: 1}, agent.EndRemoved, nil)
+	if !errors.Is(err, agent.EndRemoved) || exitCode(err) != exitConfig {
+		t.Errorf("removed: %v", err)
+	}
+	if _, err := run(t, "", "", "run", "--dir", dir, "--launcher", dir+"/none"); exitCode(err) != exitConfig { // as after a reboot; systemd is not to try for ever
+		t.Errorf("not enrolled any more: %v", err)
+	}
+	if out, err := enroll(srv.URL); err != nil || hosts != 2 {
+		t.Errorf("anew: %q, %v: %d hosts", out, err, hosts)
 	}
 }
 

@@ -126,7 +126,7 @@ privileges then.`,
 			seen.Cgroups = func() error { return m.limits }
 			c.Examine = func(ctx context.Context) []millrace.Finding { return agent.Examine(ctx, seen) }
 			err = agent.Run(cmd.Context(), c)
-			return o.after(cmd.Context(), err, reboot)
+			return o.after(cmd.Context(), c.Host, err, reboot)
 		},
 	}
 	m.flags(o, cmd)
@@ -141,13 +141,15 @@ privileges then.`,
 // minutes.
 func giveBackMemory() { time.AfterFunc(15*time.Second, debug.FreeOSMemory) }
 
-// after does what the end of an agent asks for.
-func (o *options) after(ctx context.Context, end error, reboot func(context.Context) error) error {
+// after does what the end of host's agent asks for.
+func (o *options) after(ctx context.Context, host millrace.HostID, end error, reboot func(context.Context) error) error {
 	switch {
 	case errors.Is(end, agent.EndReboot):
 		return reboot(ctx)
 	case errors.Is(end, agent.EndRotate):
 		return errors.Join(end, agent.MakeKeys(o.dir))
+	case errors.Is(end, agent.EndRemoved):
+		return errors.Join(end, agent.Retire(o.dir, host))
 	}
 	return end
 }
