@@ -87,6 +87,7 @@ main() {
 	work=$(mktemp -d)
 	trap 'rm -rf "$work"' EXIT
 	requirements
+	has "$qemu" || fail "There is no $qemu here, and this system's packages bring none, as on RHEL and its likes. Debian, Ubuntu and Fedora have it. Nothing of Millrace was installed."
 	say "Fetching the agent …"
 	fetch "$url/agent/v1/bundles/linux-$arch.tar.gz" "$work/bundle" || fail "Could not fetch the agent from $url."
 	echo "$sum  $work/bundle" | sha256sum -c - >/dev/null 2>&1 ||

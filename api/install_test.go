@@ -209,6 +209,12 @@ func TestInstallRefuses(t *testing.T) {
 			_ = os.Remove(filepath.Join(i.root, "bin/qemu-img"))
 			i.stub("apt-get", "echo E: no such package; exit 100")
 		}, enrollSecret, "Could not install qemu-utils"},
+		"no qemu in the packages": {func(i *installer) {
+			for _, name := range []string{"qemu-system-x86_64", "apt-get"} {
+				_ = os.Remove(filepath.Join(i.root, "bin", name))
+			}
+			i.stub("dnf", "")
+		}, enrollSecret, "There is no qemu-system-x86_64 here"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
