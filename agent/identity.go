@@ -20,7 +20,10 @@ import (
 	"github.com/millrace-ci/millrace/client"
 )
 
-const identityFile = "identity.json"
+const (
+	identityFile = "identity.json"
+	removedFile  = identityFile + ".removed" // of the host that the machine was last
+)
 
 // Identity is who this host is. Its two seeds never leave the machine.
 type Identity struct {
@@ -162,6 +165,17 @@ func (id Identity) Rotate(ctx context.Context, dir string) (Identity, error) {
 	return after, after.write(dir)
 }
 
+// Retire puts the identity in dir aside, if it is that of host, which was removed: the machine can be enrolled anew.
+func Retire(dir string, host millrace.HostID) error {
+	switch id, err := LoadIdentity(dir); {
+	case millrace.CodeOf(err) == millrace.NotFound, err == nil && id.HostID != host: // somebody did, and may have enrolled it since
+		return nil
+	case err != nil:
+		return err
+	}
+	return os.Rename(filepath.Join(dir, identityFile), filepath.Join(dir, removedFile))
+}
+
 // EnrollConfig says who becomes a host of whom.
 type EnrollConfig struct {
 	URL   string // of the control plane
@@ -185,7 +199,7 @@ func Enroll(ctx context.Context, c EnrollConfig) (Identity, error) {
 	case err != nil:
 		return Identity{}, err
 	case !id.HostID.IsZero():
-		return Identity{}, millrace.Errorf(millrace.Conflict, "This machine is %s of org %s already; remove %s to enroll it anew.", id.HostID, id.Org, filepath.Join(c.Dir, identityFile))
+		return Identity{}, millrace.Errorf(millrace.Conflict, "This machine is %s of org %s at %s already; remove that host there, or remove %s here, to enroll it anew.", id.HostID, id.Org, id.URL, filepath.Join(c.Dir, identityFile))
 	}
 	id.URL = c.URL
 	if err := id.write(c.Dir); err != nil {

@@ -22,6 +22,7 @@ import (
 func TestEnroll(t *testing.T) {
 	t.Parallel()
 	var asked []client.EnrollRequest
+	next := byte(1)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var in client.EnrollRequest
 		_ = json.NewDecoder(r.Body).Decode(&in)
@@ -30,7 +31,7 @@ func TestEnroll(t *testing.T) {
 			w.WriteHeader(http.StatusBadGateway) // the answer got lost
 			return
 		}
-		_ = json.NewEncoder(w).Encode(client.EnrollResponse{HostID: millrace.HostID{15: 1}, Org: "calm"})
+		_ = json.NewEncoder(w).Encode(client.EnrollResponse{HostID: millrace.HostID{15: next}, Org: "calm"})
 	}))
 	defer srv.Close()
 	dir := filepath.Join(t.TempDir(), "state")
@@ -61,6 +62,27 @@ func TestEnroll(t *testing.T) {
 	}
 	if _, err := Enroll(t.Context(), c); millrace.CodeOf(err) != millrace.Conflict {
 		t.Errorf("a second enrollment: %v", err)
+	}
+
+	// Removed, it becomes another host, with other keys; what is told to a former agent then is no word on that.
+	for range 2 {
+		if err := Retire(dir, id.HostID); err != nil {
+			t.Errorf("retired: %v", err)
+		}
+	}
+	next = 2
+	again, err := Enroll(t.Context(), c)
+	if err != nil || again.HostID == id.HostID || bytes.Equal(again.SignSeed, id.SignSeed) {
+		t.Errorf("enrolled again: %s, %v", again.HostID, err)
+	}
+	if err := Retire(dir, id.HostID); err != nil {
+		t.Error(err)
+	}
+	if loaded, err := LoadIdentity(dir); err != nil || loaded.HostID != again.HostID {
+		t.Errorf("the former host was removed: %s, %v", loaded.HostID, err)
+	}
+	if info, err := os.Stat(filepath.Join(dir, removedFile)); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("what is put aside: %v, %v", info, err)
 	}
 
 	name := filepath.Join(dir, identityFile)

@@ -146,8 +146,9 @@ func (r *runner) speak(ref Ref, m vm.Machine, hold *machine, host *guest.Host, u
 	}
 }
 
-// listen tells the loop what a guest says, until it says nothing more.
+// listen tells the loop what a guest says, until it says nothing more. A hostile one says anything for ever: it fills no log.
 func (r *runner) listen(ref Ref, m vm.Machine, host *guest.Host, printed *console, used *meter) {
+	greeted := false
 	for {
 		ev, err := host.Next()
 		switch {
@@ -155,7 +156,10 @@ func (r *runner) listen(ref Ref, m vm.Machine, host *guest.Host, printed *consol
 			r.silence(ref, m, err)
 			return
 		case ev.Hello != nil:
-			r.Log.Info("A VM's kernel runs.", "vm", ref.ID, "kernel", ev.Hello.Kernel, "boot_id", ev.Hello.BootID)
+			if !greeted {
+				greeted = true
+				r.Log.Info("A VM's kernel runs.", "vm", ref.ID, "kernel", cut(ev.Hello.Kernel, maxHello), "boot_id", cut(ev.Hello.BootID, maxHello))
+			}
 			r.tell(VMHello{Ref: ref, Configured: ev.Hello.Configured})
 		case ev.State != "":
 			r.tell(VMReached{Ref: ref, State: ev.State})

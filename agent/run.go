@@ -325,9 +325,11 @@ func (r *runner) note(ev Event) {
 		})
 		r.Log.Info("The control plane knows this agent.", "offer", r.Facts.Offer, "driver", r.Facts.Driver)
 	case VMReached:
-		r.Log.Info("A VM's runner is "+string(ev.State)+".", "vm", ev.ID)
+		if r.state.VMs[ev.ID].comesTo(ev.State) { // guests say it again
+			r.Log.Info("A VM's runner is "+string(ev.State)+".", "vm", ev.ID)
+		}
 	case VMExit:
-		if ev.Code != nil {
+		if ev.Code != nil && r.state.VMs[ev.ID].ExitedAt.IsZero() {
 			r.Log.Info("A VM's runner has ended.", "vm", ev.ID, "exit_code", *ev.Code)
 		}
 	case VMDone:

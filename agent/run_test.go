@@ -3,6 +3,8 @@ package agent
 import (
 	"context"
 	"crypto/ecdh"
+	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -22,6 +24,7 @@ import (
 // machines is a driver whose guests are goroutines, which outlive the agent's loop.
 type machines struct {
 	guest func(ctx context.Context, g *guest.Guest)
+	talk  func(*fake.Port) // instead of guest: one that isn't ours
 	fail  error
 
 	mu      sync.Mutex
@@ -73,7 +76,11 @@ func (d *machines) Start(_ context.Context, spec vm.Spec) (vm.Machine, error) {
 	go func() {
 		defer close(m.done)
 		context.AfterFunc(ctx, func() { port.Close() })
-		d.guest(ctx, guest.NewGuest(port))
+		if d.talk != nil {
+			d.talk(port)
+		} else {
+			d.guest(ctx, guest.NewGuest(port))
+		}
 		if ctx.Err() != nil {
 			*m.err = errors.New("killed")
 		}
@@ -238,6 +245,48 @@ func TestOwnLog(t *testing.T) {
 		}
 		if strings.Contains(string(c.log), "config of ") {
 			t.Errorf("a registration is in the log:\n%s", c.log)
+		}
+	})
+}
+
+// A guest that says the same for ever, at length, fills no log.
+func TestTalkativeGuest(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newControl(t)
+		stop := runs(t, c, &machines{talk: func(port *fake.Port) {
+			var first struct{ Resume struct{ Session []byte } }
+			if err := json.NewDecoder(port).Decode(&first); err != nil {
+				t.Error(err)
+			}
+			say := func(kind byte, payload string) {
+				head := binary.BigEndian.AppendUint32([]byte{kind}, uint32(len(payload))) // as guest/channel.go has it
+				if _, err := port.Write(append(head, payload...)); err != nil {
+					t.Error(err)
+				}
+			}
+			long := strings.Repeat("long", 10_000)
+			say('o', string(first.Resume.Session))
+			for range 20 {
+				say('h', `{"kernel":"`+long+`","boot_id":"`+long+`"}`)
+				say('s', "online")
+				say('s', "busy")
+				say('x', `{"code":0,"reason":"`+long+`"}`)
+			}
+			time.Sleep(time.Second)
+		}})
+		c.set(order(1))
+		time.Sleep(3 * time.Minute)
+		stop()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for _, line := range []string{"A VM's kernel runs.", "A VM's runner is online.", "A VM's runner is busy.", "A VM's runner has ended."} {
+			if n := strings.Count(string(c.log), line); n != 1 {
+				t.Errorf("%q is there %d times", line, n)
+			}
+		}
+		if len(c.log) > 10<<10 {
+			t.Errorf("the log has %d bytes", len(c.log))
 		}
 	})
 }

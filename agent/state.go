@@ -28,6 +28,7 @@ const (
 const (
 	maxOrders = 1000 // in an answer
 	maxReason = 500  // bytes of why a VM ended
+	maxHello  = 100  // bytes of what a VM says that it is
 	maxPast   = 1000 // VMs that ended
 )
 
@@ -128,6 +129,11 @@ func (v VM) recordedAs(o VM) bool {
 
 // ref names v.
 func (v VM) ref() Ref { return Ref{ID: v.Order.ID, Epoch: v.Order.Epoch} }
+
+// comesTo reports whether state lies ahead of v's.
+func (v VM) comesTo(state millrace.VMState) bool {
+	return slices.Index(millrace.VMStates, state) > slices.Index(millrace.VMStates, v.State)
+}
 
 // live reports whether v has a machine, or is to have one.
 func (v VM) live() bool { return v.State != millrace.VMGone }

@@ -130,13 +130,16 @@ func (st *step) change(ref Ref, f func(*VM)) {
 // because gives v a reason; the first one stays, as the others follow from it.
 func (v *VM) because(reason string) {
 	if v.Reason == "" {
-		v.Reason = strings.ToValidUTF8(reason[:min(len(reason), maxReason)], "")
+		v.Reason = cut(reason, maxReason)
 	}
 }
 
+// cut is the beginning of what somebody else said, of at most n bytes.
+func cut(text string, n int) string { return strings.ToValidUTF8(text[:min(len(text), n)], "") }
+
 // reach moves v forward to state.
 func (st *step) reach(v *VM, state millrace.VMState) {
-	if slices.Index(millrace.VMStates, state) <= slices.Index(millrace.VMStates, v.State) {
+	if !v.comesTo(state) {
 		return
 	}
 	v.State = state

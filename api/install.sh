@@ -1,9 +1,4 @@
 #!/bin/sh
-# Makes this machine a host of a Millrace org. The enrollment token comes first, as a line MILLRACE_ENROLL_TOKEN=mret_… of the
-# same input, or in the environment; it is in no argument and no address. On a machine that is a host already the agent is
-# brought up to date. All is in functions that the last line calls: a part of this file does nothing.
-set -eu
-
 url={{.URL}}
 sum_amd64={{.AMD64}}
 sum_arm64={{.ARM64}}
@@ -68,6 +63,11 @@ replace() {
 }
 
 main() {
+	# Makes this machine a host of a Millrace org. The enrollment token comes first, as a line MILLRACE_ENROLL_TOKEN=mret_… of the
+	# same input, or in the environment; it is in no argument and no address. On a machine that is a host already the agent is
+	# brought up to date. All is in functions that the last line calls: a part of this file does nothing; and with "exit 1" after
+	# it, it fails: neither is a comment to swallow that, nor a command to take it for arguments.
+	set -eu
 	token=${MILLRACE_ENROLL_TOKEN:-}
 	unset MILLRACE_ENROLL_TOKEN
 	[ "$(uname -s)" = Linux ] || fail "A host is a Linux machine, and this is $(uname -s)."
@@ -87,6 +87,7 @@ main() {
 	work=$(mktemp -d)
 	trap 'rm -rf "$work"' EXIT
 	requirements
+	has "$qemu" || fail "There is no $qemu here, and this system's packages bring none, as on RHEL and its likes. Debian, Ubuntu and Fedora have it. Nothing of Millrace was installed."
 	say "Fetching the agent …"
 	fetch "$url/agent/v1/bundles/linux-$arch.tar.gz" "$work/bundle" || fail "Could not fetch the agent from $url."
 	echo "$sum  $work/bundle" | sha256sum -c - >/dev/null 2>&1 ||
@@ -108,10 +109,11 @@ main() {
 	fi
 	chown -R millrace: "$state"
 	systemctl daemon-reload
-	systemctl enable -q millrace-launcher millrace-agent
 	systemctl restart millrace-launcher millrace-agent
+	systemctl enable -q millrace-launcher millrace-agent # last: its link says that all is done
 	say "The agent runs. What it found of this machine:"
 	MILLRACE_GUEST_DIR=$parts/guest millrace-agent doctor || say "Something keeps this machine from running jobs; what to do is above. Then run: systemctl restart millrace-launcher millrace-agent"
+	! systemctl is-failed -q millrace-agent || fail "The agent has ended; journalctl -u millrace-agent says why. If its host was removed, run the same once more."
 }
 
 main "$@"

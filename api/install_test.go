@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -34,7 +35,7 @@ func newInstaller(t *testing.T) *installer {
 	t.Helper()
 	i := &installer{t: t, root: t.TempDir()}
 	i.bundle = archive(t, map[string]string{
-		"millrace-agent":         "#!/bin/sh\necho agent \"$@\" >>" + i.root + "/calls\n[ \"$1\" != enroll ] || cat >" + i.root + "/secret\n",
+		"millrace-agent":         "#!/bin/sh\necho agent \"$@\" >>" + i.root + "/calls\n[ \"$1\" != enroll ] || { cat >" + i.root + "/secret; [ ! -e " + i.root + "/refused ]; }\n",
 		"millrace-agent.service": "[Service]\n", "millrace-launcher.service": "[Service]\n", "guest/amd64/version": "1\n",
 	})
 	server := httptest.NewUnstartedServer(nil)
@@ -56,7 +57,8 @@ func newInstaller(t *testing.T) *installer {
 	i.script = paths.Replace(script.String())
 	i.stub("id", `[ "$1" = millrace ] && exit 1; echo 0`)
 	i.stub("uname", `[ "$1" = -m ] && echo x86_64 || echo Linux`)
-	for _, name := range []string{"systemctl", "useradd", "chown", "apt-get", "qemu-system-x86_64", "qemu-img", "mke2fs"} {
+	i.stub("systemctl", `[ "$1" != is-failed ]`)
+	for _, name := range []string{"useradd", "chown", "apt-get", "qemu-system-x86_64", "qemu-img", "mke2fs"} {
 		i.stub(name, "")
 	}
 	for _, name := range []string{"sh", "cat", "cp", "mv", "rm", "mkdir", "mktemp", "chmod", "tar", "gzip", "sha256sum", "tail", "curl"} {
@@ -162,6 +164,30 @@ func TestInstall(t *testing.T) {
 	}
 }
 
+// What goes wrong after that is told, too; and what says that all is done, the unit's link, is made when it is.
+func TestInstallFails(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		change  func(*installer)
+		says    string
+		enabled bool
+	}{
+		"not enrolled": {func(i *installer) { _ = os.WriteFile(filepath.Join(i.root, "refused"), nil, 0o600) }, "could not be enrolled", false},
+		"not started":  {func(i *installer) { i.stub("systemctl", `[ "$1" != restart ]`) }, "", false},
+		"ended":        {func(i *installer) { i.stub("systemctl", "") }, "The agent has ended", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			i := newInstaller(t)
+			tt.change(i)
+			out, err := i.run("MILLRACE_ENROLL_TOKEN=" + enrollSecret + "\n" + i.script)
+			if err == nil || !strings.Contains(out, tt.says) || strings.Contains(i.read("calls"), "systemctl enable") != tt.enabled {
+				t.Errorf("%v: %s\n%s", err, out, i.read("calls"))
+			}
+		})
+	}
+}
+
 // What doesn't fit is said, and nothing is installed.
 func TestInstallRefuses(t *testing.T) {
 	t.Parallel()
@@ -183,6 +209,12 @@ func TestInstallRefuses(t *testing.T) {
 			_ = os.Remove(filepath.Join(i.root, "bin/qemu-img"))
 			i.stub("apt-get", "echo E: no such package; exit 100")
 		}, enrollSecret, "Could not install qemu-utils"},
+		"no qemu in the packages": {func(i *installer) {
+			for _, name := range []string{"qemu-system-x86_64", "apt-get"} {
+				_ = os.Remove(filepath.Join(i.root, "bin", name))
+			}
+			i.stub("dnf", "")
+		}, enrollSecret, "There is no qemu-system-x86_64 here"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -199,15 +231,30 @@ func TestInstallRefuses(t *testing.T) {
 	}
 }
 
-// Cut off at any byte the script does all or nothing.
+// Cut off at any byte the script does all or nothing. Where it is known to be cut off, "exit 1" follows, and then it fails.
 func TestInstallTruncated(t *testing.T) {
 	t.Parallel()
 	i := newInstaller(t)
 	whole := len(strings.TrimRight(i.script, "\n")) - len(` "$@"`) // from here on main is called
-	for n := range whole {
-		out, _ := i.run("MILLRACE_ENROLL_TOKEN=" + enrollSecret + "\n" + i.script[:n])
+	run := func(n int, then string) (out string, err error) {
+		t.Helper()
+		out, err = i.run("MILLRACE_ENROLL_TOKEN=" + enrollSecret + "\n" + i.script[:n] + then)
 		if calls := i.read("calls"); calls != "" {
 			t.Fatalf("cut off after %q it did %s\n%s", i.script[max(0, n-40):n], calls, out)
+		}
+		return out, err
+	}
+	for n := range whole {
+		_, _ = run(n, "")
+	}
+	within := regexp.MustCompile(`^#|\(\) ?\{?$`) // the first line, which is a comment, or where "exit 1" becomes a function's body
+	for n := range whole {
+		if n > strings.Index(i.script, "fail()") && n < strings.LastIndex(i.script, "}") {
+			continue // in the midst of functions: all are alike
+		}
+		cut := i.script[:n]
+		if out, err := run(n, "exit 1\n"); err == nil && !within.MatchString(cut[strings.LastIndex(cut, "\n")+1:]) {
+			t.Fatalf("cut off after %q it says that all is well\n%s", cut[max(0, n-40):], out)
 		}
 	}
 }

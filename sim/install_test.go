@@ -24,6 +24,7 @@ const (
 		%[2]s`
 	systemctl = `#!/bin/sh
 		said() { sed -n "s/^$1=//p" /etc/systemd/system/$unit.service; }
+		[ "$1" != is-failed ] || exit 1
 		[ "$1" = restart ] && shift || exit 0
 		for unit; do
 			user=$(said User)
@@ -61,7 +62,7 @@ func TestInstall(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	pasted := fmt.Sprintf("{ echo MILLRACE_ENROLL_TOKEN=%s; curl -fsSL %s/install.sh; } | sudo sh", token.Secret, system.URL)
+	pasted := fmt.Sprintf("{ echo MILLRACE_ENROLL_TOKEN=%s; curl -fsSL %s/install.sh || echo exit 1; } | sudo sh", token.Secret, system.URL)
 	agentLog := func() string {
 		agent, _ := os.ReadFile(filepath.Join(log, "millrace-agent.log")) // "" before it runs
 		launcher, _ := os.ReadFile(filepath.Join(log, "millrace-launcher.log"))

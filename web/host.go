@@ -195,15 +195,17 @@ func (v hostsView) refused() *millrace.AuditEntry {
 	return v.Refused
 }
 
-// command adds a machine. The token goes in by standard input, so that it is in no list of processes: echo is the shell's own.
+// command adds a machine. The token goes in by standard input, so that it is in no list of processes: echo is the shell's own. A
+// pipe's end is that of its last command: what can't be fetched has to tell that.
 func (e enrollment) command() string {
-	return fmt.Sprintf("{ echo %s=%s; curl -fsSL %s/install.sh; } | sudo sh", tokenVariable, e.Secret.Reveal(), e.URL)
+	return fmt.Sprintf("{ echo %s=%s; curl -fsSL %s/install.sh || echo exit 1; } | sudo sh", tokenVariable, e.Secret.Reveal(), e.URL)
 }
 
 // tokenVariable is where install.sh and the agent look for an enrollment token.
 const tokenVariable = "MILLRACE_ENROLL_TOKEN"
 
 // cloudInit is the same for a machine that is about to be made (cloudinit.readthedocs.io, "Module reference": write_files, runcmd).
+// It is one command, for the last one's end is what cloud-init hears.
 func (e enrollment) cloudInit() string {
 	return fmt.Sprintf(`#cloud-config
 write_files:
@@ -211,8 +213,7 @@ write_files:
     permissions: "0600"
     content: %s=%s
 runcmd:
-  - "{ cat /run/millrace-token; echo; curl -fsSL %s/install.sh; } | sh"
-  - rm -f /run/millrace-token
+  - "{ cat /run/millrace-token; echo; rm -f /run/millrace-token; curl -fsSL %s/install.sh || echo exit 1; } | sh"
 `, tokenVariable, e.Secret.Reveal(), e.URL)
 }
 
@@ -226,17 +227,17 @@ func (e enrollment) terraform() string {
 # in the machine's resource
 user_data = <<-EOT
   #!/bin/sh
-  { echo %s=${var.millrace_enrollment_token}; curl -fsSL %s/install.sh; } | sh
+  { echo %s=${var.millrace_enrollment_token}; curl -fsSL %s/install.sh || echo exit 1; } | sh
 EOT
 `, tokenVariable, e.URL)
 }
 
-// ansible is the same as a task.
+// ansible is the same as a task. The script makes the link last, when the machine is enrolled and the agent was started.
 func (e enrollment) ansible() string {
 	return fmt.Sprintf(`- name: Add this machine to Millrace
   ansible.builtin.shell:
-    cmd: '{ echo "%[1]s=$%[1]s"; curl -fsSL %[2]s/install.sh; } | sh'
-    creates: /var/lib/millrace-agent/identity.json
+    cmd: '{ echo "%[1]s=$%[1]s"; curl -fsSL %[2]s/install.sh || echo exit 1; } | sh'
+    creates: /etc/systemd/system/multi-user.target.wants/millrace-agent.service
   environment:
     %[1]s: "{{ millrace_enrollment_token }}"
   no_log: true

@@ -22,7 +22,7 @@ func TestEnrollmentTokens(t *testing.T) {
 	w := newWorld(t)
 	b, _ := w.person(w.Org, millrace.RoleAdmin)
 	_, page := w.submit(b, "/o/calm/hosts/enrollment-tokens", url.Values{"uses": {"25"}, "hours": {"24"}, "labels": {"gpu, rack-7"}, "cidr": {"192.0.2.0/24"}, "ephemeral": {"yes"}})
-	contains(t, page, "{ echo MILLRACE_ENROLL_TOKEN=mret_", "; curl -fsSL "+w.URL+"/install.sh; } | sudo sh", "works for 25 hosts,", "#cloud-config", "user_data", "ansible.builtin.shell")
+	contains(t, page, "{ echo MILLRACE_ENROLL_TOKEN=mret_", "; curl -fsSL "+w.URL+"/install.sh || echo exit 1; } | sudo sh", "works for 25 hosts,", "#cloud-config", "user_data", "ansible.builtin.shell")
 	if n := strings.Count(page, "mret_"); n != 2 { // terraform's and ansible's files are checked in
 		t.Errorf("the secret is there %d times", n)
 	}

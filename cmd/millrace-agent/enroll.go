@@ -30,8 +30,11 @@ MILLRACE_ENROLL_TOKEN or from standard input; never from a flag, as others can r
 			if err != nil {
 				return err
 			}
-			if id, err := agent.LoadIdentity(o.dir); ifNeeded && err == nil {
-				fmt.Fprintf(cmd.OutOrStdout(), "This machine is %s of org %s already.\n", id.HostID, id.Org)
+			url = strings.TrimSuffix(url, "/")
+			// Whoever has another server's token wants another host than this machine is: to leave it alone would be no success, and to
+			// take it away from the other would end its jobs.
+			if id, err := agent.LoadIdentity(o.dir); ifNeeded && err == nil && id.URL == url {
+				fmt.Fprintf(cmd.OutOrStdout(), "This machine is %s of org %s already; the token is not used. To move it to another org, remove that host first.\n", id.HostID, id.Org)
 				return nil
 			}
 			if err := os.MkdirAll(o.dir, 0o700); err != nil {
@@ -42,7 +45,7 @@ MILLRACE_ENROLL_TOKEN or from standard input; never from a flag, as others can r
 				return err
 			}
 			id, err := agent.Enroll(cmd.Context(), agent.EnrollConfig{
-				URL: strings.TrimSuffix(url, "/"), Token: token, Name: o.name, Dir: o.dir, Facts: facts,
+				URL: url, Token: token, Name: o.name, Dir: o.dir, Facts: facts,
 			})
 			if err != nil {
 				return err
@@ -57,7 +60,7 @@ MILLRACE_ENROLL_TOKEN or from standard input; never from a flag, as others can r
 	hostname, _ := os.Hostname()
 	cmd.Flags().StringVar(&url, "url", "", "the control plane's address")
 	cmd.Flags().StringVar(&o.name, "name", hostname, "the host's name in your org")
-	cmd.Flags().BoolVar(&ifNeeded, "if-needed", false, "leave a machine alone that is a host already")
+	cmd.Flags().BoolVar(&ifNeeded, "if-needed", false, "leave a machine alone that is a host of this control plane already")
 	_ = cmd.MarkFlagRequired("url")
 	o.offerFlags(cmd)
 	return cmd

@@ -94,5 +94,5 @@ func (o *options) runLaunched(ctx context.Context, c agent.Config, socket string
 	if err == nil && errors.Is(context.Cause(ctx), launcher.ErrLost) {
 		return launcher.ErrLost
 	}
-	return o.after(ctx, err, d.Reboot)
+	return o.after(ctx, c.Host, err, d.Reboot)
 }

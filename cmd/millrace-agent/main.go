@@ -29,15 +29,20 @@ func start() int {
 	defer stop()
 	if err := command(os.Stdin, os.Getenv).ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "millrace-agent:", err)
-		switch {
-		case errors.Is(err, agent.EndRestart), errors.Is(err, agent.EndRotate):
-			return 0
-		case errors.Is(err, agent.EndRemoved):
-			return exitConfig
-		}
-		return 1
+		return exitCode(err)
 	}
 	return 0
+}
+
+// exitCode is that of a command that ended with err.
+func exitCode(err error) int {
+	switch {
+	case errors.Is(err, agent.EndRestart), errors.Is(err, agent.EndRotate):
+		return 0
+	case errors.Is(err, agent.EndRemoved), millrace.CodeOf(err) == millrace.NotFound: // the machine is not enrolled, or not any more
+		return exitConfig
+	}
+	return 1
 }
 
 // options are the flags that commands share.

@@ -3,9 +3,14 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -46,6 +51,40 @@ func TestEnroll(t *testing.T) {
 		if id, err := agent.LoadIdentity(dir); err != nil || id.Org != "calm" {
 			t.Errorf("%s: %+v, %v", name, id, err)
 		}
+	}
+}
+
+// A machine whose host was removed is enrolled with the line from the page, and one that is a host is left alone: unless it is
+// another control plane's, of which no token would make it this one's.
+func TestEnrollIfNeeded(t *testing.T) {
+	t.Parallel()
+	token, dir := millrace.NewSecret(millrace.EnrollmentTokenPrefix, nil).Reveal(), t.TempDir()
+	var hosts byte
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		hosts++
+		_ = json.NewEncoder(w).Encode(client.EnrollResponse{HostID: millrace.HostID{15: hosts}, Org: "calm"})
+	}))
+	defer srv.Close()
+	enroll := func(url string) (string, error) {
+		return run(t, "", token, "enroll", "--if-needed", "--url", url, "--dir", dir)
+	}
+	for range 2 {
+		if out, err := enroll(srv.URL + "/"); err != nil || hosts != 1 {
+			t.Errorf("%q, %v: %d hosts", out, err, hosts)
+		}
+	}
+	if out, err := enroll("http://127.0.0.1:1"); err == nil || !strings.Contains(err.Error(), "at "+srv.URL+" already; remove") {
+		t.Errorf("another control plane's: %q, %v", out, err)
+	}
+	err := (&options{dir: dir}).after(t.Context(), millrace.HostID{15: 1}, agent.EndRemoved, nil)
+	if !errors.Is(err, agent.EndRemoved) || exitCode(err) != exitConfig {
+		t.Errorf("removed: %v", err)
+	}
+	if _, err := run(t, "", "", "run", "--dir", dir, "--launcher", dir+"/none"); exitCode(err) != exitConfig { // as after a reboot; systemd is not to try for ever
+		t.Errorf("not enrolled any more: %v", err)
+	}
+	if out, err := enroll(srv.URL); err != nil || hosts != 2 {
+		t.Errorf("anew: %q, %v: %d hosts", out, err, hosts)
 	}
 }
 
@@ -93,6 +132,37 @@ func TestStopVMsBesideAnAgent(t *testing.T) {
 	unlock()
 	if _, err := run(t, "", "", "stop-vms", "--dir", dir); err != nil {
 		t.Error(err)
+	}
+}
+
+// What is to be stopped needs nothing that VMs are made of: a host has its guest's kernel where its units say, and a shell doesn't know.
+func TestStopVMsWithoutAGuest(t *testing.T) {
+	t.Setenv("MILLRACE_GUEST_DIR", t.TempDir())
+	dir := t.TempDir()
+	machines := map[string]*exec.Cmd{}
+	for _, id := range []string{"vms/own", "emulated-arm64/vms/others", "emulated-amd64/vms/others"} {
+		work := filepath.Join(dir, id)
+		if err := os.MkdirAll(work, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		qemu := exec.CommandContext(t.Context(), "qemu-system-"+map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH], "-M", "none", "-display", "none", "-S")
+		qemu.Dir = work
+		if err := qemu.Start(); err != nil {
+			t.Fatal(err)
+		}
+		machines[id] = qemu
+	}
+	if _, err := run(t, "", "", "stop-vms", "--dir", dir); err != nil {
+		t.Error(err)
+	}
+	for id, qemu := range machines {
+		if exists(filepath.Join(dir, id)) {
+			t.Errorf("%s is there", id)
+			_ = qemu.Process.Kill()
+		}
+		if err := qemu.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
+			t.Errorf("%s ended by itself: %v", id, err)
+		}
 	}
 }
 

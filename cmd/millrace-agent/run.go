@@ -126,7 +126,7 @@ privileges then.`,
 			seen.Cgroups = func() error { return m.limits }
 			c.Examine = func(ctx context.Context) []millrace.Finding { return agent.Examine(ctx, seen) }
 			err = agent.Run(cmd.Context(), c)
-			return o.after(cmd.Context(), err, reboot)
+			return o.after(cmd.Context(), c.Host, err, reboot)
 		},
 	}
 	m.flags(o, cmd)
@@ -141,13 +141,15 @@ privileges then.`,
 // minutes.
 func giveBackMemory() { time.AfterFunc(15*time.Second, debug.FreeOSMemory) }
 
-// after does what the end of an agent asks for.
-func (o *options) after(ctx context.Context, end error, reboot func(context.Context) error) error {
+// after does what the end of host's agent asks for.
+func (o *options) after(ctx context.Context, host millrace.HostID, end error, reboot func(context.Context) error) error {
 	switch {
 	case errors.Is(end, agent.EndReboot):
 		return reboot(ctx)
 	case errors.Is(end, agent.EndRotate):
 		return errors.Join(end, agent.MakeKeys(o.dir))
+	case errors.Is(end, agent.EndRemoved):
+		return errors.Join(end, agent.Retire(o.dir, host))
 	}
 	return end
 }
@@ -177,20 +179,21 @@ again, and does without them in any case. Where a launcher starts the VMs, --dir
 				return err
 			}
 			defer unlock()
-			var emulated []millrace.Arch
+			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
+			err = qemu.StopAll(cmd.Context(), o.dir, log)
 			for _, arch := range []millrace.Arch{millrace.AMD64, millrace.ARM64} {
-				if _, err := os.Stat(emulationDir(o.dir, arch)); err == nil {
-					emulated = append(emulated, arch)
+				if dir := emulationDir(o.dir, arch); exists(dir) {
+					err = errors.Join(err, qemu.StopAll(cmd.Context(), dir, log))
 				}
 			}
-			machines, err := newDriver(o.dir, qemu.AccelAuto, nil, nil, emulated, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
-			if err != nil {
-				return err
-			}
-			_, err = machines.Adopt(cmd.Context(), nil)
 			return err
 		},
 	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // openCgroups divides this process's cgroup among VMs; the error says what limits they are without.

@@ -56,7 +56,8 @@ func answerOf(path, packet string) string {
 
 // machines is a driver whose machines echo what they hear, and power off when they hear an end.
 type machines struct {
-	slow bool // a start takes until it is given up
+	slow  bool   // a start takes until it is given up
+	looks func() // is called when Adopt has looked for machines
 
 	mu      sync.Mutex
 	running map[string]*machine
@@ -75,6 +76,9 @@ func (d *machines) Prepare(context.Context) error {
 }
 
 func (d *machines) Adopt(_ context.Context, ids []string) (map[string]vm.Machine, error) {
+	if d.looks != nil {
+		defer d.looks()
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	adopted := map[string]vm.Machine{}
@@ -367,6 +371,50 @@ func TestBounds(t *testing.T) {
 	case <-big.Done():
 		t.Error("an end is told by a launcher that has ended itself")
 	default:
+	}
+}
+
+// No machine escapes the bounds because others are taken over while it is started, or later.
+func TestAdoptComesFirst(t *testing.T) {
+	t.Parallel()
+	looks, started := make(chan struct{}), make(chan vm.Machine)
+	real := &machines{running: map[string]*machine{}}
+	real.looks = func() {
+		close(looks)
+		select {
+		case m := <-started:
+			go func() { started <- m }()
+		case <-time.After(200 * time.Millisecond): // it waits, as it should
+		}
+	}
+	path, _ := serve(t, t.TempDir(), launcher.Config{Driver: real, Host: host})
+	d := dial(t, path)
+	go func() {
+		<-looks
+		m, err := d.Start(t.Context(), spec("one", 2000, 1024))
+		if err != nil {
+			t.Error(err)
+		}
+		started <- m
+	}()
+	if _, err := d.Adopt(t.Context(), nil); err != nil {
+		t.Error(err)
+	}
+	<-started
+	if _, err := d.Start(t.Context(), spec("two", 2000, 1024)); err == nil || !strings.Contains(err.Error(), "more than is left") {
+		t.Errorf("a second machine of all there is: %v", err)
+	}
+
+	for name, first := range map[string]func(*launcher.Driver){
+		"one was started": func(d *launcher.Driver) { start(t, d, spec("one", 500, 256)) },
+		"they were":       func(d *launcher.Driver) { _, _ = d.Adopt(t.Context(), nil) },
+	} {
+		path, _ := serve(t, t.TempDir(), launcher.Config{Driver: &machines{running: map[string]*machine{}}, Host: host})
+		d := dial(t, path)
+		first(d)
+		if _, err := d.Adopt(t.Context(), []string{"one"}); err == nil || !strings.Contains(err.Error(), "once") {
+			t.Errorf("machines are taken over after %s: %v", name, err)
+		}
 	}
 }
 

@@ -86,6 +86,7 @@ type server struct {
 
 	mu      sync.Mutex
 	agent   int32 // its process; 0: none came yet
+	begun   bool  // it took machines over, or started one
 	adopted map[string]vm.Machine
 	running map[string]vm.Spec // what is running, or is being started; as in the file
 }
@@ -281,7 +282,7 @@ func (s *server) reserve(spec vm.Spec) error {
 	case !left.Holds(size.Room()):
 		return fmt.Errorf("%s is more than is left of %s, which this machine's owner gives", size, s.Host.Facts.Bounds())
 	}
-	s.running[spec.ID] = spec
+	s.begun, s.running[spec.ID] = true, spec
 	err := s.save()
 	if err != nil {
 		delete(s.running, spec.ID)
@@ -296,14 +297,20 @@ func (s *server) forget(id string) error {
 	return s.save()
 }
 
-// adopt takes over the machines named ids, of those that earlier launchers started.
+// adopt takes over the machines named ids, of those that earlier launchers started. That comes first, once, and nothing is started
+// meanwhile: a machine that Adopt doesn't see yet would run on and count for nothing, and one that is taken over twice would end
+// twice, the second time for another of its name.
 func (s *server) adopt(ctx context.Context, ids []string) ([]string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.begun {
+		return nil, errors.New("machines are taken over once, before any is started")
+	}
+	s.begun = true
 	found, err := s.Driver.Adopt(ctx, ids)
 	if err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.adopted = found
 	for id := range s.running {
 		if _, runs := found[id]; !runs {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net"
 	"os"
@@ -72,6 +73,17 @@ func (d *Driver) Adopt(ctx context.Context, ids []string) (map[string]vm.Machine
 		}
 	}
 	return adopted, ctx.Err()
+}
+
+// StopAll ends the machines of drivers whose state was in dir and removes what they left. It takes nothing that machines are made of:
+// what is to be stopped may have been started with what isn't there any more.
+func StopAll(ctx context.Context, dir string, log *slog.Logger) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	_, err = (&Driver{cfg: Config{Dir: dir, Log: log}}).Adopt(ctx, nil)
+	return err
 }
 
 // confine gives a machine that runs its limits anew: its process may have been started by an agent without, and systemd takes them

@@ -30,21 +30,50 @@ type probed struct {
 // probedOf is what a probe depends on.
 type probedOf struct {
 	Guest, Host, QEMU string
+	Boot              string // of the host: with another, its firmware or its modules may be others
+	KVM               bool   // its device may be opened, and is to be used if it works
 	Wanted            Accel
 	Trial             bool
+}
+
+// kvmDevice is where the kernel has KVM.
+const kvmDevice = "/dev/kvm"
+
+// opensKVM reports whether KVM may be opened where it is not ruled out. That can change while this process runs.
+func (d *Driver) opensKVM() bool {
+	if d.cfg.Accel == AccelTCG {
+		return false
+	}
+	kvm, err := os.OpenFile(d.kvm, os.O_RDWR, 0)
+	if err != nil {
+		return false
+	}
+	kvm.Close()
+	return true
+}
+
+// dependsOn is what a probe would depend on now.
+func (d *Driver) dependsOn() (of probedOf, err error) {
+	var uts unix.Utsname
+	_ = unix.Uname(&uts) // an empty release only makes the probe's result less lasting
+	version, _ := os.ReadFile(filepath.Join(d.cfg.Guest, "version"))
+	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // random(4)
+	info, err := os.Stat(d.qemu)
+	if err != nil {
+		return of, err
+	}
+	return probedOf{
+		Guest: strings.TrimSpace(string(version)), Host: unix.ByteSliceToString(uts.Release[:]), QEMU: info.ModTime().String(),
+		Boot: strings.TrimSpace(string(boot)), KVM: d.opensKVM(), Wanted: d.cfg.Accel, Trial: d.cfg.Trial,
+	}, nil
 }
 
 // probe finds out by booting a machine how machines run: with KVM where that works and is not ruled out, else emulated where
 // that is not. The error says why neither will do.
 func (d *Driver) probe(ctx context.Context) (found probed, err error) {
-	var uts unix.Utsname
-	_ = unix.Uname(&uts) // an empty release only makes the probe's result less lasting
-	version, _ := os.ReadFile(filepath.Join(d.cfg.Guest, "version"))
-	info, err := os.Stat(d.qemu)
-	if err != nil {
+	if found.Of, err = d.dependsOn(); err != nil {
 		return found, err
 	}
-	found.Of = probedOf{strings.TrimSpace(string(version)), unix.ByteSliceToString(uts.Release[:]), info.ModTime().String(), d.cfg.Accel, d.cfg.Trial}
 	file := filepath.Join(d.cfg.Dir, "probe.json")
 	var kept probed
 	if content, err := os.ReadFile(file); err == nil && json.Unmarshal(content, &kept) == nil && kept.Of == found.Of {
@@ -79,12 +108,8 @@ func (d *Driver) probe(ctx context.Context) (found probed, err error) {
 
 // try boots a machine the way found says, and notes how long it took; it says why that won't do, or "".
 func (d *Driver) try(ctx context.Context, found *probed) string {
-	if found.Accel == AccelKVM {
-		kvm, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
-		if err != nil {
-			return "no /dev/kvm that may be opened"
-		}
-		kvm.Close()
+	if found.Accel == AccelKVM && !found.Of.KVM {
+		return "no " + kvmDevice + " that may be opened"
 	}
 	began := time.Now()
 	if err := d.bootProbe(ctx, found.Accel); err != nil {

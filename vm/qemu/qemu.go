@@ -18,6 +18,7 @@
 package qemu
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io/fs"
@@ -62,16 +63,25 @@ type Config struct {
 	Log      *slog.Logger
 }
 
-// DefaultGuest is where make deps puts the kernel of guests of an architecture: below $MILLRACE_GUEST_DIR, else below the
-// user's cache directory.
+// installedGuests is where install.sh puts kernels of guests.
+const installedGuests = "/usr/local/lib/millrace/guest"
+
+// DefaultGuest is where the kernel of guests of an architecture is: below $MILLRACE_GUEST_DIR; else where make deps puts it, below
+// the user's cache directory; else, if there is none, where install.sh does.
 func DefaultGuest(arch millrace.Arch) string {
-	base := os.Getenv("MILLRACE_GUEST_DIR")
-	if base == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			return ""
-		}
-		base = filepath.Join(cache, "millrace", "guest")
+	cache := ""
+	if dir, err := os.UserCacheDir(); err == nil {
+		cache = filepath.Join(dir, "millrace", "guest")
+	}
+	return defaultGuest(os.Getenv("MILLRACE_GUEST_DIR"), cache, installedGuests, arch)
+}
+
+// defaultGuest chooses among directories, of which named and cache may be "".
+func defaultGuest(named, cache, installed string, arch millrace.Arch) string {
+	has := func(dir string) bool { return isFile(filepath.Join(dir, string(arch), "complete")) }
+	base := cmp.Or(named, cache, installed)
+	if named == "" && !has(base) && has(installed) {
+		base = installed
 	}
 	return filepath.Join(base, string(arch))
 }
@@ -81,10 +91,12 @@ type Driver struct {
 	cfg   Config
 	board board
 	qemu  string // path of the monitor
+	kvm   string // the device
 
 	mu     sync.RWMutex // what Prepare finds is not to change under a start
 	accel  Accel
 	probed bool // accel is what works
+	hadKVM bool // when that was found out
 	boot   vm.Boot
 	initrd string
 	disk   string
@@ -123,14 +135,14 @@ func New(cfg Config) (*Driver, error) {
 		}
 	}
 	if _, err := os.Stat(filepath.Join(cfg.Guest, "complete")); err != nil {
-		return nil, fmt.Errorf("no guest kernel in %s; run make deps", cfg.Guest)
+		return nil, fmt.Errorf("no guest kernel in %s; run make deps, or, on a host, install.sh again", cfg.Guest)
 	}
 	dir, err := filepath.Abs(cfg.Dir)
 	if err != nil {
 		return nil, err
 	}
 	cfg.Dir = dir
-	return &Driver{cfg: cfg, board: board, qemu: path, accel: cfg.Accel}, nil
+	return &Driver{cfg: cfg, board: board, qemu: path, kvm: kvmDevice, accel: cfg.Accel}, nil
 }
 
 // hostArch is this host's architecture.
@@ -172,7 +184,7 @@ func (d *Driver) Boot() vm.Boot {
 }
 
 // Prepare makes the initrd and the root disk when they are missing or stale, and finds out by booting a machine whether KVM
-// works where it is to be used.
+// works where it is to be used: once, and again when KVM has gone or come.
 func (d *Driver) Prepare(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -182,14 +194,14 @@ func (d *Driver) Prepare(ctx context.Context) error {
 	if err := d.build(ctx); err != nil {
 		return err
 	}
-	if d.probed || d.accel == AccelTCG && !d.cfg.Trial {
+	if d.probed && d.hadKVM == d.opensKVM() || d.cfg.Accel == AccelTCG && !d.cfg.Trial {
 		return ctx.Err()
 	}
 	works, err := d.probe(ctx)
 	if err != nil {
 		return err
 	}
-	d.accel, d.probed, d.boot = works.Accel, true, vm.Boot{Took: time.Duration(works.BootMS) * time.Millisecond, Why: works.Why}
+	d.accel, d.probed, d.hadKVM, d.boot = works.Accel, true, works.Of.KVM, vm.Boot{Took: time.Duration(works.BootMS) * time.Millisecond, Why: works.Why}
 	d.cfg.Log.Info("chose how VMs run", "accel", d.accel, "because", d.boot.Why, "boot", d.boot.Took)
 	return nil
 }
