@@ -146,7 +146,7 @@ func TestTwoServers(t *testing.T) {
 	}
 	t.Logf("all ran after %v", time.Since(began))
 	var jobs store.JobPage
-	within(t, 20*time.Second, "all rows are completed and all VMs gone", func() bool {
+	within(t, 20*time.Second, "all rows are completed, with the VMs that ran them, and all VMs gone", func() bool {
 		if jobs, err = setup.Org(org.ID).Jobs(t.Context(), store.JobFilter{Limit: 100}); err != nil {
 			t.Fatal(err)
 		}
@@ -155,7 +155,7 @@ func TestTwoServers(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, j := range jobs.Jobs {
-			if j.Status != millrace.JobCompleted || j.VM == nil {
+			if j.Status != millrace.JobCompleted || j.VM == nil || j.VM.RanJob != j.ID { // which VM ran a job is known a moment after its end, at times
 				return false
 			}
 		}
@@ -165,7 +165,7 @@ func TestTwoServers(t *testing.T) {
 	ran := map[millrace.VMID]bool{}
 	hosts := map[string]int{}
 	for _, j := range jobs.Jobs {
-		if ran[j.VM.ID] || j.VM.RanJob != j.ID {
+		if ran[j.VM.ID] {
 			t.Errorf("VM %s is said to have run two jobs", j.VM.ID)
 		}
 		ran[j.VM.ID] = true
