@@ -197,6 +197,10 @@ func TestAgentSignature(t *testing.T) {
 	r = w.request(http.MethodPost, "/agent/v1/start", start)
 	r.Header = header
 	problem(t, "replayed start", w.send(r), http.StatusUnauthorized)
+	// One whose number is ahead of the time would have all that come after it refused.
+	r = w.request(http.MethodPost, "/agent/v1/start", start)
+	client.Sign(r, start, h.Key, client.Claims{Host: h.Host, Sequence: at.Add(2 * client.MaxSkew).UnixMilli(), Time: at})
+	problem(t, "a start that is ahead", w.send(r), http.StatusUnauthorized)
 	problem(t, "after a start", send(with(func(c *client.Claims) { c.Sequence = 2000 }), h.Key, nil), http.StatusUnauthorized)
 	if epoch := scalar[int64](w, `SELECT epoch FROM hosts WHERE host_id = $1`, h.Host.UUID()); epoch != 3 {
 		t.Errorf("epoch %d, want 3", epoch)
