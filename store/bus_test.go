@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"testing"
-	"time"
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/store"
@@ -180,23 +179,12 @@ func TestTransactionOutlastsItsCaller(t *testing.T) {
 	if err := w.org.RestartAgent(t.Context(), w.Caller(), w.host.ID); err != nil {
 		t.Fatal(err)
 	}
-	blocker, err := w.root.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer blocker.Rollback(t.Context()) //nolint:errcheck // it is over by then
-	if _, err := blocker.Exec(t.Context(), `SELECT FROM hosts WHERE host_id = $1 FOR UPDATE`, w.host.ID.UUID()); err != nil {
-		t.Fatal(err)
-	}
+	blocker := w.hold(`SELECT FROM hosts WHERE host_id = $1 FOR UPDATE`, w.host.ID.UUID())
 	before := w.st.AppPool().Stat().NewConnsCount()
 	ctx, leave := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- w.org.RotateKeys(ctx, w.Caller(), w.host.ID) }()
-	for began := time.Now(); scalar[int](t, w.root, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 0; {
-		if time.Since(began) > 10*time.Second {
-			t.Fatal("it doesn't wait")
-		}
-	}
+	w.waiting(1)
 	leave()
 	if err := blocker.Commit(t.Context()); err != nil {
 		t.Fatal(err)

@@ -67,6 +67,28 @@ func scalar[T any](t testing.TB, conn *pgx.Conn, sql string, args ...any) T {
 	return v
 }
 
+// hold locks the rows that a query locks until the transaction ends that it returns.
+func (w *world) hold(sql string, args ...any) pgx.Tx {
+	w.t.Helper()
+	tx, err := connect(w.t, w.db.Superuser).Begin(w.t.Context())
+	if err == nil {
+		_, err = tx.Exec(w.t.Context(), sql, args...)
+	}
+	w.must(err)
+	return tx
+}
+
+// waiting returns once so many sessions of the database wait for locks.
+func (w *world) waiting(sessions int) {
+	w.t.Helper()
+	const waiting = `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`
+	for began := time.Now(); scalar[int](w.t, w.root, waiting) != sessions; {
+		if time.Since(began) > 10*time.Second {
+			w.t.Fatalf("%d sessions don't wait", sessions)
+		}
+	}
+}
+
 // column is the one column that a query gives.
 func column[T any](t testing.TB, conn *pgx.Conn, sql string, args ...any) []T {
 	t.Helper()

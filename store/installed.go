@@ -203,7 +203,7 @@ func (tx *Tx) replaceInstallation(ctx context.Context, by millrace.Actor, org mi
 	const of = `(org_id, installation_id) = ($1, $2)`
 	var b pgx.Batch
 	b.Queue(`SELECT FROM vms WHERE `+of+` AND gone_at IS NULL ORDER BY vm_id FOR UPDATE`, org, former)
-	b.Queue(`SELECT FROM repositories WHERE `+of+` ORDER BY repository_id FOR NO KEY UPDATE`, org, former)
+	b.Queue(`SELECT FROM repositories WHERE `+of+` ORDER BY repository_id FOR UPDATE`, org, former)
 	b.Queue(`SELECT FROM jobs WHERE `+of+` AND status <> 'completed' ORDER BY repository_id, github_job_id, run_attempt FOR NO KEY UPDATE`, org, former)
 	// Deleted until the one before is: an account has at most one.
 	b.Queue(`

@@ -318,12 +318,13 @@ func (tx *Tx) queueDelivery(b *pgx.Batch, org millrace.OrgID, r intakeRequest) {
 // or zone becomes known, is news for placement; most of what else is told, and all that is told twice, is none.
 func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job, completed *closing) {
 	// Most often there is nothing to write, and the row is shared with whoever takes in its other jobs: a conflict would have them
-	// wait. Only an installation that comes anew must, which moves its repositories and then their jobs.
+	// wait. Only who moves a repository to another installation, and its open jobs with it, waits for them (FOR UPDATE): who renames
+	// it does not, or two that share it and have a new name for it would wait for each other.
 	b.Queue(`
 		WITH same AS MATERIALIZED (
 			SELECT FROM repositories WHERE (org_id, repository_id, installation_id, full_name, private) = ($1, $2, $3, $4, $5)
 				AND unlisted_at IS NULL AND seen_at >= $6::timestamptz - interval '1 hour'
-			FOR SHARE
+			FOR KEY SHARE
 		)
 		INSERT INTO repositories (org_id, repository_id, installation_id, full_name, private, seen_at)
 		SELECT $1, $2, $3, $4, $5, $6 WHERE NOT EXISTS (SELECT FROM same)

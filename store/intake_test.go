@@ -132,6 +132,68 @@ func TestConcurrentIntake(t *testing.T) {
 	}
 }
 
+// Two that take in jobs of a repository, and both have a new name for it, don't wait for each other.
+func TestRenamedWhileShared(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.queue(1)
+	w.queue(2)
+	jobs := w.hold(`SELECT FROM jobs FOR UPDATE`)
+	poll := store.Poll{OrgID: w.ID, RepositoryID: 77, Target: millrace.RepositoryTarget{InstallationID: w.Installation.ID, FullName: "calm/app"}}
+	var g errgroup.Group
+	for i := range int64(2) {
+		g.Go(func() error {
+			_, err := w.st.JoinPoll(t.Context(), poll, millrace.OpenJobs{Jobs: []millrace.JobEvent{
+				*storetest.Delivery(w.Tenant, i+1, millrace.JobInProgress).Job,
+				*storetest.Delivery(w.Tenant, i+11, millrace.JobQueued, func(j *millrace.Job) { j.Repository = "calm/renamed" }).Job,
+			}})
+			return err
+		})
+	}
+	w.waiting(2)
+	w.must(jobs.Commit(t.Context()))
+	if err := g.Wait(); err != nil {
+		t.Error(err)
+	}
+	if n := scalar[int](t, w.root, `SELECT count(*) FROM jobs`); n != 4 {
+		t.Errorf("%d jobs", n)
+	}
+}
+
+// A job that is being taken in while its repository moves to another installation moves too.
+func TestMovedWhileShared(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.queue(1)
+	const other = 4242
+	_, err := w.root.Exec(t.Context(), `
+		INSERT INTO installations (org_id, installation_id, owner_id, owner_login, owner_type, jit_left, jit_at, created_at)
+		SELECT org_id, $1, owner_id + 1, 'brisk', owner_type, jit_left, jit_at, created_at FROM installations`, other)
+	w.must(err)
+	jobs := w.hold(`SELECT FROM jobs FOR UPDATE`)
+	var g errgroup.Group
+	g.Go(func() error {
+		poll := store.Poll{OrgID: w.ID, RepositoryID: 77, Target: millrace.RepositoryTarget{InstallationID: w.Installation.ID, FullName: "calm/app"}}
+		_, err := w.st.JoinPoll(t.Context(), poll, millrace.OpenJobs{Jobs: []millrace.JobEvent{
+			*storetest.Delivery(w.Tenant, 1, millrace.JobInProgress).Job,
+			*storetest.Delivery(w.Tenant, 2, millrace.JobQueued).Job,
+		}})
+		return err
+	})
+	w.waiting(1)
+	g.Go(func() error {
+		return w.st.SaveRepositories(t.Context(), other, []millrace.Repository{{ID: 77, FullName: "brisk/app"}})
+	})
+	w.waiting(2)
+	w.must(jobs.Commit(t.Context()))
+	if err := g.Wait(); err != nil {
+		t.Error(err)
+	}
+	if n := scalar[int](t, w.root, `SELECT count(*) FROM jobs WHERE installation_id = $1`, other); n != 2 {
+		t.Errorf("%d jobs moved", n)
+	}
+}
+
 // One delivery that can't be stored doesn't take those that share its commit with it.
 func TestOneBadDeliveryFailsAlone(t *testing.T) {
 	t.Parallel()

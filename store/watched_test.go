@@ -20,9 +20,10 @@ func TestWatchIsHeardEverywhere(t *testing.T) {
 			t.Errorf("before anybody reads: %v", got)
 		}
 	}
-	poll := second.Bus.On(store.TopicHost(read.HostID))
+	here, there := w.st.Bus.On(store.TopicHost(read.HostID)), second.Bus.On(store.TopicHost(read.HostID))
 	w.st.Watch(read)
-	closed(t, poll, "its host's poll on the other server")
+	closed(t, here, "its host's poll on this server")
+	closed(t, there, "its host's poll on the other server")
 	for _, st := range []*store.Store{w.st, second} {
 		if got := st.Watched([]millrace.VM{read, other}); !slices.Equal(got, []millrace.VMID{read.ID}) {
 			t.Errorf("watched are %v, not %v", got, read.ID)
