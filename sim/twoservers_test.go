@@ -123,6 +123,14 @@ func TestTwoServers(t *testing.T) {
 		})
 	}
 
+	defer func() {
+		if t.Failed() {
+			rows := db.Rows(t)
+			for _, table := range []string{"jobs", "vms", "hosts", "host_beats", "repositories", "installations", "incidents", "river_job"} {
+				t.Logf("%s:\n%s", table, rows[table])
+			}
+		}
+	}()
 	began := time.Now()
 	var ids []int64
 	for n := range total {

@@ -174,12 +174,12 @@ func (s *Store) queueTie(b *pgx.Batch, tx *Tx, org millrace.OrgID) {
 			INSERT INTO outbox (org_id, kind, args, at)
 			SELECT DISTINCT $1::bigint, $3, jsonb_build_object('org_id', $1::bigint, 'installation_id', installation_id, 'run_id', run_id), `+statedAt+`
 			FROM ran WHERE NOT zone_known
-		), clear AS (
+		), clear AS ( -- all that wait: a VM's end, for which this waited, may just have had one of them pause
 			SELECT j.job_id FROM jobs j JOIN ran ON ran.for_job = j.job_id
-			WHERE j.org_id = $1 AND j.status = 'queued' AND j.tries = 0 AND j.retry_at IS NOT NULL
+			WHERE j.org_id = $1 AND j.status = 'queued'
 			ORDER BY j.repository_id, j.installation_id, j.github_job_id, j.run_attempt FOR NO KEY UPDATE OF j
 		), cleared AS (
-			UPDATE jobs j SET retry_at = NULL FROM clear c WHERE (j.org_id, j.job_id) = ($1, c.job_id)
+			UPDATE jobs j SET retry_at = CASE WHEN tries > 0 THEN retry_at END FROM clear c WHERE (j.org_id, j.job_id) = ($1, c.job_id)
 		)
 		UPDATE vms v SET ran_job = ran.job_id, stray = ran.zone <> v.zone, changed_at = `+statedAt+`, jit_sealed = NULL,
 			busy_at = coalesce(v.busy_at, `+statedAt+`),

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/store"
@@ -521,5 +522,36 @@ func TestPlacementTellsItsHosts(t *testing.T) {
 	}
 	if desired, err := w.org.Desired(t.Context(), w.host.ID); err != nil || desired.Version != w.host.Desired+1 {
 		t.Errorf("version %d, %v: one pass is one version", desired.Version, err)
+	}
+}
+
+// Which job a VM ran becomes known while its end is being written: the job that it stood for doesn't wait for what is known.
+func TestTiedWhileItEnds(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	meant, ran := w.queue(1), w.queue(2)
+	v := w.place(meant)
+	w.register(v, 11)
+	w.observe(millrace.VMBusy, v)
+	storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, 2, millrace.JobInProgress, func(j *millrace.Job) { j.RunnerID = 11 }))
+	jobs := w.hold(`SELECT FROM jobs WHERE job_id = $1 FOR UPDATE`, meant.UUID())
+	var g errgroup.Group
+	g.Go(func() error {
+		_, err := w.org.Observe(t.Context(), w.host.ID, w.host.Epoch, "", []millrace.Observation{{VMID: v, Epoch: 1, State: millrace.VMGone, Reason: "its job ended"}})
+		return err
+	})
+	w.waiting(1)
+	g.Go(func() error {
+		_, err := w.st.Place(t.Context(), w.ID, store.Unknown, nothing)
+		return err
+	})
+	w.waiting(2)
+	w.must(jobs.Commit(t.Context()))
+	w.must(g.Wait())
+	if got := w.vm(v).RanJob; got != ran {
+		t.Errorf("it ran %s, not %s", got, ran)
+	}
+	if n := scalar[int](t, w.root, `SELECT count(*) FROM jobs WHERE retry_at IS NOT NULL`); n != 0 {
+		t.Errorf("%d jobs wait", n)
 	}
 }
