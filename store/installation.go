@@ -191,12 +191,13 @@ func (o Org) LinkInstallation(ctx context.Context, by millrace.Caller, installat
 	if by.UserID == (millrace.UserID{}) {
 		return millrace.Errorf(millrace.Forbidden, "It takes a person whom GitHub knows: the org's own tokens are nobody there.")
 	}
-	lock := func(_ *Tx, b *pgx.Batch) { // what was another installation's may come along
-		b.Queue(`SELECT pg_advisory_xact_lock($1, $2::bigint::integer)`, placementLock, o.id)
-	}
-	return o.store.tx(ctx, o.store.system, 0, func(tx *Tx) error {
+	return o.store.systemTx(ctx, func(tx *Tx) error {
 		at, people, err := tx.proven(ctx, by.UserID, installation)
 		if err != nil {
+			return err
+		}
+		// What was another installation's may come along. After the people, as [Store.SaveInstallation] does.
+		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1, $2::bigint::integer)`, placementLock, o.id); err != nil {
 			return err
 		}
 		var alive bool
@@ -226,7 +227,7 @@ func (o Org) LinkInstallation(ctx context.Context, by millrace.Caller, installat
 			return err
 		}
 		return tx.followGitHub(ctx, people)
-	}, lock)
+	})
 }
 
 // Installations are the org's installations that are there, by login.

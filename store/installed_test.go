@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/store"
@@ -347,4 +348,48 @@ func TestUnlistedRepository(t *testing.T) {
 	if due() != 1 {
 		t.Error("it is not polled though it is listed")
 	}
+}
+
+// A poll and a delivery that both have a repository's new name don't wait for each other.
+func TestRenamedWhilePolled(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.queue(1)
+	renamed := func(j *millrace.Job) { j.Repository = "calm/renamed" }
+	jobs := w.hold(`SELECT FROM jobs FOR UPDATE`)
+	var g errgroup.Group
+	g.Go(func() error {
+		poll := store.Poll{OrgID: w.ID, RepositoryID: 77, Target: millrace.RepositoryTarget{InstallationID: w.Installation.ID, FullName: "calm/app"}}
+		_, err := w.st.JoinPoll(t.Context(), poll, millrace.OpenJobs{Jobs: []millrace.JobEvent{*storetest.Delivery(w.Tenant, 1, millrace.JobQueued, renamed).Job}})
+		return err
+	})
+	w.waiting(1)
+	g.Go(func() error {
+		_, err := w.st.Intake(t.Context(), storetest.Delivery(w.Tenant, 1, millrace.JobCompleted, renamed))
+		return err
+	})
+	w.waiting(2)
+	w.must(jobs.Commit(t.Context()))
+	w.must(g.Wait())
+}
+
+// An installation that came anew is linked by a person and read by a task, both after a pass: neither waits for the other.
+func TestLinkedWhileRead(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	lisa := w.person("lisa", 71, shows(w.Installation, true))
+	again := w.Installation
+	again.ID += 7000
+	w.advance(time.Second)
+	w.person("lisa", 71, shows(again, true)) // signs in anew
+	caller := w.Caller()
+	caller.UserID = lisa.ID
+	pass := w.hold(`SELECT pg_advisory_xact_lock(1, $1::bigint::integer)`, w.ID)
+	var g errgroup.Group
+	g.Go(func() error { return w.org.LinkInstallation(t.Context(), caller, again.ID) })
+	w.waiting(1)
+	g.Go(func() error { return w.st.SaveInstallation(t.Context(), again, w.now()) })
+	w.waiting(2)
+	w.must(pass.Commit(t.Context()))
+	w.must(g.Wait())
 }

@@ -376,7 +376,7 @@ func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job, complet
 			completed.add(org, id, closedBefore)
 		}
 		switch {
-		case before == nil && *after == millrace.JobQueued:
+		case *after == millrace.JobQueued && (before == nil || *before == millrace.JobWaiting):
 			tx.announceDemand(org)
 		case before == nil || *before != *after && *before == millrace.JobQueued || *runnerBefore != *runnerAfter:
 			tx.announceTie(org)

@@ -353,3 +353,18 @@ func TestIntakeWhilePlacing(t *testing.T) {
 		t.Errorf("%d deadlocks", n)
 	}
 }
+
+// A job that was held back, by its environment's protection for one, is placed at once when it isn't any more.
+func TestReleasedJobIsAnnounced(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, 1, millrace.JobWaiting))
+	demand := w.st.Bus.On(store.TopicDemand(w.ID))
+	select {
+	case <-demand:
+		t.Error("it asks for a VM while it is held back")
+	case <-time.After(50 * time.Millisecond):
+	}
+	w.queue(1)
+	closed(t, demand, "that it waits for a VM")
+}

@@ -121,3 +121,17 @@ func TestJITIsTheHosts(t *testing.T) {
 	_, err := w.org.BeginJIT(t.Context(), millrace.NewHostID(new(millrace.Source), w.now()), vm, 1)
 	code(t, err, millrace.NotFound)
 }
+
+// A registration whose request was slow doesn't replace one that was made since: that one's runner runs.
+func TestJITThatComesLate(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	v := w.place(w.queue(1))
+	late, err := w.org.BeginJIT(t.Context(), w.host.ID, v, 1)
+	w.must(err)
+	w.register(v, 12)
+	code(t, w.org.SaveJIT(t.Context(), late, 11, []byte("late")), millrace.Gone)
+	if got := w.vm(v).RunnerID; got != 12 {
+		t.Errorf("its runner is %d", got)
+	}
+}

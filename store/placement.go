@@ -71,7 +71,7 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, asked Asked, deci
 			})
 		}
 		if read { // what was looked at will most likely be the same under the lock
-			s.queuePass(b, tx, org, &snapshot, pass)
+			s.queuePass(b, tx, org, &snapshot, pass, &l.strays)
 		}
 	}
 	err = s.tx(ctx, s.system, 0, func(tx *Tx) error {
@@ -80,27 +80,26 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, asked Asked, deci
 			placed.NextAt, placed.Waits = val(last), true // another pass knows
 			return nil
 		}
-		for ; l.first(); read = false {
+		for l.first() || !read {
 			if l.strays {
 				if err := tx.endStrays(ctx, org); err != nil {
 					return err
 				}
 			}
 			var b pgx.Batch
-			if l.untied {
+			switch {
+			case l.untied:
 				s.queueTie(&b, tx, org)
+				fallthrough
+			case l.strays:
+				s.queueLook(&b, org, &l)
+				read = false
+			case l.done(asked):
+				return nil
+			default:
+				s.queuePass(&b, tx, org, &snapshot, pass, &l.strays)
+				read = true
 			}
-			s.queueLook(&b, org, &l)
-			if err := tx.SendBatch(ctx, &b).Close(); err != nil {
-				return err
-			}
-		}
-		if l.done(asked) {
-			return nil
-		}
-		if !read {
-			var b pgx.Batch
-			s.queuePass(&b, tx, org, &snapshot, pass)
 			if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 				return err
 			}
@@ -110,8 +109,12 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, asked Asked, deci
 			return nil
 		}
 		decision := decide(*pass)
+		vms, err := tx.lockDecided(ctx, *pass, &decision)
+		if err != nil {
+			return err
+		}
 		placed.VMs, placed.NextAt, placed.Waits = len(decision.Place), decision.NextAt, len(decision.Wait) > 0
-		return tx.writeDecision(ctx, *pass, decision, snapshot)
+		return tx.writeDecision(*pass, decision, vms, snapshot)
 	}, lock)
 	return placed, err
 }
@@ -119,8 +122,11 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, asked Asked, deci
 const (
 	// statedAt is when a statement is made whose second argument is [Store.at].
 	statedAt = `coalesce($2::timestamptz, statement_timestamp())`
-	// hasStrays reports whether some VM of org $1 runs a job of another zone.
+	// hasStrays reports whether some VM of org $1 was seen to run a job of another zone.
 	hasStrays = `EXISTS (SELECT FROM vms v WHERE v.org_id = $1 AND v.stray)`
+	// strays reports whether v runs its job j, which is of another zone. That may be seen by a pass alone: when a job's zone becomes
+	// known while a VM is being tied to it, neither of the two transactions sees the other's part.
+	strays = `v.gone_at IS NULL AND NOT v.ending AND j.status <> 'completed' AND j.zone <> v.zone`
 	// unmatched are the VMs of org $1, of now and lately, whose runner was not seen with a job.
 	unmatched = `v.org_id = $1 AND v.ran_job IS NULL AND v.runner_id <> 0 AND coalesce(v.gone_at, 'infinity') > ` + statedAt + ` - interval '1 hour'`
 )
@@ -174,12 +180,6 @@ func (s *Store) queueTie(b *pgx.Batch, tx *Tx, org millrace.OrgID) {
 			INSERT INTO outbox (org_id, kind, args, at)
 			SELECT DISTINCT $1::bigint, $3, jsonb_build_object('org_id', $1::bigint, 'installation_id', installation_id, 'run_id', run_id), `+statedAt+`
 			FROM ran WHERE NOT zone_known
-		), clear AS ( -- all that wait: a VM's end, for which this waited, may just have had one of them pause
-			SELECT j.job_id FROM jobs j JOIN ran ON ran.for_job = j.job_id
-			WHERE j.org_id = $1 AND j.status = 'queued'
-			ORDER BY j.repository_id, j.installation_id, j.github_job_id, j.run_attempt FOR NO KEY UPDATE OF j
-		), cleared AS (
-			UPDATE jobs j SET retry_at = CASE WHEN tries > 0 THEN retry_at END FROM clear c WHERE (j.org_id, j.job_id) = ($1, c.job_id)
 		)
 		UPDATE vms v SET ran_job = ran.job_id, stray = ran.zone <> v.zone, changed_at = `+statedAt+`, jit_sealed = NULL,
 			busy_at = coalesce(v.busy_at, `+statedAt+`),
@@ -194,11 +194,22 @@ func (s *Store) queueTie(b *pgx.Batch, tx *Tx, org millrace.OrgID) {
 		})
 		return err
 	})
+	// The jobs that those VMs stood for don't wait to hear what is known. In a statement of its own, which sees what the one before has
+	// waited for: a VM's end may just have had its job wait.
+	b.Queue(`
+		WITH clear AS (
+			SELECT j.job_id FROM jobs j
+			WHERE j.org_id = $1 AND j.status = 'queued' AND j.tries = 0 AND j.retry_at IS NOT NULL
+				AND EXISTS (SELECT FROM vms v WHERE (v.org_id, v.for_job) = (j.org_id, j.job_id) AND v.ran_job IS NOT NULL)
+				AND NOT EXISTS (SELECT FROM vms v WHERE (v.org_id, v.for_job) = (j.org_id, j.job_id) AND v.ran_job IS NULL AND v.busy_at IS NOT NULL)
+			ORDER BY j.repository_id, j.installation_id, j.github_job_id, j.run_attempt FOR NO KEY UPDATE
+		)
+		UPDATE jobs j SET retry_at = NULL FROM clear c WHERE (j.org_id, j.job_id) = ($1, c.job_id)`, org)
 }
 
 // queuePass reads all that a pass decides by, but the jobs that are refused and wait for that already: strangers may queue
-// any number of those. Of an org that was deleted it reads none.
-func (s *Store) queuePass(b *pgx.Batch, tx *Tx, org millrace.OrgID, snapshot *string, p *millrace.Pass) {
+// any number of those. Of an org that was deleted it reads none. It says when a VM turns out to stray.
+func (s *Store) queuePass(b *pgx.Batch, tx *Tx, org millrace.OrgID, snapshot *string, p *millrace.Pass, stray *bool) {
 	*p = millrace.Pass{
 		Jobs: p.Jobs[:0], VMs: p.VMs[:0], Hosts: p.Hosts[:0], // an earlier pass's, for their memory: hosts may be many
 		Runs: map[millrace.VMID]millrace.Durations{}, Queue: map[millrace.JobID]millrace.Durations{},
@@ -209,6 +220,24 @@ func (s *Store) queuePass(b *pgx.Batch, tx *Tx, org millrace.OrgID, snapshot *st
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil
 		}
+		return err
+	})
+	// VMs before jobs: a VM that ends between the two is taken to be there still, and its end asks for another pass. The other way
+	// round its job would seem to have no VM, and to be free to have another.
+	b.Queue(`
+		SELECT `+vmColumns+`, coalesce(`+strays+`, false), `+durationColumns+` FROM vms v LEFT JOIN jobs j ON (j.org_id, j.job_id) = (v.org_id, v.ran_job)`+jobDurations+`
+		WHERE v.org_id = $1 AND v.gone_at IS NULL ORDER BY v.vm_id`, org).Query(func(rows pgx.Rows) (err error) {
+		var v millrace.VM
+		var strays bool
+		var d nullableDurations
+		_, err = pgx.ForEachRow(rows, append(append(vmTargets(&v), &strays), d.targets()...), func() error {
+			*stray = *stray || strays
+			if past, known := d.durations(); known {
+				p.Runs[v.ID] = past
+			}
+			p.VMs = append(p.VMs, v)
+			return nil
+		})
 		return err
 	})
 	b.Queue(`
@@ -228,20 +257,6 @@ func (s *Store) queuePass(b *pgx.Batch, tx *Tx, org millrace.OrgID, snapshot *st
 				p.Queue[j.ID] = past
 			}
 			p.Jobs = append(p.Jobs, j)
-			return nil
-		})
-		return err
-	})
-	b.Queue(`
-		SELECT `+vmColumns+`, `+durationColumns+` FROM vms v LEFT JOIN jobs j ON (j.org_id, j.job_id) = (v.org_id, v.ran_job)`+jobDurations+`
-		WHERE v.org_id = $1 AND v.gone_at IS NULL ORDER BY v.vm_id`, org).Query(func(rows pgx.Rows) (err error) {
-		var v millrace.VM
-		var d nullableDurations
-		_, err = pgx.ForEachRow(rows, append(vmTargets(&v), d.targets()...), func() error {
-			if past, known := d.durations(); known {
-				p.Runs[v.ID] = past
-			}
-			p.VMs = append(p.VMs, v)
 			return nil
 		})
 		return err
@@ -274,15 +289,11 @@ func queueSnapshot(b *pgx.Batch, org millrace.OrgID, snapshot string, next time.
 		ON CONFLICT ON CONSTRAINT placements_pkey DO UPDATE SET snapshot = excluded.snapshot, next_at = excluded.next_at`, org, snapshot, ptr(next))
 }
 
-func (tx *Tx) writeDecision(ctx context.Context, p millrace.Pass, d millrace.Decision, snapshot string) error {
+func (tx *Tx) writeDecision(p millrace.Pass, d millrace.Decision, vms map[millrace.VMID]millrace.VM, snapshot string) error {
 	org := p.Org.ID
 	jobs := make(map[millrace.JobID]millrace.Job, len(p.Jobs))
 	for _, j := range p.Jobs {
 		jobs[j.ID] = j
-	}
-	retiring, err := tx.lockRetiring(ctx, org, d.Retire)
-	if err != nil {
-		return err
 	}
 	b := &tx.last
 	queueSnapshot(b, org, snapshot, d.NextAt)
@@ -294,10 +305,7 @@ func (tx *Tx) writeDecision(ctx context.Context, p millrace.Pass, d millrace.Dec
 		waits[c.JobID] = c.Wait
 	}
 	for _, r := range d.Retire {
-		v, ok := retiring[r.VMID]
-		if !ok {
-			continue
-		}
+		v := vms[r.VMID]
 		v.RetireReason = r.Reason
 		if v.RunnerID == 0 {
 			// Nothing to unregister: a registration that is being made right now finds the VM unwanted and is undone.
@@ -368,22 +376,35 @@ func (tx *Tx) writeDecision(ctx context.Context, p millrace.Pass, d millrace.Dec
 	return nil
 }
 
-// lockRetiring reads the VMs to retire once more, now locked: since the pass read them one may have got its runner, and one
-// that ended stays as it is.
-func (tx *Tx) lockRetiring(ctx context.Context, org millrace.OrgID, list []millrace.Retirement) (map[millrace.VMID]millrace.VM, error) {
-	if len(list) == 0 {
+// passAgain is how soon a pass looks again at VMs that were being written.
+const passAgain = 200 * time.Millisecond
+
+// lockDecided reads the VMs that d covers jobs with or retires once more, now locked: since the pass read them one may have got its
+// runner. It drops from d what is said of those that end, or that somebody writes: a pass has VMs locked already, those that it tied,
+// and two that wait for each other's would fail. Those are looked at again soon.
+func (tx *Tx) lockDecided(ctx context.Context, p millrace.Pass, d *millrace.Decision) (map[millrace.VMID]millrace.VM, error) {
+	if len(d.Cover)+len(d.Retire) == 0 {
 		return nil, nil
 	}
-	ids := make([]string, len(list))
-	for i, r := range list {
-		ids[i] = r.VMID.UUID()
+	ids := make([]string, 0, len(d.Cover)+len(d.Retire))
+	for _, c := range d.Cover {
+		ids = append(ids, c.VMID.UUID())
+	}
+	for _, r := range d.Retire {
+		ids = append(ids, r.VMID.UUID())
 	}
 	vms, err := many(ctx, tx, scanVM, `
 		SELECT `+vmColumns+` FROM vms v
-		WHERE v.org_id = $1 AND v.vm_id = ANY($2::text[]::uuid[]) AND NOT v.ending ORDER BY v.vm_id FOR UPDATE`, org, ids)
+		WHERE v.org_id = $1 AND v.vm_id = ANY($2::text[]::uuid[]) AND NOT v.ending ORDER BY v.vm_id FOR UPDATE SKIP LOCKED`, p.Org.ID, ids)
 	locked := make(map[millrace.VMID]millrace.VM, len(vms))
 	for _, v := range vms {
 		locked[v.ID] = v
+	}
+	decided := len(ids)
+	d.Cover = slices.DeleteFunc(d.Cover, func(c millrace.Binding) bool { return locked[c.VMID].ID.IsZero() })
+	d.Retire = slices.DeleteFunc(d.Retire, func(r millrace.Retirement) bool { return locked[r.VMID].ID.IsZero() })
+	if again := p.Now.Add(passAgain); len(d.Cover)+len(d.Retire) < decided && (d.NextAt.IsZero() || again.Before(d.NextAt)) {
+		d.NextAt = again
 	}
 	return locked, err
 }

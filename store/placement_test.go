@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/millrace-ci/millrace"
+	"github.com/millrace-ci/millrace/scheduler"
 	"github.com/millrace-ci/millrace/store"
 	"github.com/millrace-ci/millrace/store/storetest"
 )
@@ -416,10 +417,12 @@ func TestBusyIsNotRetired(t *testing.T) {
 	}
 	storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, 1, millrace.JobInProgress, func(j *millrace.Job) { j.RunnerID = 11 }))
 	w.pass(nothing)
+	_, err := w.root.Exec(t.Context(), `UPDATE vms SET retire_reason = 'surplus'`) // the pass didn't see yet that it began
+	w.must(err)
 	if err := w.st.Unregistered(t.Context(), w.ID, vm); err != nil {
 		t.Fatal(err)
 	}
-	if v := w.vm(vm); v.State != millrace.VMBusy {
+	if v := w.vm(vm); v.State != millrace.VMBusy || v.RetireReason != "" {
 		t.Errorf("after its job began: %+v", v)
 	}
 }
@@ -553,5 +556,96 @@ func TestTiedWhileItEnds(t *testing.T) {
 	}
 	if n := scalar[int](t, w.root, `SELECT count(*) FROM jobs WHERE retry_at IS NOT NULL`); n != 0 {
 		t.Errorf("%d jobs wait", n)
+	}
+}
+
+// A pass that ties a VM, and covers another job with the one that is left, doesn't wait for a host's report of both: that waits for
+// the pass. It looks again soon.
+func TestCoverWaitsForNoReport(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	first, second := w.queue(1), w.queue(2)
+	left := w.place(first)
+	w.advance(time.Second)
+	thief := w.place(second)
+	w.register(left, 11)
+	w.register(thief, 12)
+	w.observe(millrace.VMOnline, left, thief)
+	storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, 1, millrace.JobInProgress, func(j *millrace.Job) { j.RunnerID = 12 }))
+	cover := func(millrace.Pass) millrace.Decision {
+		return millrace.Decision{Cover: []millrace.Binding{{VMID: left, JobID: second, Wait: millrace.WaitReason{Code: millrace.WaitBooting}}}}
+	}
+	var g errgroup.Group
+	placed, err := w.st.Place(t.Context(), w.ID, store.Unknown, func(p millrace.Pass) millrace.Decision {
+		g.Go(func() error {
+			_, err := w.org.Observe(t.Context(), w.host.ID, w.host.Epoch, "", []millrace.Observation{
+				{VMID: left, Epoch: 1, State: millrace.VMOnline, Usage: millrace.Metering{CPUMillis: 5}}, // before the other, in the order of locks
+				{VMID: thief, Epoch: 1, State: millrace.VMBusy, Usage: millrace.Metering{CPUMillis: 5}},
+			})
+			return err
+		})
+		w.waiting(1)
+		return cover(p)
+	})
+	w.must(err)
+	w.must(g.Wait())
+	if v := w.vm(left); v.ForJob != first || placed.NextAt.IsZero() || placed.NextAt.Sub(placed.At) > time.Second {
+		t.Errorf("while the host told of it, it was made to stand for %s; the next pass is %v later", v.ForJob, placed.NextAt.Sub(placed.At))
+	}
+	if w.pass(cover); w.vm(left).ForJob != second {
+		t.Error("it doesn't stand for the job that is left")
+	}
+}
+
+// A pass that ties VMs doesn't wait for a poll of their jobs, nor the poll for the pass, to make no deadlock.
+func TestTieWaitsForNoPoll(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.queue(3)
+	waiting, meant := w.queue(5), w.queue(9)
+	v := w.place(meant)
+	w.register(v, 11)
+	w.observe(millrace.VMBusy, v)
+	storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, 3, millrace.JobInProgress, func(j *millrace.Job) { j.RunnerID = 11 }))
+	poll := store.Poll{OrgID: w.ID, RepositoryID: 77, Target: millrace.RepositoryTarget{InstallationID: w.Installation.ID, FullName: "calm/app"}}
+	_, err := w.st.Place(t.Context(), w.ID, store.Unknown, func(millrace.Pass) millrace.Decision {
+		_, err := w.st.JoinPoll(t.Context(), poll, millrace.OpenJobs{Jobs: []millrace.JobEvent{
+			*storetest.Delivery(w.Tenant, 5, millrace.JobCompleted).Job, *storetest.Delivery(w.Tenant, 9, millrace.JobCompleted).Job,
+		}})
+		w.must(err)
+		return millrace.Decision{Wait: map[millrace.JobID]millrace.WaitReason{waiting: {Code: millrace.WaitPlanLimit, Text: "x"}}}
+	})
+	w.must(err)
+}
+
+// A VM that ends while a pass reads leaves no job for it that seems to have none, and to be free to have another.
+func TestEndWhileAPassReads(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	v := w.place(w.queue(1))
+	w.register(v, 11)
+	w.observe(millrace.VMBusy, v)
+	// The pass's statement that reads jobs waits.
+	_, err := w.root.Exec(t.Context(), `
+		CREATE FUNCTION gate() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+			IF current_query() LIKE '%IS DISTINCT FROM j.wait_code%' THEN PERFORM pg_advisory_xact_lock_shared(99); END IF; RETURN true;
+		END $$;
+		CREATE POLICY gate ON jobs AS RESTRICTIVE FOR SELECT TO millrace_system USING (gate())`)
+	w.must(err)
+	gate := w.hold(`SELECT pg_advisory_xact_lock(99)`)
+	var g errgroup.Group
+	g.Go(func() error {
+		placed, err := w.st.Place(t.Context(), w.ID, store.Asked{Commits: []uint64{4_000_000_000}, Urgency: store.AtOnce}, scheduler.Decide)
+		if placed.VMs != 0 {
+			t.Error("its job got a second VM")
+		}
+		return err
+	})
+	w.waiting(1)
+	w.observe(millrace.VMGone, v)
+	w.must(gate.Commit(t.Context()))
+	w.must(g.Wait())
+	if !w.job(w.jobID(1)).RetryAt.After(w.now()) {
+		t.Error("its job, which may have run, doesn't wait to be known")
 	}
 }

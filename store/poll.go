@@ -281,6 +281,10 @@ func (s *Store) joinRead(ctx context.Context, tx *Tx, p Poll, owner int64, event
 	if b.Len() == 0 {
 		return polled, nil
 	}
+	// Before its jobs, as intake does, also where what is to be written of it comes after them.
+	if _, err := tx.Exec(ctx, `SELECT FROM repositories WHERE (org_id, repository_id) = ($1, $2) FOR NO KEY UPDATE`, p.OrgID, p.RepositoryID); err != nil {
+		return polled, err
+	}
 	if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 		return polled, err
 	}

@@ -42,8 +42,12 @@ func (s *Store) Unregistered(ctx context.Context, org millrace.OrgID, vm millrac
 		if !v.RanJob.IsZero() && !deleted {
 			var ended bool
 			err := tx.QueryRow(ctx, `SELECT status = 'completed' FROM jobs WHERE (org_id, job_id) = ($1, $2)`, org, v.RanJob).Scan(&ended)
-			if err != nil || !ended {
+			if err != nil {
 				return err
+			}
+			if !ended { // to be retired again, for whatever reason there is then
+				v.RetireReason, v.Stamps.Changed = "", tx.now
+				return nil
 			}
 		}
 		return tx.queueStop(b, v)

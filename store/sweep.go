@@ -48,7 +48,7 @@ func (s *Store) EndSweep(ctx context.Context, upTo time.Time) error {
 		var b pgx.Batch
 		b.Queue(`
 			INSERT INTO sweeps (name, swept_at) VALUES ($1, $2)
-			ON CONFLICT ON CONSTRAINT sweeps_pkey DO UPDATE SET swept_at = excluded.swept_at, not_before = NULL`, deliveriesRow, upTo)
+			ON CONFLICT ON CONSTRAINT sweeps_pkey DO UPDATE SET swept_at = excluded.swept_at`, deliveriesRow, upTo)
 		b.Queue(`DELETE FROM redeliveries WHERE asked_at < $1`, tx.now.Add(-sweepForget))
 		return tx.SendBatch(ctx, &b).Close()
 	})

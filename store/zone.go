@@ -28,7 +28,7 @@ func (tx *Tx) endStrays(ctx context.Context, org millrace.OrgID) error {
 	list, err := many(ctx, tx, func(row pgx.CollectableRow) (s strayed, err error) {
 		return s, row.Scan(append(vmTargets(&s.VM), &s.job.InstallationID, &s.job.RepositoryID, &s.job.Repository, &s.job.Zone, &s.job.Name, &s.job.Status)...)
 	}, `SELECT `+vmColumns+`, j.installation_id, j.repository_id, j.repository, j.zone, j.name, j.status::text
-		FROM vms v JOIN jobs j ON (j.org_id, j.job_id) = (v.org_id, v.ran_job) WHERE v.org_id = $1 AND v.stray ORDER BY v.vm_id FOR UPDATE OF v`, org)
+		FROM vms v JOIN jobs j ON (j.org_id, j.job_id) = (v.org_id, v.ran_job) WHERE v.org_id = $1 AND (v.stray OR `+strays+`) ORDER BY v.vm_id FOR UPDATE OF v`, org)
 	if err != nil {
 		return err
 	}

@@ -212,3 +212,29 @@ func TestStrayJobEndsItsVM(t *testing.T) {
 		})
 	}
 }
+
+// That a job comes from a fork becomes known while the VM that runs it is being tied to it: its VM is ended all the same.
+func TestStrayThatIsTracedWhileTied(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	v := w.place(w.queue(1))
+	w.register(v, 11)
+	w.observe(millrace.VMBusy, v)
+	untraced := func(j *millrace.Job) { j.RunID, j.ZoneKnown, j.RunnerID = 222, false, 11 }
+	storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, 2, millrace.JobInProgress, untraced))
+	w.pass(func(millrace.Pass) millrace.Decision {
+		w.must(w.st.Traced(t.Context(), millrace.TraceRun{OrgID: w.ID, InstallationID: w.Installation.ID, RunID: 222}, true))
+		return millrace.Decision{}
+	})
+	w.pass(nothing) // that it was traced asks for it
+	if vm := w.vm(v); vm.RanJob != w.jobID(2) || vm.State != millrace.VMStopping {
+		t.Errorf("it runs %s and is %s", vm.RanJob, vm.State)
+	}
+	if codes := column[string](t, w.root, `SELECT code FROM incidents`); !cmp.Equal(codes, []string{string(millrace.WaitZoneMismatch)}) {
+		t.Errorf("incidents %v", codes)
+	}
+	w.pass(nothing)
+	if n := scalar[int](t, w.root, `SELECT count(*) FROM incidents`); n != 1 {
+		t.Errorf("%d incidents", n)
+	}
+}
