@@ -57,7 +57,7 @@ func (s *Server) register(ctx context.Context, view store.JITView, vm millrace.V
 		if grant, err = org.BeginJIT(ctx, view.HostID, vm, epoch); err != nil || grant.Sealed != nil {
 			return grant.Sealed, err
 		}
-		config, err = replaceRunner(ctx, s.runners, grant)
+		config, grant.VM.RunnerID, err = replaceRunner(ctx, s.runners, grant)
 	}
 	if err != nil {
 		s.log.Warn("GitHub did not register a runner", "vm", vm, "error", err)
@@ -77,20 +77,21 @@ func (s *Server) register(ctx context.Context, view store.JITView, vm millrace.V
 }
 
 // replaceRunner registers under the VM's name, which is taken: an earlier try succeeded whose answer was lost. Its configuration
-// can't be had again, so that registration is removed unless a runner uses it.
-func replaceRunner(ctx context.Context, runners millrace.Runners, grant store.JITGrant) (config millrace.JITConfig, err error) {
+// can't be had again, so that registration is removed unless a runner uses it. It returns which one it removed; 0: none.
+func replaceRunner(ctx context.Context, runners millrace.Runners, grant store.JITGrant) (config millrace.JITConfig, removed int64, err error) {
 	name := grant.VM.RunnerName
 	old, err := runners.FindRunner(ctx, grant.Target, name)
 	switch {
 	case millrace.CodeOf(err) == millrace.NotFound:
 	case err != nil:
-		return config, err
+		return config, 0, err
 	case old.Online || old.Busy:
-		return config, millrace.Errorf(millrace.Conflict, "a runner named %s is connected", name)
+		return config, 0, millrace.Errorf(millrace.Conflict, "a runner named %s is connected", name)
 	default:
 		if err := runners.DeleteRunner(ctx, grant.Target, old.ID); err != nil {
-			return config, err
+			return config, 0, err
 		}
 	}
-	return runners.CreateJIT(ctx, grant.Target, name, grant.VM.Labels)
+	config, err = runners.CreateJIT(ctx, grant.Target, name, grant.VM.Labels)
+	return config, old.ID, err
 }

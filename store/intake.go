@@ -318,16 +318,18 @@ func (tx *Tx) queueDelivery(b *pgx.Batch, org millrace.OrgID, r intakeRequest) {
 // or zone becomes known, is news for placement; most of what else is told, and all that is told twice, is none.
 func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job, completed *closing) {
 	// Most often there is nothing to write, and the row is shared with whoever takes in its other jobs: a conflict would have them
-	// wait. Only who moves a repository to another installation, and its open jobs with it, waits for them (FOR UPDATE): who renames
-	// it does not, or two that share it and have a new name for it would wait for each other.
+	// wait. Only who moves a repository to another installation, and its open jobs with it, locks it against them, before anything else
+	// (FOR UPDATE). Who renames it doesn't, or two that share it and have a new name for it would wait for each other.
 	b.Queue(`
 		WITH same AS MATERIALIZED (
 			SELECT FROM repositories WHERE (org_id, repository_id, installation_id, full_name, private) = ($1, $2, $3, $4, $5)
 				AND unlisted_at IS NULL AND seen_at >= $6::timestamptz - interval '1 hour'
 			FOR KEY SHARE
+		), moves AS MATERIALIZED (
+			SELECT FROM repositories WHERE (org_id, repository_id) = ($1, $2) AND installation_id <> $3 FOR UPDATE
 		)
 		INSERT INTO repositories (org_id, repository_id, installation_id, full_name, private, seen_at)
-		SELECT $1, $2, $3, $4, $5, $6 WHERE NOT EXISTS (SELECT FROM same)
+		SELECT $1, $2, $3, $4, $5, $6 WHERE NOT EXISTS (SELECT FROM same) AND (SELECT count(*) FROM moves) >= 0
 		ON CONFLICT ON CONSTRAINT repositories_pkey DO UPDATE SET
 			full_name = excluded.full_name, private = excluded.private, seen_at = excluded.seen_at, installation_id = excluded.installation_id, unlisted_at = NULL`,
 		org, j.RepositoryID, j.InstallationID, j.Repository, j.Private, tx.now)

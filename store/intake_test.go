@@ -160,7 +160,7 @@ func TestRenamedWhileShared(t *testing.T) {
 	}
 }
 
-// A job that is being taken in while its repository moves to another installation moves too.
+// A job that is being taken in while its repository moves to another installation is of the same one in the end, whichever is first.
 func TestMovedWhileShared(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -170,27 +170,36 @@ func TestMovedWhileShared(t *testing.T) {
 		INSERT INTO installations (org_id, installation_id, owner_id, owner_login, owner_type, jit_left, jit_at, created_at)
 		SELECT org_id, $1, owner_id + 1, 'brisk', owner_type, jit_left, jit_at, created_at FROM installations`, other)
 	w.must(err)
-	jobs := w.hold(`SELECT FROM jobs FOR UPDATE`)
-	var g errgroup.Group
-	g.Go(func() error {
-		poll := store.Poll{OrgID: w.ID, RepositoryID: 77, Target: millrace.RepositoryTarget{InstallationID: w.Installation.ID, FullName: "calm/app"}}
-		_, err := w.st.JoinPoll(t.Context(), poll, millrace.OpenJobs{Jobs: []millrace.JobEvent{
-			*storetest.Delivery(w.Tenant, 1, millrace.JobInProgress).Job,
-			*storetest.Delivery(w.Tenant, 2, millrace.JobQueued).Job,
-		}})
-		return err
-	})
-	w.waiting(1)
-	g.Go(func() error {
-		return w.st.SaveRepositories(t.Context(), other, []millrace.Repository{{ID: 77, FullName: "brisk/app"}})
-	})
-	w.waiting(2)
-	w.must(jobs.Commit(t.Context()))
-	if err := g.Wait(); err != nil {
-		t.Error(err)
+	take := func(job, installation int64) func() error {
+		d := storetest.Delivery(w.Tenant, job, millrace.JobQueued)
+		d.InstallationID = installation
+		return func() error {
+			_, err := w.st.Intake(t.Context(), d)
+			return err
+		}
 	}
-	if n := scalar[int](t, w.root, `SELECT count(*) FROM jobs WHERE installation_id = $1`, other); n != 2 {
-		t.Errorf("%d jobs moved", n)
+	move := func(installation int64) func() error {
+		return func() error {
+			return w.st.SaveRepositories(t.Context(), installation, []millrace.Repository{{ID: 77, FullName: "calm/app", Private: true}})
+		}
+	}
+	for _, both := range [][2]func() error{
+		{take(2, w.Installation.ID), move(other)},
+		{move(w.Installation.ID), take(3, other)},
+		{take(4, other), take(5, w.Installation.ID)},
+	} {
+		jobs := w.hold(`LOCK TABLE jobs IN SHARE MODE`)
+		var g errgroup.Group
+		g.Go(both[0])
+		w.waiting(1)
+		g.Go(both[1])
+		w.waiting(2)
+		w.must(jobs.Commit(t.Context()))
+		w.must(g.Wait())
+		const apart = `SELECT count(*) FROM jobs j JOIN repositories r USING (org_id, repository_id) WHERE j.installation_id <> r.installation_id`
+		if n := scalar[int](t, w.root, apart); n != 0 {
+			t.Errorf("%d jobs are of another installation than their repository", n)
+		}
 	}
 }
 

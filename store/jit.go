@@ -108,14 +108,15 @@ func registersAt(installation int64, owner string, kind millrace.OwnerType, repo
 
 // SaveJIT keeps the registration that was granted: GitHub's runner id, and the configuration sealed to the host until the runner
 // is online. It notes that the VM boots, since it was asked for, unless a report was first. Gone when the VM became unwanted
-// meanwhile, or got another registration: the caller must remove this one.
+// meanwhile, or got another registration than the one that the caller removed for this, which is g.VM.RunnerID: the caller must
+// remove this one, too.
 func (o Org) SaveJIT(ctx context.Context, g JITGrant, runnerID int64, sealed []byte) error {
 	saved := false
 	_, err := o.store.roundTrip(ctx, o.store.app, o.id, func(b *pgx.Batch) {
 		b.Queue(`
 			UPDATE vms SET runner_id = $4, jit_sealed = $5, changed_at = coalesce($6, transaction_timestamp()),
 				state = CASE state WHEN 'pending' THEN 'booting' ELSE state END, booting_at = coalesce(booting_at, greatest($7, placed_at))
-			WHERE (org_id, vm_id, epoch) = ($1, $2, $3) AND runner_id = $8 AND retire_reason = '' AND state IN ('pending', 'booting', 'lost') -- wanted`,
+			WHERE (org_id, vm_id, epoch) = ($1, $2, $3) AND runner_id IN (0, $8) AND retire_reason = '' AND state IN ('pending', 'booting', 'lost') -- wanted`,
 			o.id, g.VM.ID, g.VM.Epoch, runnerID, sealed, o.store.at(), g.At, g.VM.RunnerID).Exec(func(tag pgconn.CommandTag) error {
 			saved = tag.RowsAffected() > 0
 			return nil

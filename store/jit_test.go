@@ -134,4 +134,9 @@ func TestJITThatComesLate(t *testing.T) {
 	if got := w.vm(v).RunnerID; got != 12 {
 		t.Errorf("its runner is %d", got)
 	}
+	late.VM.RunnerID = 12 // was removed for this one
+	w.must(w.org.SaveJIT(t.Context(), late, 13, []byte("sealed")))
+	if got := w.vm(v).RunnerID; got != 13 {
+		t.Errorf("its runner is %d", got)
+	}
 }

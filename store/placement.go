@@ -71,7 +71,7 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, asked Asked, deci
 			})
 		}
 		if read { // what was looked at will most likely be the same under the lock
-			s.queuePass(b, tx, org, &snapshot, pass, &l.strays)
+			s.queuePass(b, tx, org, &snapshot, pass, &l)
 		}
 	}
 	err = s.tx(ctx, s.system, 0, func(tx *Tx) error {
@@ -97,7 +97,7 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, asked Asked, deci
 			case l.done(asked):
 				return nil
 			default:
-				s.queuePass(&b, tx, org, &snapshot, pass, &l.strays)
+				s.queuePass(&b, tx, org, &snapshot, pass, &l)
 				read = true
 			}
 			if err := tx.SendBatch(ctx, &b).Close(); err != nil {
@@ -114,7 +114,7 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, asked Asked, deci
 			return err
 		}
 		placed.VMs, placed.NextAt, placed.Waits = len(decision.Place), decision.NextAt, len(decision.Wait) > 0
-		return tx.writeDecision(*pass, decision, vms, snapshot)
+		return tx.writeDecision(*pass, decision, vms, l.known, snapshot)
 	}, lock)
 	return placed, err
 }
@@ -124,9 +124,13 @@ const (
 	statedAt = `coalesce($2::timestamptz, statement_timestamp())`
 	// hasStrays reports whether some VM of org $1 was seen to run a job of another zone.
 	hasStrays = `EXISTS (SELECT FROM vms v WHERE v.org_id = $1 AND v.stray)`
-	// strays reports whether v runs its job j, which is of another zone. That may be seen by a pass alone: when a job's zone becomes
-	// known while a VM is being tied to it, neither of the two transactions sees the other's part.
+	// strays reports whether v runs its job j, which is of another zone. A pass must look for it: when a job's zone becomes known while
+	// a VM is being tied to it, neither of the two transactions sees the other's part, nor marks the VM.
 	strays = `v.gone_at IS NULL AND NOT v.ending AND j.status <> 'completed' AND j.zone <> v.zone`
+	// known reports whether j pauses until it is known which job its VM ran, and that is known by now.
+	known = `j.tries = 0 AND j.retry_at IS NOT NULL
+		AND EXISTS (SELECT FROM vms v WHERE (v.org_id, v.for_job) = (j.org_id, j.job_id) AND v.ran_job IS NOT NULL)
+		AND NOT EXISTS (SELECT FROM vms v WHERE (v.org_id, v.for_job) = (j.org_id, j.job_id) AND v.ran_job IS NULL AND v.busy_at IS NOT NULL)`
 	// unmatched are the VMs of org $1, of now and lately, whose runner was not seen with a job.
 	unmatched = `v.org_id = $1 AND v.ran_job IS NULL AND v.runner_id <> 0 AND coalesce(v.gone_at, 'infinity') > ` + statedAt + ` - interval '1 hour'`
 )
@@ -135,15 +139,19 @@ const (
 type look struct {
 	untied  bool // there are VMs to tie first
 	strays  bool // there are VMs to end first
-	idle    bool // no job is queued, and each VM has run its own
-	settled bool // each queued job has its VM, and each VM that has run none has its queued job: only a change of rules is to be seen to
+	idle    bool // no job is queued, and each VM has run one that it may
+	settled bool // each queued job has its VM, and each VM that has run none has its queued job: there is a change of rules to see to, or what a pass put off
+
+	known []millrace.JobID // pause because of what is known by now
 }
 
 // first reports whether there is something to do before a decision.
 func (l look) first() bool { return l.untied || l.strays }
 
 // done reports whether there is nothing to decide.
-func (l look) done(asked Asked) bool { return !l.first() && (l.idle || l.settled && asked.Known()) }
+func (l look) done(asked Asked) bool {
+	return !l.first() && (l.idle || l.settled && asked.Known() && len(asked.Commits) > 0)
+}
 
 // queueLook looks at an org.
 func (s *Store) queueLook(b *pgx.Batch, org millrace.OrgID, l *look) {
@@ -154,7 +162,8 @@ func (s *Store) queueLook(b *pgx.Batch, org millrace.OrgID, l *look) {
 		SELECT EXISTS (SELECT FROM v JOIN jobs j ON (j.org_id, j.installation_id, j.runner_id) = (v.org_id, v.installation_id, v.runner_id) AND j.runner_id <> 0),
 			`+hasStrays+`,
 			NOT EXISTS (SELECT FROM jobs j WHERE j.org_id = $1 AND j.status = 'queued')
-				AND NOT EXISTS (SELECT FROM vms v WHERE v.org_id = $1 AND v.gone_at IS NULL AND v.ran_job IS NULL),
+				AND NOT EXISTS (SELECT FROM vms v WHERE v.org_id = $1 AND v.gone_at IS NULL AND v.ran_job IS NULL)
+				AND NOT EXISTS (SELECT FROM vms v JOIN jobs j ON (j.org_id, j.job_id) = (v.org_id, v.ran_job) WHERE v.org_id = $1 AND `+strays+`),
 			NOT EXISTS (
 				SELECT FROM jobs j WHERE j.org_id = $1 AND j.status = 'queued' AND NOT EXISTS (
 					SELECT FROM vms v WHERE (v.org_id, v.for_job) = (j.org_id, j.job_id) AND v.ran_job IS NULL AND NOT v.ending
@@ -172,7 +181,7 @@ func (s *Store) queueLook(b *pgx.Batch, org millrace.OrgID, l *look) {
 func (s *Store) queueTie(b *pgx.Batch, tx *Tx, org millrace.OrgID) {
 	b.Queue(`
 		WITH ran AS (
-			SELECT v.vm_id, v.for_job, j.job_id, j.installation_id, j.run_id, j.zone_known OR j.status = 'completed' AS zone_known, j.zone
+			SELECT v.vm_id, j.job_id, j.installation_id, j.run_id, j.zone_known OR j.status = 'completed' AS zone_known, j.zone
 			FROM vms v JOIN jobs j ON (j.org_id, j.installation_id, j.runner_id) = (v.org_id, v.installation_id, v.runner_id) AND j.runner_id <> 0
 			WHERE `+unmatched+`
 			ORDER BY v.vm_id FOR UPDATE OF v
@@ -194,22 +203,13 @@ func (s *Store) queueTie(b *pgx.Batch, tx *Tx, org millrace.OrgID) {
 		})
 		return err
 	})
-	// The jobs that those VMs stood for don't wait to hear what is known. In a statement of its own, which sees what the one before has
-	// waited for: a VM's end may just have had its job wait.
-	b.Queue(`
-		WITH clear AS (
-			SELECT j.job_id FROM jobs j
-			WHERE j.org_id = $1 AND j.status = 'queued' AND j.tries = 0 AND j.retry_at IS NOT NULL
-				AND EXISTS (SELECT FROM vms v WHERE (v.org_id, v.for_job) = (j.org_id, j.job_id) AND v.ran_job IS NOT NULL)
-				AND NOT EXISTS (SELECT FROM vms v WHERE (v.org_id, v.for_job) = (j.org_id, j.job_id) AND v.ran_job IS NULL AND v.busy_at IS NOT NULL)
-			ORDER BY j.repository_id, j.installation_id, j.github_job_id, j.run_attempt FOR NO KEY UPDATE
-		)
-		UPDATE jobs j SET retry_at = NULL FROM clear c WHERE (j.org_id, j.job_id) = ($1, c.job_id)`, org)
 }
 
 // queuePass reads all that a pass decides by, but the jobs that are refused and wait for that already: strangers may queue
-// any number of those. Of an org that was deleted it reads none. It says when a VM turns out to stray.
-func (s *Store) queuePass(b *pgx.Batch, tx *Tx, org millrace.OrgID, snapshot *string, p *millrace.Pass, stray *bool) {
+// any number of those. Of an org that was deleted it reads none. It notes
+// when a VM turns out to stray, and which jobs pause no longer.
+func (s *Store) queuePass(b *pgx.Batch, tx *Tx, org millrace.OrgID, snapshot *string, p *millrace.Pass, l *look) {
+	l.known = nil
 	*p = millrace.Pass{
 		Jobs: p.Jobs[:0], VMs: p.VMs[:0], Hosts: p.Hosts[:0], // an earlier pass's, for their memory: hosts may be many
 		Runs: map[millrace.VMID]millrace.Durations{}, Queue: map[millrace.JobID]millrace.Durations{},
@@ -231,7 +231,7 @@ func (s *Store) queuePass(b *pgx.Batch, tx *Tx, org millrace.OrgID, snapshot *st
 		var strays bool
 		var d nullableDurations
 		_, err = pgx.ForEachRow(rows, append(append(vmTargets(&v), &strays), d.targets()...), func() error {
-			*stray = *stray || strays
+			l.strays = l.strays || strays
 			if past, known := d.durations(); known {
 				p.Runs[v.ID] = past
 			}
@@ -241,7 +241,7 @@ func (s *Store) queuePass(b *pgx.Batch, tx *Tx, org millrace.OrgID, snapshot *st
 		return err
 	})
 	b.Queue(`
-		SELECT `+jobColumns+`, `+durationColumns+` FROM (
+		SELECT `+jobColumns+`, `+known+`, `+durationColumns+` FROM (
 			SELECT * FROM jobs j
 			WHERE j.org_id = $1 AND j.status = 'queued' AND `+refusal+` IS DISTINCT FROM j.wait_code
 			ORDER BY EXISTS (SELECT FROM vms v WHERE (v.org_id, v.for_job) = (j.org_id, j.job_id) AND v.ran_job IS NULL AND NOT v.ending) DESC,
@@ -251,8 +251,13 @@ func (s *Store) queuePass(b *pgx.Batch, tx *Tx, org millrace.OrgID, snapshot *st
 		var j millrace.Job
 		var e nullableEstimate
 		var d nullableDurations
-		_, err = pgx.ForEachRow(rows, append(jobTargets(&j, &e), d.targets()...), func() error {
+		var known bool
+		_, err = pgx.ForEachRow(rows, append(append(jobTargets(&j, &e), &known), d.targets()...), func() error {
 			j.Wait.Estimate = e.estimate()
+			if known {
+				j.RetryAt = time.Time{}
+				l.known = append(l.known, j.ID)
+			}
 			if past, known := d.durations(); known {
 				p.Queue[j.ID] = past
 			}
@@ -289,7 +294,7 @@ func queueSnapshot(b *pgx.Batch, org millrace.OrgID, snapshot string, next time.
 		ON CONFLICT ON CONSTRAINT placements_pkey DO UPDATE SET snapshot = excluded.snapshot, next_at = excluded.next_at`, org, snapshot, ptr(next))
 }
 
-func (tx *Tx) writeDecision(p millrace.Pass, d millrace.Decision, vms map[millrace.VMID]millrace.VM, snapshot string) error {
+func (tx *Tx) writeDecision(p millrace.Pass, d millrace.Decision, vms map[millrace.VMID]millrace.VM, goOn []millrace.JobID, snapshot string) error {
 	org := p.Org.ID
 	jobs := make(map[millrace.JobID]millrace.Job, len(p.Jobs))
 	for _, j := range p.Jobs {
@@ -343,14 +348,21 @@ func (tx *Tx) writeDecision(p millrace.Pass, d millrace.Decision, vms map[millra
 	changed := len(d.Cover)+len(d.Retire)+len(d.Place) > 0
 	var waiting []millrace.Job
 	for _, j := range p.Jobs {
-		if reason, ok := waits[j.ID]; ok && !reason.Like(j.Wait, p.Now) {
+		reason, ok := waits[j.ID]
+		news := ok && !reason.Like(j.Wait, p.Now)
+		if news {
 			j.Wait = reason
+		}
+		if news || slices.Contains(goOn, j.ID) {
 			waiting = append(waiting, j)
 			changed = true
 		}
 	}
 	slices.SortFunc(waiting, inLockOrder)
 	for _, j := range waiting {
+		if slices.Contains(goOn, j.ID) {
+			b.Queue(`UPDATE jobs j SET retry_at = NULL WHERE (org_id, job_id) = ($1, $2) AND `+known, org, j.ID)
+		}
 		var from, to *time.Time
 		basis := ""
 		if e := j.Wait.Estimate; e != nil {
@@ -396,6 +408,9 @@ func (tx *Tx) lockDecided(ctx context.Context, p millrace.Pass, d *millrace.Deci
 	vms, err := many(ctx, tx, scanVM, `
 		SELECT `+vmColumns+` FROM vms v
 		WHERE v.org_id = $1 AND v.vm_id = ANY($2::text[]::uuid[]) AND NOT v.ending ORDER BY v.vm_id FOR UPDATE SKIP LOCKED`, p.Org.ID, ids)
+	if err != nil {
+		return nil, err
+	}
 	locked := make(map[millrace.VMID]millrace.VM, len(vms))
 	for _, v := range vms {
 		locked[v.ID] = v
@@ -406,7 +421,7 @@ func (tx *Tx) lockDecided(ctx context.Context, p millrace.Pass, d *millrace.Deci
 	if again := p.Now.Add(passAgain); len(d.Cover)+len(d.Retire) < decided && (d.NextAt.IsZero() || again.Before(d.NextAt)) {
 		d.NextAt = again
 	}
-	return locked, err
+	return locked, nil
 }
 
 // OrgsWithDemand are the orgs that have a job which isn't completed or a VM that isn't gone: any may need a pass.

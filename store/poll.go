@@ -281,7 +281,7 @@ func (s *Store) joinRead(ctx context.Context, tx *Tx, p Poll, owner int64, event
 	if b.Len() == 0 {
 		return polled, nil
 	}
-	// Before its jobs, as intake does, also where what is to be written of it comes after them.
+	// The repository before its jobs, as intake locks them: its row may be written after them below.
 	if _, err := tx.Exec(ctx, `SELECT FROM repositories WHERE (org_id, repository_id) = ($1, $2) FOR NO KEY UPDATE`, p.OrgID, p.RepositoryID); err != nil {
 		return polled, err
 	}
@@ -389,6 +389,12 @@ func (s *Store) SaveRepositories(ctx context.Context, installation int64, list [
 		ids := make([]int64, 0, len(list))
 		for _, r := range list {
 			ids = append(ids, r.ID)
+		}
+		b.Queue(`
+			SELECT FROM repositories r JOIN installations i USING (org_id)
+			WHERE i.installation_id = $1 AND r.repository_id = ANY($2) AND r.installation_id <> i.installation_id
+			ORDER BY r.repository_id FOR UPDATE OF r`, installation, ids) // they are moved: who takes in jobs of theirs is waited for
+		for _, r := range list {
 			b.Queue(`
 				INSERT INTO repositories (org_id, repository_id, installation_id, full_name, private, seen_at)
 				SELECT org_id, $2, installation_id, $3, $4, '-infinity' FROM installations WHERE installation_id = $1 AND deleted_at IS NULL

@@ -32,8 +32,8 @@ func (s *Store) Retiring(ctx context.Context, org millrace.OrgID, vm millrace.VM
 }
 
 // Unregistered says that GitHub knows the VM's runner no more: only now may the host destroy it, and only now may its job
-// have another. A VM that is gone is left as it is, and so is one whose job has not ended as far as we know, unless its org
-// was deleted.
+// have another. A VM that is gone is left as it is. One whose job has not ended as far as we know is retired no longer, unless its
+// org was deleted.
 func (s *Store) Unregistered(ctx context.Context, org millrace.OrgID, vm millrace.VMID) error {
 	return s.retire(ctx, org, vm, func(tx *Tx, b *pgx.Batch, v *millrace.VM, deleted bool) error {
 		if v.State == millrace.VMGone || v.State == millrace.VMStopping {

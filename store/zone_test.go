@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/millrace-ci/millrace"
 	"github.com/millrace-ci/millrace/scheduler"
@@ -222,10 +223,17 @@ func TestStrayThatIsTracedWhileTied(t *testing.T) {
 	w.observe(millrace.VMBusy, v)
 	untraced := func(j *millrace.Job) { j.RunID, j.ZoneKnown, j.RunnerID = 222, false, 11 }
 	storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, 2, millrace.JobInProgress, untraced))
-	w.pass(func(millrace.Pass) millrace.Decision {
-		w.must(w.st.Traced(t.Context(), millrace.TraceRun{OrgID: w.ID, InstallationID: w.Installation.ID, RunID: 222}, true))
-		return millrace.Decision{}
+	storetest.MustIntake(t, w.st, storetest.Delivery(w.Tenant, 1, millrace.JobCompleted)) // no job waits that a pass would be for
+	vms := w.hold(`SELECT FROM vms FOR UPDATE`)
+	var g errgroup.Group
+	g.Go(func() error {
+		_, err := w.st.Place(t.Context(), w.ID, store.Unknown, nothing)
+		return err
 	})
+	w.waiting(1)
+	w.must(w.st.Traced(t.Context(), millrace.TraceRun{OrgID: w.ID, InstallationID: w.Installation.ID, RunID: 222}, true))
+	w.must(vms.Commit(t.Context()))
+	w.must(g.Wait())
 	w.pass(nothing) // that it was traced asks for it
 	if vm := w.vm(v); vm.RanJob != w.jobID(2) || vm.State != millrace.VMStopping {
 		t.Errorf("it runs %s and is %s", vm.RanJob, vm.State)

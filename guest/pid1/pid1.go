@@ -83,11 +83,12 @@ func live(g *guest.Guest) (guest.Exit, error) {
 	return runRunner(g, config)
 }
 
-// powerOff ends the machine; the monitor, told not to reboot, ends with it. Devices aren't shut down first, where the kernel can do
-// without (its documentation of sysrq, b): Debian's 6.1 breaks virtio queues then, and a packet that is on its way has the network's
-// driver wait for its end for ever.
+// powerOff ends the machine; the monitor, told not to reboot, ends with it. Devices aren't shut down first (sysrq b; Reboot is for
+// kernels without it): Debian's 6.1 breaks virtio queues then, and a packet that is on its way has the network's driver wait for its
+// end for ever.
 func powerOff() {
 	unix.Sync()
+	_ = unix.IoctlSetInt(int(os.Stdout.Fd()), unix.TCSBRK, 1) // what was printed arrives
 	_ = os.WriteFile("/proc/sysrq-trigger", []byte("b"), 0)
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 	for {

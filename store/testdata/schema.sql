@@ -904,7 +904,6 @@ CREATE OR REPLACE FUNCTION move_open_jobs()
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
 BEGIN
-	PERFORM FROM public.repositories r WHERE (r.org_id, r.repository_id) = (NEW.org_id, NEW.repository_id) FOR UPDATE;
 	WITH open AS (
 		SELECT j.org_id, j.job_id FROM public.jobs j
 		WHERE (j.org_id, j.repository_id, j.installation_id) = (OLD.org_id, OLD.repository_id, OLD.installation_id) AND j.status <> 'completed'
