@@ -325,7 +325,7 @@ func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job, complet
 			SELECT FROM repositories WHERE (org_id, repository_id, installation_id, full_name, private) = ($1, $2, $3, $4, $5)
 				AND unlisted_at IS NULL AND seen_at >= $6::timestamptz - interval '1 hour'
 			FOR KEY SHARE
-		), moves AS MATERIALIZED (
+		), moves AS MATERIALIZED ( -- what it finds decides nothing: it is for the lock
 			SELECT FROM repositories WHERE (org_id, repository_id) = ($1, $2) AND installation_id <> $3 FOR UPDATE
 		)
 		INSERT INTO repositories (org_id, repository_id, installation_id, full_name, private, seen_at)

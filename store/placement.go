@@ -114,7 +114,7 @@ func (s *Store) Place(ctx context.Context, org millrace.OrgID, asked Asked, deci
 			return err
 		}
 		placed.VMs, placed.NextAt, placed.Waits = len(decision.Place), decision.NextAt, len(decision.Wait) > 0
-		return tx.writeDecision(*pass, decision, vms, l.known, snapshot)
+		return tx.writeDecision(*pass, decision, vms, l.resumed, snapshot)
 	}, lock)
 	return placed, err
 }
@@ -127,8 +127,8 @@ const (
 	// strays reports whether v runs its job j, which is of another zone. A pass must look for it: when a job's zone becomes known while
 	// a VM is being tied to it, neither of the two transactions sees the other's part, nor marks the VM.
 	strays = `v.gone_at IS NULL AND NOT v.ending AND j.status <> 'completed' AND j.zone <> v.zone`
-	// known reports whether j pauses until it is known which job its VM ran, and that is known by now.
-	known = `j.tries = 0 AND j.retry_at IS NOT NULL
+	// resumes reports whether j pauses until it is known which job its VM ran, and that is known by now.
+	resumes = `j.tries = 0 AND j.retry_at IS NOT NULL
 		AND EXISTS (SELECT FROM vms v WHERE (v.org_id, v.for_job) = (j.org_id, j.job_id) AND v.ran_job IS NOT NULL)
 		AND NOT EXISTS (SELECT FROM vms v WHERE (v.org_id, v.for_job) = (j.org_id, j.job_id) AND v.ran_job IS NULL AND v.busy_at IS NOT NULL)`
 	// unmatched are the VMs of org $1, of now and lately, whose runner was not seen with a job.
@@ -142,7 +142,7 @@ type look struct {
 	idle    bool // no job is queued, and each VM has run one that it may
 	settled bool // each queued job has its VM, and each VM that has run none has its queued job: there is a change of rules to see to, or what a pass put off
 
-	known []millrace.JobID // pause because of what is known by now
+	resumed []millrace.JobID // that paused, and need not any more
 }
 
 // first reports whether there is something to do before a decision.
@@ -206,10 +206,10 @@ func (s *Store) queueTie(b *pgx.Batch, tx *Tx, org millrace.OrgID) {
 }
 
 // queuePass reads all that a pass decides by, but the jobs that are refused and wait for that already: strangers may queue
-// any number of those. Of an org that was deleted it reads none. It notes
-// when a VM turns out to stray, and which jobs pause no longer.
+// any number of those. Of an org that was deleted it reads none. What it finds out besides, it notes in l: that a VM strays,
+// and which jobs pause no longer.
 func (s *Store) queuePass(b *pgx.Batch, tx *Tx, org millrace.OrgID, snapshot *string, p *millrace.Pass, l *look) {
-	l.known = nil
+	l.resumed = nil
 	*p = millrace.Pass{
 		Jobs: p.Jobs[:0], VMs: p.VMs[:0], Hosts: p.Hosts[:0], // an earlier pass's, for their memory: hosts may be many
 		Runs: map[millrace.VMID]millrace.Durations{}, Queue: map[millrace.JobID]millrace.Durations{},
@@ -228,10 +228,10 @@ func (s *Store) queuePass(b *pgx.Batch, tx *Tx, org millrace.OrgID, snapshot *st
 		SELECT `+vmColumns+`, coalesce(`+strays+`, false), `+durationColumns+` FROM vms v LEFT JOIN jobs j ON (j.org_id, j.job_id) = (v.org_id, v.ran_job)`+jobDurations+`
 		WHERE v.org_id = $1 AND v.gone_at IS NULL ORDER BY v.vm_id`, org).Query(func(rows pgx.Rows) (err error) {
 		var v millrace.VM
-		var strays bool
+		var stray bool
 		var d nullableDurations
-		_, err = pgx.ForEachRow(rows, append(append(vmTargets(&v), &strays), d.targets()...), func() error {
-			l.strays = l.strays || strays
+		_, err = pgx.ForEachRow(rows, append(append(vmTargets(&v), &stray), d.targets()...), func() error {
+			l.strays = l.strays || stray
 			if past, known := d.durations(); known {
 				p.Runs[v.ID] = past
 			}
@@ -241,7 +241,7 @@ func (s *Store) queuePass(b *pgx.Batch, tx *Tx, org millrace.OrgID, snapshot *st
 		return err
 	})
 	b.Queue(`
-		SELECT `+jobColumns+`, `+known+`, `+durationColumns+` FROM (
+		SELECT `+jobColumns+`, `+resumes+`, `+durationColumns+` FROM (
 			SELECT * FROM jobs j
 			WHERE j.org_id = $1 AND j.status = 'queued' AND `+refusal+` IS DISTINCT FROM j.wait_code
 			ORDER BY EXISTS (SELECT FROM vms v WHERE (v.org_id, v.for_job) = (j.org_id, j.job_id) AND v.ran_job IS NULL AND NOT v.ending) DESC,
@@ -251,12 +251,12 @@ func (s *Store) queuePass(b *pgx.Batch, tx *Tx, org millrace.OrgID, snapshot *st
 		var j millrace.Job
 		var e nullableEstimate
 		var d nullableDurations
-		var known bool
-		_, err = pgx.ForEachRow(rows, append(append(jobTargets(&j, &e), &known), d.targets()...), func() error {
+		var resumes bool
+		_, err = pgx.ForEachRow(rows, append(append(jobTargets(&j, &e), &resumes), d.targets()...), func() error {
 			j.Wait.Estimate = e.estimate()
-			if known {
+			if resumes {
 				j.RetryAt = time.Time{}
-				l.known = append(l.known, j.ID)
+				l.resumed = append(l.resumed, j.ID)
 			}
 			if past, known := d.durations(); known {
 				p.Queue[j.ID] = past
@@ -294,7 +294,7 @@ func queueSnapshot(b *pgx.Batch, org millrace.OrgID, snapshot string, next time.
 		ON CONFLICT ON CONSTRAINT placements_pkey DO UPDATE SET snapshot = excluded.snapshot, next_at = excluded.next_at`, org, snapshot, ptr(next))
 }
 
-func (tx *Tx) writeDecision(p millrace.Pass, d millrace.Decision, vms map[millrace.VMID]millrace.VM, goOn []millrace.JobID, snapshot string) error {
+func (tx *Tx) writeDecision(p millrace.Pass, d millrace.Decision, vms map[millrace.VMID]millrace.VM, resumed []millrace.JobID, snapshot string) error {
 	org := p.Org.ID
 	jobs := make(map[millrace.JobID]millrace.Job, len(p.Jobs))
 	for _, j := range p.Jobs {
@@ -353,15 +353,15 @@ func (tx *Tx) writeDecision(p millrace.Pass, d millrace.Decision, vms map[millra
 		if news {
 			j.Wait = reason
 		}
-		if news || slices.Contains(goOn, j.ID) {
+		if news || slices.Contains(resumed, j.ID) {
 			waiting = append(waiting, j)
 			changed = true
 		}
 	}
 	slices.SortFunc(waiting, inLockOrder)
 	for _, j := range waiting {
-		if slices.Contains(goOn, j.ID) {
-			b.Queue(`UPDATE jobs j SET retry_at = NULL WHERE (org_id, job_id) = ($1, $2) AND `+known, org, j.ID)
+		if slices.Contains(resumed, j.ID) {
+			b.Queue(`UPDATE jobs j SET retry_at = NULL WHERE (org_id, job_id) = ($1, $2) AND `+resumes, org, j.ID)
 		}
 		var from, to *time.Time
 		basis := ""

@@ -137,34 +137,22 @@ func resume(t testing.TB, m vm.Machine, console int64) *guest.Host {
 	return host
 }
 
-// helloWithin is for how long a machine may say nothing. An emulated one hangs at times before its kernel has come to /init.
-const helloWithin = 45 * time.Second
-
-// boot boots one machine with a config and collects what it says to its end, which must come within a while. One that says nothing
-// is replaced once, as agents do.
+// boot boots one machine with a config and collects what it says to its end, which must come within a while.
 func boot(t testing.TB, d *qemu.Driver, id string, c guest.Config, within time.Duration) *said {
 	t.Helper()
-	for again := false; ; again = true {
-		m := start(t, d, id)
-		defer time.AfterFunc(within, m.Kill).Stop()
-		silent := time.AfterFunc(helloWithin, m.Kill)
-		host := resume(t, m, 0)
-		if err := host.Configure(c); err != nil { // is there when the guest looks for it
-			t.Fatal(err)
-		}
-		s := &said{}
-		s.listen(host, func() bool { return s.hello != nil })
-		silent.Stop()
-		s.listen(host, func() bool { return false })
-		<-m.Done()
-		switch err := m.Err(); {
-		case err == nil:
-			return s
-		case again || s.hello != nil:
-			t.Fatalf("the machine: %v; it said %+v\n%s", err, s, s.console.String())
-		}
-		t.Logf("the machine said nothing for %v; another is started, as the agent would have it", helloWithin)
+	m := start(t, d, id)
+	defer time.AfterFunc(within, m.Kill).Stop()
+	host := resume(t, m, 0)
+	if err := host.Configure(c); err != nil { // is there when the guest looks for it
+		t.Fatal(err)
 	}
+	s := &said{}
+	s.listen(host, func() bool { return false })
+	<-m.Done()
+	if err := m.Err(); err != nil {
+		t.Fatalf("the machine: %v; it said %+v\n%s", err, s, s.console.String())
+	}
+	return s
 }
 
 // listen notes what a guest says, and that it is kept, until it says no more or enough is.
