@@ -39,14 +39,6 @@ func (r intakeRequest) ownerID() int64 {
 	return r.delivery.Job.OwnerID
 }
 
-// job is the zero job for what is not of one.
-func (r intakeRequest) job() millrace.Job {
-	if r.delivery.Job == nil {
-		return millrace.Job{}
-	}
-	return r.delivery.Job.Job
-}
-
 // urgent reports whether somebody waits for what it says: for a VM, or to see what has been installed.
 func (r intakeRequest) urgent() bool {
 	return r.delivery.Job == nil || r.delivery.Job.Job.Status == millrace.JobQueued
@@ -108,7 +100,6 @@ func (s *Store) commitIntake(ctx context.Context) {
 			batch := s.gather(ctx, first)
 			wg.Go(func() {
 				defer func() { <-commits }()
-				slices.SortStableFunc(batch, func(a, b intakeRequest) int { return inLockOrder(a.job(), b.job()) })
 				s.intakeBatch(context.WithoutCancel(ctx), batch)
 			})
 		case <-ctx.Done():
@@ -147,7 +138,7 @@ func (s *Store) gather(ctx context.Context, first intakeRequest) []intakeRequest
 	return batch
 }
 
-// inLockOrder is the order in which whatever writes many jobs locks them and their repositories, so that no two deadlock.
+// inLockOrder is the order in which whatever writes many jobs locks them, after all of their repositories, so that no two deadlock.
 func inLockOrder(a, b millrace.Job) int {
 	return cmp.Or(cmp.Compare(a.RepositoryID, b.RepositoryID), cmp.Compare(a.InstallationID, b.InstallationID), cmp.Compare(a.GitHubID, b.GitHubID))
 }
@@ -209,7 +200,7 @@ func (s *Store) intakeInto(ctx context.Context, tx *Tx, batch []intakeRequest, t
 		return err
 	}
 	var statements pgx.Batch
-	var completed closing
+	var jobs []orgJob
 	heard := map[int64]millrace.OrgID{} // once a minute is enough to know that hooks work
 	relist := map[int64]millrace.OrgID{}
 	for i, r := range batch {
@@ -243,13 +234,16 @@ func (s *Store) intakeInto(ctx context.Context, tx *Tx, batch []intakeRequest, t
 		}
 		job := r.delivery.Job.Job
 		job.InstallationID = t.installation
-		if !tx.queueEvent(&statements, t, job, &completed) {
+		if !t.reads(&job) {
 			results[i] = IntakeIgnored
 			continue
 		}
 		results[i] = IntakeStored
+		jobs = append(jobs, orgJob{t.org, job})
 		tx.queueDelivery(&statements, t.org, r)
 	}
+	var completed closing
+	tx.queueJobs(&statements, jobs, &completed)
 	for _, installation := range slices.Sorted(maps.Keys(heard)) {
 		statements.Queue(`UPDATE installations SET heard_at = greatest(heard_at, $3) WHERE (org_id, installation_id) = ($1, $2)`, heard[installation], installation, tx.now)
 	}
@@ -290,19 +284,14 @@ func (tx *Tx) ownersOrgs(ctx context.Context, batch []intakeRequest, tenants map
 	return orgs, err
 }
 
-// queueEvent joins what GitHub says of a job, in a delivery or when it was asked, into its row, and notes it
-// when it is completed. It reports whether the job is ours by its labels; others are ignored.
-func (tx *Tx) queueEvent(b *pgx.Batch, t tenancy, job millrace.Job, completed *closing) bool {
+// reads reads a job's labels, and reports whether they are ours; other jobs are ignored.
+func (t tenancy) reads(job *millrace.Job) bool {
 	demand, ours, err := millrace.ParseLabels(job.Labels, t.prefixes, t.std)
-	if !ours {
-		return false
-	}
 	job.Demand = demand
-	if err != nil {
+	if ours && err != nil {
 		job.Wait = millrace.WaitReason{Code: millrace.WaitLabelUnparseable, Text: millrace.MessageOf(err), Remedy: "Correct runs-on in the workflow and run it again."}
 	}
-	tx.queueJob(b, t.org, job, completed)
-	return true
+	return ours
 }
 
 func (tx *Tx) queueDelivery(b *pgx.Batch, org millrace.OrgID, r intakeRequest) {
@@ -312,11 +301,31 @@ func (tx *Tx) queueDelivery(b *pgx.Batch, org millrace.OrgID, r intakeRequest) {
 		VALUES ($1, $2, $3, $4, $5, $6, $7)`, org, tx.now, d.GUID, d.Event, d.Action, d.InstallationID, r.body)
 }
 
-// queueJob joins an event's job into its row. The join is commutative, associative and idempotent: the status is the
-// greatest seen; a fact that only some events carry is kept once known, and where two events differ (a renamed repository)
-// the greater value wins, so that the order of events cannot matter. A job that begins or ceases to wait, or whose runner
-// or zone becomes known, is news for placement; most of what else is told, and all that is told twice, is none.
-func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job, completed *closing) {
+type orgJob struct {
+	org millrace.OrgID
+	millrace.Job
+}
+
+// queueJobs joins jobs, in the order in which they came, into their rows and those of their repositories. All repositories are written
+// before the first job, or two that share one would wait for each other: the first for its new name, the second for a job of the first.
+func (tx *Tx) queueJobs(b *pgx.Batch, jobs []orgJob, completed *closing) {
+	inOrder := func(a, b orgJob) int {
+		return cmp.Or(cmp.Compare(a.RepositoryID, b.RepositoryID), cmp.Compare(a.org, b.org))
+	}
+	slices.SortStableFunc(jobs, inOrder)
+	for i, j := range jobs {
+		if last := i == len(jobs)-1; last || inOrder(j, jobs[i+1]) != 0 { // what came last is what it is called by now
+			tx.queueRepository(b, j.org, j.Job)
+		}
+	}
+	slices.SortStableFunc(jobs, func(a, b orgJob) int { return inLockOrder(a.Job, b.Job) })
+	for _, j := range jobs {
+		tx.queueJob(b, j.org, j.Job, completed)
+	}
+}
+
+// queueRepository writes what an event of a job says of its repository.
+func (tx *Tx) queueRepository(b *pgx.Batch, org millrace.OrgID, j millrace.Job) {
 	// Most often there is nothing to write, and the row is shared with whoever takes in its other jobs: a conflict would have them
 	// wait. Only who moves a repository to another installation, and its open jobs with it, locks it against them, before anything else
 	// (FOR UPDATE). Who renames it doesn't, or two that share it and have a new name for it would wait for each other.
@@ -333,6 +342,13 @@ func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job, complet
 		ON CONFLICT ON CONSTRAINT repositories_pkey DO UPDATE SET
 			full_name = excluded.full_name, private = excluded.private, seen_at = excluded.seen_at, installation_id = excluded.installation_id, unlisted_at = NULL`,
 		org, j.RepositoryID, j.InstallationID, j.Repository, j.Private, tx.now)
+}
+
+// queueJob joins an event's job into its row. The join is commutative, associative and idempotent: the status is the
+// greatest seen; a fact that only some events carry is kept once known, and where two events differ (a renamed repository)
+// the greater value wins, so that the order of events cannot matter. A job that begins or ceases to wait, or whose runner
+// or zone becomes known, is news for placement; most of what else is told, and all that is told twice, is none.
+func (tx *Tx) queueJob(b *pgx.Batch, org millrace.OrgID, j millrace.Job, completed *closing) {
 	var id millrace.JobID
 	var before, after *millrace.JobStatus
 	var runnerBefore, runnerAfter *int64

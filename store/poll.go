@@ -89,7 +89,9 @@ func (s *Store) BeginPolls(ctx context.Context, limit int) (round PollRound, err
 			return err
 		}
 		if round.Reconciling = last == nil || tx.now.Sub(*last) >= outage; round.Reconciling {
-			if _, err := tx.Exec(ctx, `UPDATE repositories SET polled_at = NULL WHERE polled_at IS NOT NULL`); err != nil {
+			if _, err := tx.Exec(ctx, `
+				UPDATE repositories SET polled_at = NULL WHERE (org_id, repository_id) IN (
+					SELECT org_id, repository_id FROM repositories WHERE polled_at IS NOT NULL ORDER BY repository_id, org_id FOR NO KEY UPDATE)`); err != nil {
 				return err
 			}
 		}
@@ -240,6 +242,7 @@ func (s *Store) joinRead(ctx context.Context, tx *Tx, p Poll, owner int64, event
 	}
 	tenant := tenancy{org: org.ID, prefixes: org.Prefixes(s.prefixes), std: org.DefaultSize, installation: p.Target.InstallationID}
 	var b pgx.Batch
+	var joined *millrace.Job
 	var completed closing
 	for _, e := range inOrder(events) {
 		job := e.Job
@@ -260,7 +263,9 @@ func (s *Store) joinRead(ctx context.Context, tx *Tx, p Poll, owner int64, event
 		news := !ok || job.Status.After(before.status) || job.RunnerID != 0 && before.runner == 0
 		traced := job.ZoneKnown && !before.zoneKnown || job.Zone == millrace.ZoneFork && before.zone != millrace.ZoneFork
 		switch {
-		case (news || traced) && tx.queueEvent(&b, tenant, job, &completed):
+		case (news || traced) && tenant.reads(&job):
+			joined = &job
+			tx.queueJob(&b, org.ID, job, &completed)
 			if news && tx.now.Sub(latest(job.QueuedAt, job.StartedAt, job.CompletedAt)) > settling {
 				polled.Missed++
 			}
@@ -281,8 +286,13 @@ func (s *Store) joinRead(ctx context.Context, tx *Tx, p Poll, owner int64, event
 	if b.Len() == 0 {
 		return polled, nil
 	}
-	// The repository before its jobs, as intake locks them: its row may be written after them below.
-	if _, err := tx.Exec(ctx, `SELECT FROM repositories WHERE (org_id, repository_id) = ($1, $2) FOR NO KEY UPDATE`, p.OrgID, p.RepositoryID); err != nil {
+	// The repository before its jobs, as intake locks them: its row may be written after them by who polls.
+	var repository pgx.Batch
+	repository.Queue(`SELECT FROM repositories WHERE (org_id, repository_id) = ($1, $2) FOR NO KEY UPDATE`, p.OrgID, p.RepositoryID)
+	if joined != nil {
+		tx.queueRepository(&repository, org.ID, *joined)
+	}
+	if err := tx.SendBatch(ctx, &repository).Close(); err != nil {
 		return polled, err
 	}
 	if err := tx.SendBatch(ctx, &b).Close(); err != nil {
