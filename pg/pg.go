@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"os/exec"
@@ -16,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Options say where the database lives.
@@ -31,6 +33,7 @@ type Server struct {
 	bin, data, sockets string
 	log, options       string
 	run                func(name string, args ...string) *exec.Cmd
+	lives              *os.File // a pipe whose other end the server's processes hold
 }
 
 // Start starts the database in o.Dir, making it first when there is none. A server that an earlier process left running
@@ -124,8 +127,16 @@ func (s *Server) start(ctx context.Context, dir string, o Options) error {
 // dead one are left.
 func (s *Server) Restart(ctx context.Context) error {
 	start := s.run("pg_ctl", "start", "-w", "-t", "60", "-D", s.data, "-l", s.log, "-o", s.options)
-	// The server would inherit a pipe and hold it open for ever: no output is taken, the log has it.
-	if err := start.Run(); err != nil {
+	lives, theirs, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	s.lives.Close()
+	s.lives, start.ExtraFiles = lives, []*os.File{theirs}
+	// The server would hold a pipe for its output open for ever: none is taken, the log has it.
+	err = start.Run()
+	theirs.Close()
+	if err != nil {
 		content, _ := os.ReadFile(s.log)
 		return fmt.Errorf("starting Postgres in %s: %w\n%s", s.data, err, tail(content, 2000))
 	}
@@ -148,10 +159,15 @@ func (s *Server) URL(role, database string) string {
 	return (&url.URL{Scheme: "postgres", User: url.User(role), Path: "/" + database, RawQuery: q.Encode()}).String()
 }
 
-// Stop ends the server and waits for it: politely, then at once.
+// Stop ends the server, politely, then at once, and waits until no process of it is left.
 func (s *Server) Stop() error {
 	err := s.stop()
-	return errors.Join(err, os.RemoveAll(s.sockets))
+	if err == nil { // pg_ctl's wait ends when the postmaster removes its pid file, a moment before it exits
+		err = s.lives.SetReadDeadline(time.Now().Add(20 * time.Second))
+		_, e := io.Copy(io.Discard, s.lives)
+		err = errors.Join(err, e)
+	}
+	return errors.Join(err, s.lives.Close(), os.RemoveAll(s.sockets))
 }
 
 func (s *Server) stop() error {

@@ -2,6 +2,7 @@ package pg_test
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"syscall"
 	"testing"
@@ -21,11 +22,7 @@ func TestStartKeepsData(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer func() {
-			if err := s.Stop(); err != nil {
-				t.Error(err)
-			}
-		}()
+		defer stop(t, s)
 		conn, err := pgx.Connect(t.Context(), s.URL("postgres", "postgres"))
 		if err != nil {
 			t.Fatal(err)
@@ -37,6 +34,21 @@ func TestStartKeepsData(t *testing.T) {
 	}
 	exec("CREATE TABLE kept (x int)")
 	exec("INSERT INTO kept VALUES (1)")
+}
+
+// stop stops a server, and fails the test if its postmaster still runs then.
+func stop(t *testing.T, s *pg.Server) {
+	t.Helper()
+	pid, err := s.PID()
+	if err == nil {
+		err = s.Stop()
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err == nil {
+		t.Errorf("%s is left", exe)
+	}
 }
 
 func TestStartTakesOver(t *testing.T) {
@@ -68,11 +80,7 @@ func TestRestart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := s.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { stop(t, s) })
 	exec := func(sql string) {
 		t.Helper()
 		conn, err := pgx.Connect(t.Context(), s.URL("postgres", "postgres"))
