@@ -16,7 +16,8 @@ const (
 	onlineWithin = 120 * time.Second // from the order to a connected runner
 	offWithin    = 30 * time.Second  // from the runner's end to the machine's
 	cutAfter     = 50 * time.Millisecond
-	tellsWithin  = time.Second // that a VM's runner is online or busy: nobody waits for it, and the other's news may come with it
+	cutAtMost    = 2 * time.Second // after that a call is given up for one that says more, however slow the server is
+	tellsWithin  = time.Second     // that a VM's runner is online or busy: nobody waits for it, and the other's news may come with it
 	usageEvery   = 5 * time.Second
 	idleSpacing  = time.Second // between syncs that are answered at once and say nothing new
 	hastyAnswers = 20          // in a row that come within cutAfter; from then on syncs are that far apart, whatever they say
@@ -49,8 +50,9 @@ type State struct {
 	Version  int64            // of Orders
 	Orders   []client.VMOrder // the last answer
 	VMs      map[millrace.VMID]VM
-	Past     []Ref // the last VMs that ended here and were forgotten: none of them begins again
-	Hasty    int   // answers in a row that came at once
+	Past     []Ref         // the last VMs that ended here and were forgotten: none of them begins again
+	Hasty    int           // answers in a row that came at once
+	Patience time.Duration // more than cutAfter: how long a call is in flight before one that says more takes its place
 
 	Calls    int // made so far; their numbers
 	Call     Call
@@ -199,21 +201,24 @@ func (s State) ids() []millrace.VMID {
 }
 
 // cutAt is when the call in flight is given up for a new one that says more; zero: not at all. The short wait lets
-// the server answer what it is busy with, and several facts travel together.
+// the server answer what it is busy with, and several facts travel together. A server that needs longer gets longer: calls that are cut
+// before it answers cost it as much as others, and of a host that always has news it would answer none.
 func (s State) cutAt() time.Time {
 	switch {
 	case s.Call.N == 0 || !s.Started:
 		return time.Time{}
-	case s.TellAt.After(s.Call.At.Add(cutAfter)):
+	case s.TellAt.After(s.Call.At.Add(s.patience())):
 		return s.TellAt
 	case !s.TellAt.IsZero():
-		return s.Call.At.Add(cutAfter)
+		return s.Call.At.Add(s.patience())
 	case s.Used && !s.Stopping:
 		return s.Call.At.Add(usageEvery)
 	default:
 		return time.Time{}
 	}
 }
+
+func (s State) patience() time.Duration { return max(cutAfter, s.Patience) }
 
 // silent reports whether an agent that ends has said all it has to say for now.
 func (s State) silent() bool { return s.Removed || s.Stopping && s.TellAt.IsZero() }

@@ -160,6 +160,42 @@ func TestAnEndIsToldUntilItIsConfirmed(t *testing.T) {
 	}
 }
 
+// A host that always has news leaves a slow server the time to answer: calls that are cut are no answers, and cost it as much. One that
+// answers at once is told at once again.
+func TestASlowServerIsLeftTimeToAnswer(t *testing.T) {
+	t.Parallel()
+	d := newDriver(t)
+	vms := byte(0)
+	news := func() {
+		vms++
+		d.state.VMs[vmID(vms)] = VM{Order: order(vms), State: millrace.VMBusy}
+		d.step(VMDone{Ref: Ref{vmID(vms), 1}})
+	}
+	// left is how long the call in flight is left when there is news all the time.
+	left := func() time.Duration {
+		for call, began := d.state.Call.N, d.now; ; d.now = d.now.Add(10 * time.Millisecond) {
+			if news(); d.state.Call.N != call {
+				return d.now.Sub(began)
+			}
+		}
+	}
+	for _, want := range []time.Duration{1, 2, 4, 8, 16, 32, 40, 40} {
+		if got := left(); got != want*cutAfter {
+			t.Fatalf("a call was left %v, want %v", got, want*cutAfter)
+		}
+	}
+	d.now = d.now.Add(300 * time.Millisecond)
+	d.answer(1)
+	if got := left(); got != 600*time.Millisecond {
+		t.Errorf("after an answer within 300 ms a call was left %v", got)
+	}
+	d.now = d.now.Add(time.Millisecond)
+	d.answer(2)
+	if got := left(); got != cutAfter {
+		t.Errorf("after an answer at once a call was left %v", got)
+	}
+}
+
 // A VM is ordered and vanishes at every point of its life: it is killed, once, and ends as gone.
 func TestAnOrderVanishes(t *testing.T) {
 	t.Parallel()

@@ -18,6 +18,9 @@ func (st *step) speak() {
 	case st.silent():
 		return
 	}
+	if lived := st.now.Sub(st.Call.At); st.Call.N != 0 && lived < 2*st.patience() { // it may have been about to be answered
+		st.Patience = min(2*st.patience(), cutAtMost)
+	}
 	st.Calls++
 	st.Call = Call{N: st.Calls, At: st.now}
 	if !st.Started {
@@ -66,13 +69,15 @@ func (st *step) synced(answer client.SyncResponse) {
 		return
 	}
 	st.Call, st.Failures, st.RetryAt = Call{}, 0, time.Time{}
-	if st.now.Sub(call.At) < cutAfter {
+	took := st.now.Sub(call.At)
+	st.Patience = min(st.Patience, 2*took) // most of it was waiting for something to say, maybe: it is no more than that
+	if took < cutAfter {
 		st.Hasty++
 	} else {
 		st.Hasty = 0
 	}
 	switch {
-	case answer.Version == call.Have && st.now.Sub(call.At) < idleSpacing:
+	case answer.Version == call.Have && took < idleSpacing:
 		st.RetryAt = call.At.Add(idleSpacing)
 	case st.Hasty > hastyAnswers:
 		st.RetryAt = call.At.Add(cutAfter)
