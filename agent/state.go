@@ -12,12 +12,13 @@ import (
 
 // Delays. TCG guests need 2 s for what KVM guests do in a tenth of it, and many may boot at once.
 const (
-	helloWithin  = 60 * time.Second  // from the order to the guest's first word
-	onlineWithin = 120 * time.Second // from the order to a connected runner
-	offWithin    = 30 * time.Second  // from the runner's end to the machine's
-	cutAfter     = 50 * time.Millisecond
-	cutAtMost    = 2 * time.Second // after that a call is given up for one that says more, however slow the server is
-	tellsWithin  = time.Second     // that a VM's runner is online or busy: nobody waits for it, and the other's news may come with it
+	helloWithin  = 60 * time.Second      // from the order to the guest's first word
+	onlineWithin = 120 * time.Second     // from the order to a connected runner
+	offWithin    = 30 * time.Second      // from the runner's end to the machine's
+	cutAfter     = 50 * time.Millisecond // that a call is left before one that says more takes its place
+	cutAtMost    = 2 * time.Second       // what that may come to, see [State.cutAt]
+	heldAfter    = 2 * cutAtMost         // a call that is older waits at the server for something to say
+	tellsWithin  = time.Second           // that a VM's runner is online or busy: nobody waits for it, and the other's news may come with it
 	usageEvery   = 5 * time.Second
 	idleSpacing  = time.Second // between syncs that are answered at once and say nothing new
 	hastyAnswers = 20          // in a row that come within cutAfter; from then on syncs are that far apart, whatever they say
@@ -52,7 +53,7 @@ type State struct {
 	VMs      map[millrace.VMID]VM
 	Past     []Ref         // the last VMs that ended here and were forgotten: none of them begins again
 	Hasty    int           // answers in a row that came at once
-	Patience time.Duration // more than cutAfter: how long a call is in flight before one that says more takes its place
+	Patience time.Duration // how long a call is left before one that says more takes its place, if more than cutAfter
 
 	Calls    int // made so far; their numbers
 	Call     Call
@@ -201,8 +202,8 @@ func (s State) ids() []millrace.VMID {
 }
 
 // cutAt is when the call in flight is given up for a new one that says more; zero: not at all. The short wait lets
-// the server answer what it is busy with, and several facts travel together. A server that needs longer gets longer: calls that are cut
-// before it answers cost it as much as others, and of a host that always has news it would answer none.
+// the server answer what it is busy with, and several facts travel together. It doubles with each call that is cut while the server
+// may be busy with it: such calls cost it as much as others, and of a host that always has news a slow one would answer none.
 func (s State) cutAt() time.Time {
 	switch {
 	case s.Call.N == 0 || !s.Started:

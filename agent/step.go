@@ -105,7 +105,7 @@ func (st *step) take(ev Event) {
 			st.tell(st.now)
 		}
 	case Stop:
-		st.Stopping = true
+		st.Stopping, st.Patience = true, 0 // what is said now is answered at once, and there is little time
 		for _, id := range st.ids() {
 			st.change(st.VMs[id].ref(), func(v *VM) { st.kill(v, "The agent was stopped.") })
 		}

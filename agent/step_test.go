@@ -165,11 +165,9 @@ func TestAnEndIsToldUntilItIsConfirmed(t *testing.T) {
 func TestASlowServerIsLeftTimeToAnswer(t *testing.T) {
 	t.Parallel()
 	d := newDriver(t)
-	vms := byte(0)
 	news := func() {
-		vms++
-		d.state.VMs[vmID(vms)] = VM{Order: order(vms), State: millrace.VMBusy}
-		d.step(VMDone{Ref: Ref{vmID(vms), 1}})
+		d.state.VMs[vmID(1)] = VM{Order: order(1), State: millrace.VMBusy}
+		d.step(VMDone{Ref: Ref{vmID(1), 1}})
 	}
 	// left is how long the call in flight is left when there is news all the time.
 	left := func() time.Duration {
@@ -184,15 +182,28 @@ func TestASlowServerIsLeftTimeToAnswer(t *testing.T) {
 			t.Fatalf("a call was left %v, want %v", got, want*cutAfter)
 		}
 	}
-	d.now = d.now.Add(300 * time.Millisecond)
-	d.answer(1)
-	if got := left(); got != 600*time.Millisecond {
-		t.Errorf("after an answer within 300 ms a call was left %v", got)
+	for n, c := range []struct{ answered, want time.Duration }{
+		{300 * time.Millisecond, 600 * time.Millisecond},
+		{time.Second, 1200 * time.Millisecond},
+		{time.Millisecond, cutAfter},
+		{300 * time.Millisecond, 2 * cutAfter},
+		{heldAfter, cutAfter}, // it was held
+	} {
+		d.now = d.now.Add(c.answered)
+		d.answer(int64(n + 1))
+		if got := left(); got != c.want {
+			t.Errorf("after an answer within %v a call was left %v, want %v", c.answered, got, c.want)
+		}
 	}
-	d.now = d.now.Add(time.Millisecond)
-	d.answer(2)
+	d.now = d.now.Add(heldAfter)
+	news() // tells it at once, for the call was held that long
 	if got := left(); got != cutAfter {
-		t.Errorf("after an answer at once a call was left %v", got)
+		t.Errorf("after a call that was held a call was left %v", got)
+	}
+	left()
+	d.step(Stop{})
+	if got := left(); got != cutAfter {
+		t.Errorf("when it stops a call was left %v", got)
 	}
 }
 

@@ -18,8 +18,12 @@ func (st *step) speak() {
 	case st.silent():
 		return
 	}
-	if lived := st.now.Sub(st.Call.At); st.Call.N != 0 && lived < 2*st.patience() { // it may have been about to be answered
+	switch lived := st.now.Sub(st.Call.At); {
+	case st.Call.N == 0:
+	case lived < heldAfter: // it may have been about to be answered
 		st.Patience = min(2*st.patience(), cutAtMost)
+	default: // the server held it, for want of something to say
+		st.Patience = 0
 	}
 	st.Calls++
 	st.Call = Call{N: st.Calls, At: st.now}
@@ -70,7 +74,9 @@ func (st *step) synced(answer client.SyncResponse) {
 	}
 	st.Call, st.Failures, st.RetryAt = Call{}, 0, time.Time{}
 	took := st.now.Sub(call.At)
-	st.Patience = min(st.Patience, 2*took) // most of it was waiting for something to say, maybe: it is no more than that
+	if st.Patience = min(st.Patience, 2*took); took >= heldAfter {
+		st.Patience = 0
+	}
 	if took < cutAfter {
 		st.Hasty++
 	} else {
