@@ -234,7 +234,7 @@ func (s *Store) intakeInto(ctx context.Context, tx *Tx, batch []intakeRequest, t
 		}
 		job := r.delivery.Job.Job
 		job.InstallationID = t.installation
-		if !t.reads(&job) {
+		if !t.labelled(&job) {
 			results[i] = IntakeIgnored
 			continue
 		}
@@ -284,8 +284,8 @@ func (tx *Tx) ownersOrgs(ctx context.Context, batch []intakeRequest, tenants map
 	return orgs, err
 }
 
-// reads reads a job's labels, and reports whether they are ours; other jobs are ignored.
-func (t tenancy) reads(job *millrace.Job) bool {
+// labelled notes what a job's labels demand, and reports whether they are ours; other jobs are ignored.
+func (t tenancy) labelled(job *millrace.Job) bool {
 	demand, ours, err := millrace.ParseLabels(job.Labels, t.prefixes, t.std)
 	job.Demand = demand
 	if ours && err != nil {
@@ -312,11 +312,14 @@ func (tx *Tx) queueJobs(b *pgx.Batch, jobs []orgJob, completed *closing) {
 	inOrder := func(a, b orgJob) int {
 		return cmp.Or(cmp.Compare(a.RepositoryID, b.RepositoryID), cmp.Compare(a.org, b.org))
 	}
+	slices.Reverse(jobs) // what came last says what a repository is called, and of which installation it is, and its jobs with it
 	slices.SortStableFunc(jobs, inOrder)
-	for i, j := range jobs {
-		if last := i == len(jobs)-1; last || inOrder(j, jobs[i+1]) != 0 { // what came last is what it is called by now
-			tx.queueRepository(b, j.org, j.Job)
+	for i := range jobs {
+		if i > 0 && inOrder(jobs[i-1], jobs[i]) == 0 {
+			jobs[i].InstallationID = jobs[i-1].InstallationID
+			continue
 		}
+		tx.queueRepository(b, jobs[i].org, jobs[i].Job)
 	}
 	slices.SortStableFunc(jobs, func(a, b orgJob) int { return inLockOrder(a.Job, b.Job) })
 	for _, j := range jobs {

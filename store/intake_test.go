@@ -219,6 +219,13 @@ func TestMovedWhileShared(t *testing.T) {
 			return w.st.SaveRepositories(t.Context(), installation, []millrace.Repository{{ID: 77, FullName: "calm/app", Private: true}})
 		}
 	}
+	apart := func() {
+		t.Helper()
+		const apart = `SELECT count(*) FROM jobs j JOIN repositories r USING (org_id, repository_id) WHERE j.installation_id <> r.installation_id`
+		if n := scalar[int](t, w.root, apart); n != 0 {
+			t.Errorf("%d jobs are of another installation than their repository", n)
+		}
+	}
 	for _, both := range [][2]func() error{
 		{take(2, w.Installation.ID), move(other)},
 		{move(w.Installation.ID), take(3, other)},
@@ -232,10 +239,21 @@ func TestMovedWhileShared(t *testing.T) {
 		w.waiting(2)
 		w.must(jobs.Commit(t.Context()))
 		w.must(g.Wait())
-		const apart = `SELECT count(*) FROM jobs j JOIN repositories r USING (org_id, repository_id) WHERE j.installation_id <> r.installation_id`
-		if n := scalar[int](t, w.root, apart); n != 0 {
-			t.Errorf("%d jobs are of another installation than their repository", n)
+		apart()
+	}
+	// And in one commit, that of what came last.
+	for job, installation := range []int64{w.Installation.ID, other} {
+		d := storetest.Delivery(w.Tenant, int64(job+6), millrace.JobQueued)
+		known := storetest.Delivery(w.Tenant, 1, millrace.JobQueued)
+		d.InstallationID, known.InstallationID = installation, w.Installation.ID+other-installation
+		w.must(w.st.IntakeTogether(t.Context(), known, d))
+		apart()
+		if now := scalar[int64](t, w.root, `SELECT installation_id FROM repositories`); now != installation {
+			t.Errorf("the repository is of installation %d, want %d", now, installation)
 		}
+	}
+	if n := scalar[int](t, w.root, `SELECT count(*) FROM jobs`); n != 7 {
+		t.Errorf("%d jobs", n)
 	}
 }
 

@@ -263,7 +263,7 @@ func (s *Store) joinRead(ctx context.Context, tx *Tx, p Poll, owner int64, event
 		news := !ok || job.Status.After(before.status) || job.RunnerID != 0 && before.runner == 0
 		traced := job.ZoneKnown && !before.zoneKnown || job.Zone == millrace.ZoneFork && before.zone != millrace.ZoneFork
 		switch {
-		case (news || traced) && tenant.reads(&job):
+		case (news || traced) && tenant.labelled(&job):
 			joined = &job
 			tx.queueJob(&b, org.ID, job, &completed)
 			if news && tx.now.Sub(latest(job.QueuedAt, job.StartedAt, job.CompletedAt)) > settling {
