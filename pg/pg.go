@@ -131,15 +131,17 @@ func (s *Server) Restart(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.lives.Close()
-	s.lives, start.ExtraFiles = lives, []*os.File{theirs}
+	start.ExtraFiles = []*os.File{theirs}
 	// The server would hold a pipe for its output open for ever: none is taken, the log has it.
 	err = start.Run()
 	theirs.Close()
 	if err != nil {
+		lives.Close()
 		content, _ := os.ReadFile(s.log)
 		return fmt.Errorf("starting Postgres in %s: %w\n%s", s.data, err, tail(content, 2000))
 	}
+	s.lives.Close()
+	s.lives = lives
 	return ctx.Err()
 }
 
