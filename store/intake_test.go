@@ -196,6 +196,49 @@ func TestRenamedWhileShared(t *testing.T) {
 	}
 }
 
+// Whoever writes several repositories, and who takes in jobs of theirs under new names, don't wait for each other.
+func TestWrittenWhileRenamed(t *testing.T) {
+	t.Parallel()
+	for name, write := range map[string]func(*world) error{
+		"listed": func(w *world) error {
+			return w.st.SaveRepositories(t.Context(), w.Installation.ID, []millrace.Repository{{ID: 2, FullName: "calm/listed-2"}, {ID: 3, FullName: "calm/listed-3"}})
+		},
+		"given shares": func(w *world) error {
+			var change millrace.PlacementChange
+			for _, id := range []int64{2, 3, 1} {
+				change.Shares = append(change.Shares, millrace.ShareChange{RepositoryID: id, Priority: new(1)})
+			}
+			_, err := w.org.ChangePlacement(t.Context(), w.Caller(), change)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			deliver := func(repository int64, name string) millrace.Delivery {
+				return storetest.Delivery(w.Tenant, repository, millrace.JobQueued, func(j *millrace.Job) { j.RepositoryID, j.Repository = repository, name })
+			}
+			for id := range int64(3) {
+				storetest.MustIntake(t, w.st, deliver(id+1, "calm/app"))
+			}
+			third := w.hold(`SELECT FROM repositories WHERE repository_id = 3 FOR UPDATE`)
+			var g errgroup.Group
+			g.Go(func() error { return write(w) })
+			w.waiting(1)
+			g.Go(func() error {
+				return w.st.IntakeTogether(t.Context(), deliver(1, "calm/renamed-1"), deliver(2, "calm/renamed-2"))
+			})
+			w.waiting(2)
+			w.must(third.Commit(t.Context()))
+			w.must(g.Wait())
+			if names := column[string](t, w.root, `SELECT full_name FROM repositories WHERE repository_id < 3 ORDER BY repository_id`); !slices.Equal(names, []string{"calm/renamed-1", "calm/renamed-2"}) {
+				t.Errorf("the repositories are called %q", names)
+			}
+			w.noDeadlocks()
+		})
+	}
+}
+
 // A job that is being taken in while its repository moves to another installation is of the same one in the end, whichever is first.
 func TestMovedWhileShared(t *testing.T) {
 	t.Parallel()

@@ -99,11 +99,14 @@ func (tx *Tx) changePlacement(ctx context.Context, org millrace.OrgID, before mi
 		}
 		note("strategy", string(before.Strategy), string(*to))
 	}
+	if err := tx.lockShares(ctx, org, change.Shares); err != nil {
+		return nil, err
+	}
 	for _, c := range change.Shares {
 		was, err := one(ctx, tx, scanShare, `
 			SELECT repository_id, full_name, priority, vm_limit FROM repositories
 			WHERE org_id = $1 AND (repository_id = $2 OR $2 = 0 AND lower(full_name) = lower($3) AND unlisted_at IS NULL)
-			ORDER BY seen_at DESC, repository_id LIMIT 1 FOR NO KEY UPDATE`, org, c.RepositoryID, c.Repository)
+			ORDER BY seen_at DESC, repository_id LIMIT 1`, org, c.RepositoryID, c.Repository)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil, millrace.Errorf(millrace.NotFound, "The org has no such repository.")
 		}
@@ -142,6 +145,19 @@ func (tx *Tx) changePlacement(ctx context.Context, org millrace.OrgID, before mi
 		note("largest memory of "+jobs, limit(was.MaxSize.MemoryMB), limit(to.MaxSize.MemoryMB))
 	}
 	return changes, nil
+}
+
+// lockShares locks repositories in the order in which intake does, whatever the request's is.
+func (tx *Tx) lockShares(ctx context.Context, org millrace.OrgID, shares []millrace.ShareChange) error {
+	ids, names := make([]int64, len(shares)), make([]string, len(shares))
+	for i, c := range shares {
+		ids[i], names[i] = c.RepositoryID, c.Repository
+	}
+	_, err := tx.Exec(ctx, `
+		SELECT FROM repositories
+		WHERE org_id = $1 AND (repository_id = ANY($2) OR lower(full_name) IN (SELECT lower(name) FROM unnest($3::text[]) AS t (name)) AND unlisted_at IS NULL)
+		ORDER BY repository_id FOR NO KEY UPDATE`, org, ids, names)
+	return err
 }
 
 func onOff(on bool) string {

@@ -1,9 +1,9 @@
 package store
 
 import (
-	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -390,36 +390,46 @@ const unlisted = `
 
 // SaveRepositories keeps the repositories that an installation may see: those without jobs so far are known for polls, those
 // that were renamed are polled under their new names, and those that it may see no more once their open jobs are closed not at
-// all. What they had stays.
+// all. What they had stays. Rows are written in the order in which intake locks them.
 func (s *Store) SaveRepositories(ctx context.Context, installation int64, list []millrace.Repository) error {
-	list = slices.Clone(list)
-	slices.SortFunc(list, func(a, b millrace.Repository) int { return cmp.Compare(a.ID, b.ID) })
+	listed := make(map[int64]millrace.Repository, len(list))
+	for _, r := range list {
+		listed[r.ID] = r
+	}
 	return s.systemTx(ctx, func(tx *Tx) error {
-		var b pgx.Batch
-		ids := make([]int64, 0, len(list))
-		for _, r := range list {
-			ids = append(ids, r.ID)
+		ids := notNil(slices.Collect(maps.Keys(listed)))
+		unlisted, err := many(ctx, tx, pgx.RowTo[int64], `
+			SELECT r.repository_id FROM repositories r JOIN installations i USING (org_id, installation_id)
+			WHERE i.installation_id = $1 AND i.deleted_at IS NULL AND r.unlisted_at IS NULL AND NOT r.repository_id = ANY($2)`, installation, ids)
+		if err != nil {
+			return err
 		}
-		b.Queue(`
-			SELECT FROM repositories r JOIN installations i USING (org_id)
-			WHERE i.installation_id = $1 AND r.repository_id = ANY($2) AND r.installation_id <> i.installation_id
-			ORDER BY r.repository_id FOR UPDATE OF r`, installation, ids) // they are moved: who takes in jobs of theirs is waited for
-		for _, r := range list {
+		ids = append(ids, unlisted...)
+		slices.Sort(ids)
+		var b pgx.Batch
+		for _, id := range ids {
+			r, ok := listed[id]
+			if !ok {
+				b.Queue(`
+					UPDATE repositories r SET unlisted_at = $3 FROM installations i
+					WHERE (r.org_id, r.installation_id) = (i.org_id, i.installation_id) AND i.installation_id = $1 AND r.repository_id = $2 AND i.deleted_at IS NULL`,
+					installation, id, tx.now)
+				continue
+			}
 			b.Queue(`
+				WITH moves AS MATERIALIZED ( -- who takes in jobs of one that is moved is waited for: what it finds decides nothing
+					SELECT FROM repositories r JOIN installations i USING (org_id)
+					WHERE i.installation_id = $1 AND r.repository_id = $2 AND r.installation_id <> i.installation_id FOR UPDATE OF r
+				)
 				INSERT INTO repositories (org_id, repository_id, installation_id, full_name, private, seen_at)
-				SELECT org_id, $2, installation_id, $3, $4, '-infinity' FROM installations WHERE installation_id = $1 AND deleted_at IS NULL
+				SELECT org_id, $2, installation_id, $3, $4, '-infinity' FROM installations
+				WHERE installation_id = $1 AND deleted_at IS NULL AND (SELECT count(*) FROM moves) >= 0
 				ON CONFLICT ON CONSTRAINT repositories_pkey DO UPDATE SET
 					full_name = excluded.full_name, private = excluded.private, installation_id = excluded.installation_id, unlisted_at = NULL
 				WHERE (repositories.full_name, repositories.private, repositories.installation_id) IS DISTINCT FROM (excluded.full_name, excluded.private, excluded.installation_id)
 					OR repositories.unlisted_at IS NOT NULL`,
-				installation, r.ID, r.FullName, r.Private)
+				installation, id, r.FullName, r.Private)
 		}
-		b.Queue(`
-			UPDATE repositories SET unlisted_at = $3
-			WHERE (org_id, repository_id) IN (
-				SELECT r.org_id, r.repository_id FROM repositories r JOIN installations i USING (org_id, installation_id)
-				WHERE i.installation_id = $1 AND i.deleted_at IS NULL AND r.unlisted_at IS NULL AND NOT r.repository_id = ANY($2)
-				ORDER BY r.repository_id FOR NO KEY UPDATE OF r)`, installation, ids, tx.now)
 		return tx.SendBatch(ctx, &b).Close()
 	})
 }
