@@ -3,6 +3,7 @@ package testrunner
 import (
 	"context"
 	"io"
+	"net/http"
 
 	"github.com/millrace-ci/millrace/guest"
 )
@@ -14,10 +15,11 @@ func InProcess(ctx context.Context, conn io.ReadWriter, shell Shell) error {
 }
 
 // Terse is InProcess with a runner that takes its job and tells GitHub how it ended, but neither its log nor its steps, and does
-// not look whether it was cancelled: where many of them share the processors of what is measured, they are to take little.
-func Terse(ctx context.Context, conn io.ReadWriter, shell Shell) error {
+// not look whether it was cancelled: where many of them share the processors of what is measured, they are to take little. It
+// calls GitHub by c.
+func Terse(ctx context.Context, conn io.ReadWriter, c *http.Client, shell Shell) error {
 	r := newRunner(shell)
-	r.terse = true
+	r.client, r.terse = c, true
 	return inProcess(ctx, conn, r)
 }
 

@@ -1,15 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime/debug"
 	"strconv"
@@ -58,17 +54,18 @@ type fleet struct {
 	o     fleetOptions
 	disks string // a folder for the hosts'
 	*acknowledgements
-	agents *exec.Cmd
+	log   *os.File      // of the agents
+	ended chan struct{} // closed when they have ended
 
 	mu     sync.Mutex
 	synced []time.Time // by host: when the last sync that was answered began
-	orders map[string]time.Time
-	heard  error // why the agents aren't heard any more
+	orders map[millrace.VMID]time.Time
+	failed error // of the agents
 }
 
 // measureFleet measures what many hosts cost the server, idle and at work, and how they come back when it is restarted.
 func measureFleet(ctx context.Context, o fleetOptions) (figures []figure, err error) {
-	debug.SetGCPercent(spaciousGC) // this process is GitHub
+	debug.SetGCPercent(400) // this process is others' machines: their memory is cheaper here than the processors that it shares
 	dir, err := os.MkdirTemp("", "mrfleet")
 	if err != nil {
 		return nil, err
@@ -79,7 +76,7 @@ func measureFleet(ctx context.Context, o fleetOptions) (figures []figure, err er
 		return nil, err
 	}
 	defer os.RemoveAll(disks)
-	f := &fleet{o: o, disks: disks, acknowledgements: newAcknowledgements(), synced: make([]time.Time, o.hosts), orders: map[string]time.Time{}}
+	f := &fleet{o: o, disks: disks, acknowledgements: newAcknowledgements(), synced: make([]time.Time, o.hosts), orders: map[millrace.VMID]time.Time{}, ended: make(chan struct{})}
 	s := setup{programs: []string{"millraced"}, hooks: &http.Client{Transport: f.acknowledgements, Timeout: 10 * time.Second}}
 	if o.profile != "" {
 		if err := os.MkdirAll(o.profile, 0o700); err != nil {
@@ -113,44 +110,33 @@ func measureFleet(ctx context.Context, o fleetOptions) (figures []figure, err er
 }
 
 // enroll starts the agents and waits until all have synced.
-func (f *fleet) enroll(ctx context.Context) ([]figure, error) {
-	c := agentsConfig{URL: f.url, Dir: f.disks, Hosts: f.o.hosts}
-	if f.o.profile != "" {
-		c.Profile = filepath.Join(f.o.profile, "agents.pprof")
-	}
+func (f *fleet) enroll(ctx context.Context) (_ []figure, err error) {
+	var tokens []millrace.Secret
 	for _, org := range f.orgs {
 		_, token, err := f.store.Org(org.ID).CreateEnrollmentToken(ctx, millrace.Actor{Kind: millrace.ActorSystem},
 			store.NewEnrollmentToken{Uses: (f.o.hosts + fleetOrgs - 1) / fleetOrgs})
 		if err != nil {
 			return nil, err
 		}
-		c.Tokens = append(c.Tokens, token.Reveal())
+		tokens = append(tokens, token)
 	}
-	self, err := os.Executable()
-	if err != nil {
+	if f.log, err = os.Create(filepath.Join(f.dir, "agents.log")); err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), agentsVar+"=1")
-	input, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	output, says, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	defer says.Close() // the process has its own
-	cmd.Stdout = says
+	running, stop := context.WithCancel(ctx)
+	f.stops = append(f.stops, f.log.Close, func() error {
+		stop()
+		<-f.ended
+		return f.failed
+	})
 	began := time.Now()
-	if err := f.launch(cmd, "agents.log"); err != nil {
-		return nil, err
-	}
-	f.agents = cmd
-	go f.hear(output)
-	if err := json.NewEncoder(input).Encode(c); err != nil {
-		return nil, err
-	}
+	go func() {
+		defer close(f.ended)
+		err := f.agents(running, tokens)
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.failed = err
+	}()
 	back, err := f.back(ctx, began)
 	if err != nil {
 		return nil, err
@@ -158,46 +144,12 @@ func (f *fleet) enroll(ctx context.Context) ([]figure, error) {
 	return []figure{{name: fmt.Sprintf("%d hosts enrolled and synced", f.o.hosts), value: seconds(back)}}, nil
 }
 
-// hear notes what the agents say until they end.
-func (f *fleet) hear(output io.ReadCloser) {
-	defer output.Close()
-	lines := bufio.NewScanner(output)
-	for lines.Scan() {
-		if err := f.note(lines.Text()); err != nil {
-			f.mu.Lock()
-			f.heard = err
-			f.mu.Unlock()
-			return
-		}
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.heard = errors.Join(errors.New("the agents have ended"), lines.Err())
-}
-
-func (f *fleet) note(line string) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	var host int
-	var vm string
-	var at int64
-	if _, err := fmt.Sscanf(line, "synced %d %d", &host, &at); err == nil {
-		f.synced[host] = time.Unix(0, at)
-		return nil
-	}
-	if _, err := fmt.Sscanf(line, "order %s %d", &vm, &at); err != nil {
-		return fmt.Errorf("the agents said %q", line)
-	}
-	f.orders[vm] = time.Unix(0, at)
-	return nil
-}
-
 // back waits until each host had a sync answered that began after a moment, and returns how long after it that was.
 func (f *fleet) back(ctx context.Context, since time.Time) (time.Duration, error) {
 	missing := 0
 	for time.Since(since) < giveUpFleet {
 		f.mu.Lock()
-		err := f.heard
+		err := f.failed
 		missing = 0
 		for _, began := range f.synced {
 			if began.Before(since) {
@@ -238,8 +190,8 @@ func (f *fleet) idle(ctx context.Context) ([]figure, error) {
 	}, nil
 }
 
-// cores are shares of a core. What the agents and the stand-in take, the server can't have.
-type cores struct{ server, postgres, agents, standIn float64 }
+// cores are shares of a core. What this process takes, the server can't have.
+type cores struct{ server, postgres, bench float64 }
 
 // cpuWhile measures what the server and Postgres take of a core while something is done.
 func (f *fleet) cpuWhile(ctx context.Context, name string, do func() error) (c cores, err error) {
@@ -247,12 +199,11 @@ func (f *fleet) cpuWhile(ctx context.Context, name string, do func() error) (c c
 	if err != nil {
 		return c, err
 	}
-	read := func() ([4]time.Duration, error) {
+	read := func() ([3]time.Duration, error) {
 		server, err := local.CPU(f.server.Process.Pid)
 		postgres, err2 := local.FamilyCPU(postmaster)
-		agents, err3 := local.CPU(f.agents.Process.Pid)
-		standIn, err4 := local.CPU(os.Getpid())
-		return [4]time.Duration{server, postgres, agents, standIn}, errors.Join(err, err2, err3, err4)
+		bench, err3 := local.CPU(os.Getpid())
+		return [3]time.Duration{server, postgres, bench}, errors.Join(err, err2, err3)
 	}
 	before, err := read()
 	if err != nil {
@@ -269,7 +220,7 @@ func (f *fleet) cpuWhile(ctx context.Context, name string, do func() error) (c c
 	took := time.Since(began)
 	after, err := read()
 	of := func(i int) float64 { return float64(after[i]-before[i]) / float64(took) }
-	c = cores{server: of(0), postgres: of(1), agents: of(2), standIn: of(3)}
+	c = cores{server: of(0), postgres: of(1), bench: of(2)}
 	return c, errors.Join(err, profiled())
 }
 
@@ -373,8 +324,7 @@ func (f *fleet) load(ctx context.Context) ([]figure, error) {
 		{name: "webhook ack p99 under this load", value: ms(acks.P99)},
 		{name: "server under this load", value: percent(cores.server) + " of a core"},
 		{name: "Postgres under this load", value: percent(cores.postgres) + " of a core"},
-		{name: "agents and their VMs under this load", value: percent(cores.agents) + " of a core"},
-		{name: "stand-in GitHub under this load", value: percent(cores.standIn) + " of a core"},
+		{name: "agents, their VMs and the stand-in GitHub", value: percent(cores.bench) + " of a core"},
 	}, nil
 }
 
@@ -427,7 +377,7 @@ func (f *fleet) untilOrdered(ctx context.Context, jobs []int64) (took []time.Dur
 	var job int64
 	var vm millrace.VMID
 	_, err = pgx.ForEachRow(rows, []any{&job, &vm}, func() error {
-		at, told := f.orders[vm.String()]
+		at, told := f.orders[vm]
 		if first, again := ordered[job]; told && (!again || at.Before(first)) { // one that failed was followed by another
 			ordered[job] = at
 		}

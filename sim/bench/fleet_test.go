@@ -1,19 +1,11 @@
 package main
 
 import (
-	"os"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 )
-
-func TestMain(m *testing.M) {
-	if os.Getenv(agentsVar) != "" { // this process is a fleet's agents
-		exit(agents())
-	}
-	os.Exit(m.Run())
-}
 
 // TestFleet runs a small fleet: all that the bench does works, whatever it takes here.
 func TestFleet(t *testing.T) {

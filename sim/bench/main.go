@@ -1,7 +1,7 @@
 // Command bench measures the figures of docs/figures.md in one run and fails when one misses its goal. It starts what it
 // measures: Postgres with fsync on, `millraced serve` and `millrace-agent run` as processes of their own, and the
 // stand-in GitHub within itself. Everything shares this machine's processors. With -fleet it measures many hosts alone, whose
-// agents are a process of their own.
+// agents are within itself, too.
 package main
 
 import (
@@ -17,9 +17,6 @@ import (
 )
 
 func main() {
-	if os.Getenv(agentsVar) != "" { // this process is a fleet's agents
-		exit(agents())
-	}
 	only := flag.Bool("placement", false, "measure placement alone, for which nothing is started")
 	many := flag.Bool("fleet", false, "measure many hosts alone")
 	o := fleetOptions{signals: []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL}}
@@ -30,7 +27,7 @@ func main() {
 	flag.IntVar(&o.hosts, "hosts", 2000, "of a fleet")
 	flag.DurationVar(&o.length, "for", time.Minute, "how long a fleet is idle, and then at work")
 	flag.Float64Var(&o.rate, "rate", 100, "jobs per second of a fleet at work")
-	flag.StringVar(&o.profile, "profile", "", "a folder for CPU profiles of a fleet's server, agents and stand-in, and for Postgres's statements")
+	flag.StringVar(&o.profile, "profile", "", "a folder for CPU profiles of a fleet's server and of this program, and for Postgres's statements")
 	flag.StringVar(&o.disks, "disks", "/dev/shm", "a folder for a fleet's hosts: in memory, as one disk would stand for all of theirs")
 	flag.Parse()
 	exit(measure(*only, *many, o))

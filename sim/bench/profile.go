@@ -14,9 +14,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// profileWhile begins to profile the server, the stand-in and Postgres, if that is asked for. The function it returns writes
-// what came of it: NAME.pprof, NAME.standin.pprof, and NAME.sql, the statements that took the longest and, since the start, what was
-// written.
+// profileWhile begins to profile the server, Postgres and this process, if that is asked for. The function it returns writes what
+// came of it: NAME.pprof, NAME.bench.pprof, and NAME.sql, the statements that took the longest and, since the start, what was written.
 func (f *fleet) profileWhile(ctx context.Context, name string) (func() error, error) {
 	if f.o.profile == "" {
 		return func() error { return nil }, nil
@@ -31,7 +30,7 @@ func (f *fleet) profileWhile(ctx context.Context, name string) (func() error, er
 	if _, err := conn.Exec(ctx, `SELECT pg_stat_statements_reset()`); err != nil {
 		return nil, errors.Join(err, conn.Close(ctx))
 	}
-	standIn, err := profileSelf(filepath.Join(f.o.profile, name+".standin.pprof"))
+	profiledSelf, err := profileSelf(filepath.Join(f.o.profile, name+".bench.pprof"))
 	if err != nil {
 		return nil, errors.Join(err, conn.Close(ctx))
 	}
@@ -39,7 +38,7 @@ func (f *fleet) profileWhile(ctx context.Context, name string) (func() error, er
 	go func() { profiled <- f.profileServer(ctx, name) }()
 	return func() error {
 		defer conn.Close(ctx)
-		return errors.Join(standIn(), f.writeStatements(ctx, conn, name), <-profiled)
+		return errors.Join(profiledSelf(), f.writeStatements(ctx, conn, name), <-profiled)
 	}, nil
 }
 

@@ -169,16 +169,14 @@ func (w *world) seed(ctx context.Context) error {
 	return nil
 }
 
-// run starts a process whose output goes to the end of a file, but for what it has another place for.
+// run starts a process whose output goes to the end of a file.
 func (w *world) run(cmd *exec.Cmd, log string) error {
 	file, err := os.OpenFile(filepath.Join(w.dir, log), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	defer file.Close() // the process has its own
-	if cmd.Stderr = file; cmd.Stdout == nil {
-		cmd.Stdout = file
-	}
+	cmd.Stdout, cmd.Stderr = file, file
 	return cmd.Start()
 }
 
