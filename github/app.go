@@ -33,7 +33,7 @@ type Config struct {
 	AppID          int64
 	PrivateKeyPEM  []byte
 	WebhookSecrets []string          // more than one while rotating
-	Transport      http.RoundTripper // nil: http.DefaultTransport
+	Transport      http.RoundTripper // nil: one of its own
 	Now            func() time.Time  // nil: time.Now
 	Pauses         Pauses            // nil: none are kept
 }
@@ -71,6 +71,15 @@ const (
 // callTimeout bounds one call: GitHub answers within 10 s or not at all.
 const callTimeout = 15 * time.Second
 
+// keeping keeps as many connections as GitHub serves requests at the same time
+// (https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api#about-secondary-rate-limits). By default two would be
+// kept, and most calls of a burst connect anew where it speaks HTTP/1.1.
+var keeping = func() *http.Transport {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.MaxIdleConnsPerHost = 100
+	return t
+}()
+
 // New makes the App. It makes no call.
 func New(cfg Config) (*App, error) {
 	api, err := url.Parse(strings.TrimSuffix(cfg.APIURL, "/") + "/")
@@ -78,7 +87,7 @@ func New(cfg Config) (*App, error) {
 		return nil, fmt.Errorf("GitHub's API URL %q is not a URL", cfg.APIURL)
 	}
 	if cfg.Transport == nil {
-		cfg.Transport = http.DefaultTransport
+		cfg.Transport = keeping
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now

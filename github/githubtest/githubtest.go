@@ -16,6 +16,7 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"encoding/pem"
 	"hash/fnv"
 	mathrand "math/rand/v2"
@@ -91,6 +92,7 @@ type GitHub struct {
 	chance        *mathrand.Rand // what faults draw from
 	app, nobody   *quota
 	etags         map[string]etag // of answers, by path and query
+	rendered      map[account]json.RawMessage
 	hooks         hooks
 	sending       chan struct{}
 	dirty         chan struct{} // the state file is behind
@@ -150,7 +152,7 @@ func New(cfg Config) (*GitHub, error) {
 		jobs: map[int64]*job{}, pools: map[string]*pool{}, runners: map[int64]*runner{}, byToken: map[string]*runner{}, scopes: map[string]*scope{},
 		tokens: map[string]*token{}, logins: map[string]*person{}, orgs: map[string]*organisation{}, codes: map[string]*code{},
 		userTokens: map[string]*userToken{}, devices: map[string]*device{}, manifests: map[string]*manifestCode{}, hooks: hooks{pending: map[int64]*delivery{}}, sending: make(chan struct{}, sendsAtOnce), dirty: make(chan struct{}, 1),
-		chance: cfg.Rand, app: newQuota(0, perHour), nobody: newQuota(0, 60), etags: map[string]etag{},
+		chance: cfg.Rand, app: newQuota(0, perHour), nobody: newQuota(0, 60), etags: map[string]etag{}, rendered: map[account]json.RawMessage{},
 	}
 	g.secret = g.randomHex(20)
 	// IDs never repeat, not even over restarts, and stay below 2^53 as GitHub's do.

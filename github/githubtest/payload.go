@@ -18,15 +18,32 @@ import (
 func (g *GitHub) event(j *job, action string) []byte {
 	o := g.owners[strings.ToLower(j.Owner)]
 	e := map[string]any{
-		"action": action, "workflow_job": g.jobJSON(j), "sender": g.user(j.Actor),
-		"installation": map[string]any{"id": o.Installation, "node_id": nodeID("I", o.Installation)},
+		"action": action, "workflow_job": g.jobJSON(j), "installation": map[string]any{"id": o.Installation, "node_id": nodeID("I", o.Installation)},
 	}
-	if o.Type == millrace.Organization {
-		e["organization"] = g.organizationJSON(o.ID, o.Login)
-	}
-	// The repository is most of it, and made already: encoding/json would go through it once more.
+	// The rest is most of it, and made already: encoding/json would go through it once more.
 	body, _ := bytes.CutSuffix(mustJSON(e), []byte("}"))
+	id, login := g.userID(j.Actor)
+	body = append(append(body, `,"sender":`...), g.render("user", id, login, g.userJSON)...)
+	if o.Type == millrace.Organization {
+		body = append(append(body, `,"organization":`...), g.render("organization", o.ID, o.Login, g.organizationJSON)...)
+	}
 	return slices.Concat(body, []byte(`,"repository":`), g.repository(o, j), []byte("}"))
+}
+
+// account is somebody as payloads show them.
+type account struct {
+	kind  string
+	id    int64
+	login string
+}
+
+// render makes an account's JSON once.
+func (g *GitHub) render(kind string, id int64, login string, show func(int64, string) map[string]any) json.RawMessage {
+	key := account{kind, id, login}
+	if g.rendered[key] == nil {
+		g.rendered[key] = mustJSON(show(id, login))
+	}
+	return g.rendered[key]
 }
 
 func (g *GitHub) organizationJSON(id int64, login string) map[string]any {
@@ -86,11 +103,17 @@ func (g *GitHub) account(o *owner) map[string]any {
 	return m
 }
 
-func (g *GitHub) user(login string) map[string]any {
-	id := idOf("user/" + login)
+func (g *GitHub) user(login string) map[string]any { return g.userJSON(g.userID(login)) }
+
+// userID is whose login it is, and how they write it.
+func (g *GitHub) userID(login string) (int64, string) {
 	if p, ok := g.logins[strings.ToLower(login)]; ok {
-		id, login = p.ID, p.Login
+		return p.ID, p.Login
 	}
+	return idOf("user/" + login), login
+}
+
+func (g *GitHub) userJSON(id int64, login string) map[string]any {
 	api, html := g.APIURL()+"users/"+login, g.cfg.URL+"/"+login
 	m := map[string]any{
 		"login": login, "id": id, "node_id": nodeID("U", id), "avatar_url": g.avatar(id), "gravatar_id": "", "url": api, "html_url": html,

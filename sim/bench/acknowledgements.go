@@ -14,53 +14,62 @@ type acknowledgements struct {
 	base http.RoundTripper
 
 	mu    sync.Mutex
-	jobs  map[int64]time.Time // those whose queued event was acknowledged
-	times []time.Duration     // that acknowledgements took
+	jobs  []acknowledged  // those whose queued event was
+	times []time.Duration // that acknowledgements took
+}
+
+// acknowledged is a delivery that was answered. It is looked at later: this shares the processors.
+type acknowledged struct {
+	at   time.Time
+	body []byte
 }
 
 func newAcknowledgements() *acknowledgements {
-	return &acknowledgements{base: &http.Transport{MaxIdleConnsPerHost: 256}, jobs: map[int64]time.Time{}}
+	return &acknowledgements{base: &http.Transport{MaxIdleConnsPerHost: 256}}
 }
 
 // RoundTrip sends a delivery.
 func (a *acknowledgements) RoundTrip(r *http.Request) (*http.Response, error) {
-	body, err := io.ReadAll(r.Body)
+	content, err := r.GetBody()
 	if err != nil {
 		return nil, err
 	}
-	r.Body.Close()
-	r = r.Clone(r.Context())
-	r.Body = io.NopCloser(bytes.NewReader(body))
+	body := make([]byte, r.ContentLength)
+	if _, err := io.ReadFull(content, body); err != nil {
+		return nil, err
+	}
 	began := time.Now()
 	resp, err := a.base.RoundTrip(r)
 	at := time.Now()
 	if err != nil || resp.StatusCode/100 != 2 || r.Header.Get("X-GitHub-Event") != "workflow_job" {
 		return resp, err
 	}
-	var e struct {
-		Job struct {
-			ID int64 `json:"id"`
-		} `json:"workflow_job"`
-	}
-	queued := bytes.Contains(body, []byte(`"action":"queued"`)) // of the others nothing more is looked at: this shares the processors
-	if queued {
-		if err := json.Unmarshal(body, &e); err != nil {
-			return resp, err
-		}
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.times = append(a.times, at.Sub(began))
-	if queued {
-		a.jobs[e.Job.ID] = at
+	if bytes.HasPrefix(body, []byte(`{"action":"queued"`)) {
+		a.jobs = append(a.jobs, acknowledged{at, body})
 	}
 	return resp, nil
 }
 
-func (a *acknowledgements) queued() map[int64]time.Time {
+// queued is when the queued events of jobs were acknowledged, by GitHub's ids of the jobs.
+func (a *acknowledgements) queued() (map[int64]time.Time, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.jobs
+	jobs := map[int64]time.Time{}
+	for _, d := range a.jobs {
+		var e struct {
+			Job struct {
+				ID int64 `json:"id"`
+			} `json:"workflow_job"`
+		}
+		if err := json.Unmarshal(d.body, &e); err != nil {
+			return nil, err
+		}
+		jobs[e.Job.ID] = d.at
+	}
+	return jobs, nil
 }
 
 func (a *acknowledgements) took() []time.Duration {

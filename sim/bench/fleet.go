@@ -386,7 +386,10 @@ func (f *fleet) untilOrdered(ctx context.Context, jobs []int64) (took []time.Dur
 	if err != nil {
 		return nil, 0, err
 	}
-	acknowledged := f.queued()
+	acknowledged, err := f.queued()
+	if err != nil {
+		return nil, 0, err
+	}
 	for _, id := range jobs {
 		at, told := ordered[id]
 		from, acked := acknowledged[id]
