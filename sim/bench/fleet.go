@@ -120,6 +120,7 @@ func (f *fleet) enroll(ctx context.Context) (_ []figure, err error) {
 		}
 		tokens = append(tokens, token)
 	}
+	f.store.Close() // it would be told of each commit
 	if f.log, err = os.Create(filepath.Join(f.dir, "agents.log")); err != nil {
 		return nil, err
 	}
