@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -15,9 +16,14 @@ import (
 	"github.com/millrace-ci/millrace"
 )
 
-// journal is a folder with a file for each VM, by which a later process finds what this one left. Files are replaced as a
-// whole; they are not synced to the disk, for whatever takes away what the kernel has yet to write takes the machines, too.
+// journal is a folder with a file for each VM, by which a later process finds what this one left. A file's last line is what is
+// noted, and those before it what was: a line is added for a fraction of what another file costs in its place, which ext4 writes to
+// the disk at once (its mount option auto_da_alloc). Nothing here is synced to the disk, for whatever takes away what the kernel has
+// yet to write takes the machines, too.
 type journal string
+
+// entryAtMost is the size from which on a file is replaced by one with its last line.
+const entryAtMost = 64 << 10
 
 // openJournal makes the folder below dir.
 func openJournal(dir string) (journal, error) {
@@ -27,13 +33,36 @@ func openJournal(dir string) (journal, error) {
 
 func (j journal) file(ref Ref) string { return filepath.Join(string(j), ref.machine()+".json") }
 
-// write notes v.
+// write notes v. What was noted stays when it fails.
 func (j journal) write(v VM) error {
 	content, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	file := j.file(v.ref())
+	line := slices.Concat(newline, content) // first, so that what could not be written whole is a line of its own
+	f, err := os.OpenFile(j.file(v.ref()), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	size, err := f.Seek(0, io.SeekEnd)
+	switch {
+	case err != nil:
+		return err
+	case size >= entryAtMost:
+		return j.replace(v.ref(), line)
+	}
+	if _, err := f.Write(line); err != nil {
+		return errors.Join(err, f.Truncate(size))
+	}
+	return nil
+}
+
+var newline = []byte("\n")
+
+// replace makes content all that is noted of a VM.
+func (j journal) replace(ref Ref, content []byte) error {
+	file := j.file(ref)
 	if err := os.WriteFile(file+".new", content, 0o600); err != nil {
 		return err
 	}
@@ -42,8 +71,8 @@ func (j journal) write(v VM) error {
 
 // has reports whether a VM is noted.
 func (j journal) has(ref Ref) bool {
-	_, err := os.Stat(j.file(ref))
-	return err == nil
+	info, err := os.Stat(j.file(ref))
+	return err == nil && info.Size() > 0
 }
 
 // remove forgets a VM.
@@ -77,13 +106,19 @@ func (j journal) read(log *slog.Logger) (list []VM, err error) {
 	return slices.CompactFunc(list, func(a, b VM) bool { return a.Order.ID == b.Order.ID }), nil
 }
 
-// entry is what one file notes.
+// entry is what one file notes: its last line, but for one that could not be written whole.
 func (j journal) entry(name string) (v VM, err error) {
 	content, err := os.ReadFile(name)
 	if err != nil {
 		return v, err
 	}
-	if err := json.Unmarshal(content, &v); err != nil {
+	for _, line := range slices.Backward(bytes.Split(content, newline)) {
+		v = VM{}
+		if err = json.Unmarshal(line, &v); err == nil {
+			break
+		}
+	}
+	if err != nil {
 		return v, err
 	}
 	switch v.State {
