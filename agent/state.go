@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"iter"
 	"maps"
 	"slices"
 	"time"
@@ -50,6 +51,7 @@ type State struct {
 	Ordered  bool             // there was an answer: without one no VM is known to be unwanted
 	Version  int64            // of Orders
 	Orders   []client.VMOrder // the last answer
+	Settled  bool             // they are followed, until there are others or a VM ends
 	VMs      map[millrace.VMID]VM
 	Past     []Ref         // the last VMs that ended here and were forgotten: none of them begins again
 	Hasty    int           // answers in a row that came at once
@@ -197,8 +199,22 @@ func (s State) Live() int {
 }
 
 // ids are the VMs' IDs in order, so that the same state gives the same effects.
-func (s State) ids() []millrace.VMID {
-	return slices.SortedFunc(maps.Keys(s.VMs), func(a, b millrace.VMID) int { return bytes.Compare(a[:], b[:]) })
+func (s State) ids() []millrace.VMID { return inOrder(maps.Keys(s.VMs)) }
+
+func inOrder(ids iter.Seq[millrace.VMID]) []millrace.VMID {
+	return slices.SortedFunc(ids, func(a, b millrace.VMID) int { return bytes.Compare(a[:], b[:]) })
+}
+
+// due are those for which something is to be done by now: see [VM.deadline], or a registration is to be asked for.
+func (s State) due(now time.Time) []millrace.VMID {
+	return inOrder(func(yield func(millrace.VMID) bool) {
+		for id, v := range s.VMs {
+			at, _ := v.deadline()
+			if (!at.IsZero() && !now.Before(at) || !v.JITAt.IsZero() && !now.Before(v.JITAt)) && !yield(id) {
+				return
+			}
+		}
+	})
 }
 
 // cutAt is when the call in flight is given up for a new one that says more; zero: not at all. The short wait lets

@@ -146,6 +146,7 @@ func (st *step) reach(v *VM, state millrace.VMState) {
 	v.Steps = append(slices.Clip(v.Steps), Stamp{State: state, At: st.now})
 	if state == millrace.VMGone { // its room, and maybe its job, wait for it
 		st.tell(st.now)
+		st.Settled = false
 	} else {
 		st.tell(st.now.Add(tellsWithin))
 	}
@@ -255,7 +256,7 @@ func (st *step) refuse(o client.VMOrder) string {
 
 // reconcile brings the VMs to what the last answer ordered.
 func (st *step) reconcile() {
-	if !st.Ordered {
+	if !st.Ordered || st.Settled {
 		return
 	}
 	wanted := map[millrace.VMID]client.VMOrder{}
@@ -288,11 +289,12 @@ func (st *step) reconcile() {
 			}
 		})
 	}
+	st.Settled = true
 }
 
 // watch does what has become due for each VM.
 func (st *step) watch() {
-	for _, id := range st.ids() {
+	for _, id := range st.due(st.now) {
 		st.change(st.VMs[id].ref(), func(v *VM) {
 			if at, reason := v.deadline(); !at.IsZero() && !st.now.Before(at) {
 				st.kill(v, reason)

@@ -88,7 +88,7 @@ func (st *step) synced(answer client.SyncResponse) {
 	case st.Hasty > hastyAnswers:
 		st.RetryAt = call.At.Add(cutAfter)
 	}
-	st.Ordered, st.Version, st.Orders = true, answer.Version, answer.VMs
+	st.Ordered, st.Version, st.Orders, st.Settled = true, answer.Version, answer.VMs, false
 	st.Restart, st.Reboot, st.Rotate = answer.Restart, answer.Reboot, answer.Rotate
 	ordered := map[Ref]bool{}
 	for _, o := range answer.VMs {
@@ -116,7 +116,7 @@ func (st *step) callFailed(ev CallFailed) {
 		st.Restart = true
 	}
 	if ev.Code == millrace.HostRemoved { // our own word for it: a proxy that answers 410 ends no job
-		st.Removed, st.Orders = true, nil
+		st.Removed, st.Orders, st.Settled = true, nil, false
 		for _, id := range st.ids() {
 			st.change(st.VMs[id].ref(), func(v *VM) { st.kill(v, "The host was removed.") })
 		}
