@@ -102,7 +102,9 @@ func measureFleet(ctx context.Context, o fleetOptions) (figures []figure, err er
 			return nil, err
 		}
 		for _, f := range list { // the rest takes minutes
-			f.print()
+			if err := f.print(); err != nil {
+				return nil, err
+			}
 		}
 		figures = append(figures, list...)
 	}

@@ -34,9 +34,11 @@ func main() {
 }
 
 func measure(only, many bool, o fleetOptions) error {
-	// SIGPIPE is the end of whom the figures are printed to, as of head: what was started must not outlive it.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	// The end of whom the figures are printed to, as of head, is an error of printing: what was started must not outlive it. So is the
+	// end of who is at the other end of a connection, and that is no end of ours.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	switch {
 	case only:
 		return report(placement())
@@ -99,7 +101,7 @@ func run(ctx context.Context) error {
 	return report(figures)
 }
 
-func (f figure) print() {
+func (f figure) print() error {
 	goal := ""
 	if f.goal != "" {
 		goal = "  (goal " + f.goal + ")"
@@ -107,12 +109,15 @@ func (f figure) print() {
 	if f.missed {
 		goal += "  MISSED"
 	}
-	fmt.Printf("%-62s %s%s\n", f.name, f.value, goal)
+	_, err := fmt.Printf("%-62s %s%s\n", f.name, f.value, goal)
+	return err
 }
 
 func report(figures []figure) error {
 	for _, f := range figures {
-		f.print()
+		if err := f.print(); err != nil {
+			return err
+		}
 	}
 	return summary(figures)
 }
