@@ -17,9 +17,9 @@ import (
 )
 
 // journal is a folder with a file for each VM, by which a later process finds what this one left. A file's last line is what is
-// noted, and those before it what was: a line is added for a fraction of what another file costs in its place, which ext4 writes to
-// the disk at once (its mount option auto_da_alloc). Nothing here is synced to the disk, for whatever takes away what the kernel has
-// yet to write takes the machines, too.
+// noted, and those before it what was: to add a line takes less than to put another file in its place, which ext4, too, would write
+// to the disk with its next commit (its mount option auto_da_alloc). Nothing here is synced to the disk, for whatever takes away what
+// the kernel has yet to write takes the machines, too.
 type journal string
 
 // entryAtMost is the size from which on a file is replaced by one with its last line.

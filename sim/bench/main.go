@@ -36,8 +36,8 @@ func main() {
 func measure(only, many bool, o fleetOptions) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	// The end of whom the figures are printed to, as of head, is an error of printing: what was started must not outlive it. So is the
-	// end of who is at the other end of a connection, and that is no end of ours.
+	// Whoever reads the figures may end before us, as head does: printing fails then, and what was started is ended. Unless somebody
+	// asks for this signal it ends the process at once; and it ends no context, as it comes of each connection whose other end died, too.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	switch {
 	case only:
