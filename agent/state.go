@@ -210,12 +210,15 @@ func (s State) due(now time.Time) []millrace.VMID {
 	return inOrder(func(yield func(millrace.VMID) bool) {
 		for id, v := range s.VMs {
 			at, _ := v.deadline()
-			if (!at.IsZero() && !now.Before(at) || !v.JITAt.IsZero() && !now.Before(v.JITAt)) && !yield(id) {
+			if (passed(at, now) || passed(v.JITAt, now)) && !yield(id) {
 				return
 			}
 		}
 	})
 }
+
+// passed reports whether a moment has come by now; zero never does.
+func passed(at, now time.Time) bool { return !at.IsZero() && !now.Before(at) }
 
 // cutAt is when the call in flight is given up for a new one that says more; zero: not at all. The short wait lets
 // the server answer what it is busy with, and several facts travel together. It doubles with each call that is cut while the server

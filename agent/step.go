@@ -296,10 +296,10 @@ func (st *step) reconcile() {
 func (st *step) watch() {
 	for _, id := range st.due(st.now) {
 		st.change(st.VMs[id].ref(), func(v *VM) {
-			if at, reason := v.deadline(); !at.IsZero() && !st.now.Before(at) {
+			if at, reason := v.deadline(); passed(at, st.now) {
 				st.kill(v, reason)
 			}
-			if !v.JITAt.IsZero() && !st.now.Before(v.JITAt) {
+			if passed(v.JITAt, st.now) {
 				v.JITAt = time.Time{}
 				st.do(FetchJIT{Ref: v.ref()})
 			}
