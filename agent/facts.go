@@ -21,11 +21,20 @@ type Offer struct {
 	Labels          []string
 	Emulates        []millrace.Arch // architectures of VMs beside the machine's own
 	CPUOvercommit   float64         // vCPUs sold for each one there is; 0 is 1
-	MemoryReserveMB int             // kept for the host itself; 0 is 512
+	MemoryReserveMB int             // kept for the host itself; 0 is what [reserveMB] finds
 	MaxVMs          int             // at once; 0: as many as fit
 }
 
-const defaultReserveMB = 512
+const (
+	// hostMB is for the host's own programs, Millrace's among them.
+	hostMB = 512
+	// monitorMB is what a VM's monitor takes beside its guest: QEMU 7.2 was seen to take 44 to 53 MB.
+	monitorMB = 64
+	// tablesShare is the part of a guest's memory that its page tables take: two of 8 bytes for each 4 kB.
+	tablesShare = 256
+	// leastMB is the least that is worth offering.
+	leastMB = 128
+)
 
 // Facts are those of this machine, with dir on the disk that VMs live on, offered as o says. The driver's name is added
 // by [Run], which knows it.
@@ -72,19 +81,28 @@ func (o Offer) of(f millrace.HostFacts) (millrace.Size, error) {
 	if o.CPUOvercommit == 0 {
 		o.CPUOvercommit = 1
 	}
+	size := millrace.Size{MilliCPU: int(float64(f.VCPUs) * 1000 * o.CPUOvercommit)}
 	if o.MemoryReserveMB == 0 {
-		o.MemoryReserveMB = defaultReserveMB
+		o.MemoryReserveMB = o.reserveMB(size.MilliCPU, f.MemoryMB)
 	}
-	size := millrace.Size{
-		MilliCPU: int(float64(f.VCPUs) * 1000 * o.CPUOvercommit),
-		MemoryMB: f.MemoryMB - o.MemoryReserveMB,
-	}
-	if o.CPUOvercommit < 0.1 || o.CPUOvercommit > 64 || size.MemoryMB < 128 {
+	size.MemoryMB = f.MemoryMB - o.MemoryReserveMB
+	if o.CPUOvercommit < 0.1 || o.CPUOvercommit > 64 || o.MemoryReserveMB < 0 || size.MemoryMB < leastMB {
 		return millrace.Size{}, millrace.Errorf(millrace.Invalid,
 			"Of %d vCPUs and %d MB, a CPU over-commit of %g (0.1 to 64) and a reserve of %d MB leave nothing to offer.",
 			f.VCPUs, f.MemoryMB, o.CPUOvercommit, o.MemoryReserveMB)
 	}
 	return size, nil
+}
+
+// reserveMB is what a machine with memoryMB of memory keeps for itself where its owner doesn't say. Guests use all that they were
+// given, for their caches if for nothing else: what their monitors take beside it must be left, or the kernel ends VMs. How many
+// there will be is not known; counted are those that have a vCPU and 1 GB each.
+func (o Offer) reserveMB(milliCPU, memoryMB int) int {
+	vms := min(milliCPU/1000, memoryMB/1024)
+	if o.MaxVMs > 0 {
+		vms = min(vms, o.MaxVMs)
+	}
+	return hostMB + vms*monitorMB + memoryMB/tablesShare
 }
 
 // Version is this program's, as the build recorded it.

@@ -243,8 +243,8 @@ func TestFacts(t *testing.T) {
 	if f.VCPUs < 1 || f.MemoryMB < 128 || f.DiskMB < 1 || f.Kernel == "" || f.Version == "" {
 		t.Errorf("got %+v", f)
 	}
-	if want := (millrace.Size{MilliCPU: f.VCPUs * 2000, MemoryMB: f.MemoryMB - defaultReserveMB}); f.Offer != want {
-		t.Errorf("offers %v, want %v", f.Offer, want)
+	if want := f.VCPUs * 2000; f.Offer.MilliCPU != want {
+		t.Errorf("offers %v, want %d thousandths of a vCPU", f.Offer, want)
 	}
 	if f.MaxVMs != 3 || f.Bounds() != f.Offer.String()+", 3 VMs" {
 		t.Errorf("bounds are %s", f.Bounds())
@@ -265,11 +265,36 @@ func TestFacts(t *testing.T) {
 		{CPUOvercommit: -1},
 		{CPUOvercommit: 1e9},
 		{MemoryReserveMB: 1 << 40},
+		{MemoryReserveMB: -1},
 		{Emulates: []millrace.Arch{f.Arch}},
 		{Emulates: []millrace.Arch{millrace.ArchAny}},
 	} {
 		if _, err := Facts(t.TempDir(), o); millrace.CodeOf(err) != millrace.Invalid {
 			t.Errorf("%+v: %v", o, err)
+		}
+	}
+}
+
+// What a machine keeps is enough for the monitors of the VMs that fill it.
+func TestReserve(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name          string
+		vcpus, memory int
+		offer         Offer
+		keeps         int
+	}{
+		{"a rack's server", 128, 512 << 10, Offer{}, 512 + 128*64 + 2048},
+		{"a few large VMs", 128, 512 << 10, Offer{MaxVMs: 4}, 512 + 4*64 + 2048},
+		{"more VMs than have a vCPU each", 4, 16 << 10, Offer{MaxVMs: 100}, 512 + 4*64 + 64},
+		{"over-commit", 4, 64 << 10, Offer{CPUOvercommit: 4}, 512 + 16*64 + 256},
+		{"little memory", 16, 4 << 10, Offer{}, 512 + 4*64 + 16},
+		{"hardly any", 1, 768, Offer{}, 512 + 3},
+		{"its owner knows better", 128, 512 << 10, Offer{MemoryReserveMB: 1}, 1},
+	} {
+		size, err := test.offer.of(millrace.HostFacts{VCPUs: test.vcpus, MemoryMB: test.memory})
+		if keeps := test.memory - size.MemoryMB; err != nil || keeps != test.keeps {
+			t.Errorf("%s: %d MB are kept, %v; want %d", test.name, keeps, err, test.keeps)
 		}
 	}
 }

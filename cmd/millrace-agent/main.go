@@ -87,7 +87,7 @@ func defaultDir(getenv func(string) string) string {
 // offerFlags adds what a host's owner may say of the offer.
 func (o *options) offerFlags(cmd *cobra.Command) {
 	cmd.Flags().Float64Var(&o.offer.CPUOvercommit, "cpu-overcommit", 1, "vCPUs to offer for each one there is")
-	cmd.Flags().Func("memory-reserve", "memory to keep for the host, such as 4gb; a number alone is MB, and 0 is 512", func(s string) (err error) {
+	cmd.Flags().Func("memory-reserve", "memory to keep for the host, such as 4gb; a number alone is MB, and 0 leaves it to the agent: 512 MB, 64 MB for each VM and a 256th of all", func(s string) (err error) {
 		var ok bool
 		if o.offer.MemoryReserveMB, ok = millrace.ParseMemory(s); !ok {
 			if o.offer.MemoryReserveMB, err = strconv.Atoi(s); err != nil {
