@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -193,8 +194,8 @@ func (f *fleet) idle(ctx context.Context) ([]figure, error) {
 	}, nil
 }
 
-// cores are shares of a core. What this process takes, the server can't have.
-type cores struct{ server, postgres, bench float64 }
+// cores are shares of a core. What this process takes, the server can't have; what was left idle, nobody wanted.
+type cores struct{ server, postgres, bench, idle float64 }
 
 // cpuWhile measures what the server and Postgres take of a core while something is done.
 func (f *fleet) cpuWhile(ctx context.Context, name string, do func() error) (c cores, err error) {
@@ -202,11 +203,12 @@ func (f *fleet) cpuWhile(ctx context.Context, name string, do func() error) (c c
 	if err != nil {
 		return c, err
 	}
-	read := func() ([3]time.Duration, error) {
+	read := func() ([4]time.Duration, error) {
 		server, err := local.CPU(f.server.Process.Pid)
 		postgres, err2 := local.FamilyCPU(postmaster)
 		bench, err3 := local.CPU(os.Getpid())
-		return [3]time.Duration{server, postgres, bench}, errors.Join(err, err2, err3)
+		idle, err4 := local.Idle()
+		return [4]time.Duration{server, postgres, bench, idle}, errors.Join(err, err2, err3, err4)
 	}
 	before, err := read()
 	if err != nil {
@@ -223,7 +225,7 @@ func (f *fleet) cpuWhile(ctx context.Context, name string, do func() error) (c c
 	took := time.Since(began)
 	after, err := read()
 	of := func(i int) float64 { return float64(after[i]-before[i]) / float64(took) }
-	c = cores{server: of(0), postgres: of(1), bench: of(2)}
+	c = cores{server: of(0), postgres: of(1), bench: of(2), idle: of(3)}
 	return c, errors.Join(err, profiled())
 }
 
@@ -272,26 +274,16 @@ func (f *fleet) load(ctx context.Context) ([]figure, error) {
 	warming := int(f.o.rate * warmUp.Seconds())
 	jobs := make([]int64, 0, warming+total)
 	queue := func(n int) error {
-		tick := time.NewTicker(time.Duration(float64(time.Second) / f.o.rate))
-		defer tick.Stop()
-		for range n {
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
+		return steadily(ctx, f.o.rate, n, func(int) error {
 			i := len(jobs)
 			// A size that no other job of the owner has: its VM is given to no other, and so it is known which order was its.
 			id, err := f.github.Queue(githubtest.QueueRequest{
 				Owner: owners[i%len(owners)], Repo: "app", Labels: []string{fmt.Sprintf("millrace-1cpu-%dmb", 256+i/len(owners))},
 				Steps: []githubtest.QueueStep{{Name: "idle", Run: jobTakes}},
 			})
-			if err != nil {
-				return err
-			}
 			jobs = append(jobs, id)
-		}
-		return nil
+			return err
+		})
 	}
 	if err := queue(warming); err != nil {
 		return nil, err
@@ -328,6 +320,7 @@ func (f *fleet) load(ctx context.Context) ([]figure, error) {
 		{name: "server under this load", value: percent(cores.server) + " of a core"},
 		{name: "Postgres under this load", value: percent(cores.postgres) + " of a core"},
 		{name: "agents, their VMs and the stand-in GitHub", value: percent(cores.bench) + " of a core"},
+		{name: fmt.Sprintf("left idle of %d processors", runtime.NumCPU()), value: percent(cores.idle) + " of a core"},
 	}, nil
 }
 
@@ -403,6 +396,22 @@ func (f *fleet) untilOrdered(ctx context.Context, jobs []int64) (took []time.Dur
 		took = append(took, max(0, at.Sub(from))) // an order may be there before the answer has been read
 	}
 	return took, never, nil
+}
+
+// steadily calls do n times, so often a second. What was late is caught up with (open loop): a system that can't keep up with a rate
+// must not look better for being asked less often.
+func steadily(ctx context.Context, rate float64, n int, do func(i int) error) error {
+	began := time.Now()
+	for i := range n {
+		due := began.Add(time.Duration(float64(i) / rate * float64(time.Second)))
+		if err := wait(ctx, time.Until(due)); err != nil {
+			return err
+		}
+		if err := do(i); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func wait(ctx context.Context, d time.Duration) error {

@@ -62,17 +62,10 @@ func acks(ctx context.Context, w *world) ([]figure, error) {
 	var took []time.Duration
 	var failed error
 	var wg sync.WaitGroup
-	tick := time.NewTicker(time.Second / rate)
-	defer tick.Stop()
 	size := 0
-	for i := range int64(total) {
-		body := w.payload(1_000_000+i, "millrace-arm64", "queued")
+	err := steadily(ctx, rate, total, func(i int) error {
+		body := w.payload(1_000_000+int64(i), "millrace-arm64", "queued")
 		size = len(body)
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
 		wg.Go(func() {
 			d, err := w.deliver(ctx, c, fmt.Sprintf("ack-%d", i), body)
 			mu.Lock()
@@ -82,10 +75,11 @@ func acks(ctx context.Context, w *world) ([]figure, error) {
 			}
 			took = append(took, d)
 		})
-	}
+		return nil
+	})
 	wg.Wait()
-	if failed != nil {
-		return nil, failed
+	if err = errors.Join(err, failed); err != nil {
+		return nil, err
 	}
 	// What follows starts from an empty queue.
 	for i := range int64(total) {

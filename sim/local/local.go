@@ -82,6 +82,20 @@ func CPU(pid int) (time.Duration, error) {
 	return time.Duration(ticks) * tick, nil
 }
 
+// Idle is how long this machine's processors have had nothing to do, all of them together: proc(5), /proc/stat, which counts waiting
+// for a disk apart.
+func Idle() (time.Duration, error) {
+	content, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, err
+	}
+	var idle, waits int64
+	if _, err := fmt.Sscanf(string(content), "cpu %d %d %d %d %d", new(int64), new(int64), new(int64), &idle, &waits); err != nil {
+		return 0, fmt.Errorf("/proc/stat: %w", err)
+	}
+	return time.Duration(idle+waits) * tick, nil
+}
+
 // FamilyCPU is that of a process and of the children that it has.
 func FamilyCPU(pid int) (time.Duration, error) {
 	sum, err := CPU(pid)
