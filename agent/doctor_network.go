@@ -73,7 +73,7 @@ func (m Machine) server(ctx context.Context, url string) []millrace.Finding {
 	if err != nil {
 		return found
 	}
-	skew := at.Sub(m.Now()).Round(time.Second)
+	skew := at.Add(time.Second / 2).Sub(m.Now()).Round(time.Second) // a Date says the second, not when in it
 	clock := fine("clock", "%s off the control plane's", skew.Abs())
 	if skew.Abs() > client.MaxSkew/2 {
 		clock = warn("clock", clock.Found, "Have NTP set it. The agent makes up for a wrong clock; logs and certificates do not.", "timedatectl set-ntp true || apt-get -y install chrony")

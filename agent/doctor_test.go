@@ -241,13 +241,18 @@ func TestSpinningDisk(t *testing.T) {
 func TestServerAndClock(t *testing.T) {
 	t.Parallel()
 	status, skew := http.StatusOK, time.Duration(0)
+	now := time.Date(2026, 11, 24, 12, 0, 0, int(800*time.Millisecond), time.UTC)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Date", time.Now().Add(skew).UTC().Format(http.TimeFormat))
+		w.Header().Set("Date", now.Add(skew).Format(http.TimeFormat)) // in whole seconds
 		w.WriteHeader(status)
 	}))
 	defer srv.Close()
 	p := healthy(t)
+	p.Now = func() time.Time { return now }
 	p.enroll(srv.URL)
+	if found := p.examine()["clock"].Found; found != "0s off the control plane's" {
+		t.Errorf("a clock that is right is %s", found)
+	}
 	expect := func(when string, server, clock millrace.Level) {
 		t.Helper()
 		if found := p.examine(); found["control plane"].Level != server || found["clock"].Level != clock {
