@@ -21,14 +21,15 @@ type Offer struct {
 	Labels          []string
 	Emulates        []millrace.Arch // architectures of VMs beside the machine's own
 	CPUOvercommit   float64         // vCPUs sold for each one there is; 0 is 1
-	MemoryReserveMB int             // kept for the host itself; 0 is what [reserveMB] finds
+	MemoryReserveMB int             // kept for the host itself and what runs its VMs; 0: by their number, see [Offer.reserveMB]
 	MaxVMs          int             // at once; 0: as many as fit
 }
 
 const (
 	// hostMB is for the host's own programs, Millrace's among them.
 	hostMB = 512
-	// monitorMB is what a VM's monitor takes beside its guest: QEMU 7.2 was seen to take 44 to 53 MB.
+	// monitorMB is what a VM's monitor takes beside its guest: QEMU 7.2 was seen to take 44 to 53 MB, beside what it translates when it
+	// emulates.
 	monitorMB = 64
 	// tablesShare is the part of a guest's memory that its page tables take: two of 8 bytes for each 4 kB.
 	tablesShare = 256

@@ -166,6 +166,11 @@ func TestEnrollmentIsFollowed(t *testing.T) {
 		refuse("its disk is nearly full (1.2 GB free)")
 		contains(t, page(id), "Done: Trial VM booted in 512 ms", "Takes no jobs: its disk is nearly full")
 		lacks(t, page(id), "Failed", "To come")
+		facts.Driver = "" // as it is until the agent has started
+		start()
+		if _, list := w.get(b, "/o/calm/hosts"); !strings.Contains(list, `data-label="Driver" class="whitespace-nowrap">–</td>`) {
+			t.Error("the list leaves a driver blank that isn't known")
+		}
 	}
 }
 
