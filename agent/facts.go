@@ -83,11 +83,14 @@ func (o Offer) of(f millrace.HostFacts) (millrace.Size, error) {
 		o.CPUOvercommit = 1
 	}
 	size := millrace.Size{MilliCPU: int(float64(f.VCPUs) * 1000 * o.CPUOvercommit)}
-	if o.MemoryReserveMB == 0 {
+	switch {
+	case o.MemoryReserveMB < 0:
+		return millrace.Size{}, millrace.Errorf(millrace.Invalid, "The memory to keep for the host is 0 or more MB, not %d.", o.MemoryReserveMB)
+	case o.MemoryReserveMB == 0:
 		o.MemoryReserveMB = o.reserveMB(size.MilliCPU, f.MemoryMB)
 	}
 	size.MemoryMB = f.MemoryMB - o.MemoryReserveMB
-	if o.CPUOvercommit < 0.1 || o.CPUOvercommit > 64 || o.MemoryReserveMB < 0 || size.MemoryMB < leastMB {
+	if o.CPUOvercommit < 0.1 || o.CPUOvercommit > 64 || size.MemoryMB < leastMB {
 		return millrace.Size{}, millrace.Errorf(millrace.Invalid,
 			"Of %d vCPUs and %d MB, a CPU over-commit of %g (0.1 to 64) and a reserve of %d MB leave nothing to offer.",
 			f.VCPUs, f.MemoryMB, o.CPUOvercommit, o.MemoryReserveMB)

@@ -265,7 +265,6 @@ func TestFacts(t *testing.T) {
 		{CPUOvercommit: -1},
 		{CPUOvercommit: 1e9},
 		{MemoryReserveMB: 1 << 40},
-		{MemoryReserveMB: -1},
 		{Emulates: []millrace.Arch{f.Arch}},
 		{Emulates: []millrace.Arch{millrace.ArchAny}},
 	} {
@@ -296,6 +295,14 @@ func TestReserve(t *testing.T) {
 		if keeps := test.memory - size.MemoryMB; err != nil || keeps != test.keeps {
 			t.Errorf("%s: %d MB are kept, %v; want %d", test.name, keeps, err, test.keeps)
 		}
+	}
+}
+
+func TestNegativeReserve(t *testing.T) {
+	t.Parallel()
+	_, err := Facts(t.TempDir(), Offer{MemoryReserveMB: -5})
+	if want := "The memory to keep for the host is 0 or more MB, not -5."; millrace.CodeOf(err) != millrace.Invalid || millrace.MessageOf(err) != want {
+		t.Errorf("got %v, want %s", err, want)
 	}
 }
 

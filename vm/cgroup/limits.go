@@ -24,7 +24,8 @@ const (
 	leastQuota = 1000
 
 	// overheadMB is what a monitor takes besides its guest's memory: its program and buffers, and the cache of the VM's disk, which the
-	// kernel gives back when it has to. Page tables take a part of the guest's memory: two of 8 bytes for each 4 kB.
+	// kernel gives back when it has to. Page tables take two of 8 bytes for each 4 kB of the guest's memory, a 256th; the limit has four
+	// times that.
 	overheadMB  = 256
 	tablesShare = 64
 	// EmulatorMB is the code that an emulator keeps, translated; QEMU takes it as tb-size, and 1 GB without.
